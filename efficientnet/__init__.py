@@ -1,0 +1,61 @@
+"""EfficientNet from scratch in plain PyTorch.  `scaling` and `complexity` need no torch, `layers` and `model` do."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from efficientnet.complexity import complexity, stage_complexities
+from efficientnet.scaling import (
+    B0,
+    VARIANTS,
+    Baseline,
+    Coefficients,
+    Stage,
+    compound_coefficients,
+    get_variant,
+    scale,
+)
+
+if TYPE_CHECKING:
+    from efficientnet.layers import Convention, MBConv, SqueezeExcitation, StochasticDepth
+    from efficientnet.model import EfficientNet, create_model
+
+__all__ = [
+    "B0",
+    "VARIANTS",
+    "Baseline",
+    "Coefficients",
+    "Convention",
+    "EfficientNet",
+    "MBConv",
+    "SqueezeExcitation",
+    "Stage",
+    "StochasticDepth",
+    "complexity",
+    "compound_coefficients",
+    "create_model",
+    "get_variant",
+    "scale",
+    "stage_complexities",
+]
+
+# Names that need torch are resolved at first use (PEP 562), so that scale.py answers without importing it.
+_NEEDS_TORCH = {
+    "Convention": "layers",
+    "MBConv": "layers",
+    "SqueezeExcitation": "layers",
+    "StochasticDepth": "layers",
+    "EfficientNet": "model",
+    "create_model": "model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NEEDS_TORCH:
+        return getattr(importlib.import_module(f"efficientnet.{_NEEDS_TORCH[name]}"), name)
+    raise AttributeError(f"module 'efficientnet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

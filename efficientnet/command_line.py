@@ -1,0 +1,70 @@
+"""What the commands share: one-line usage errors, and values that argparse checks.  No torch here."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the error in one line, without the page of usage before it, and no guessing of shortened flags."""
+
+    def __init__(self, **options) -> None:
+        options.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit code 2 and one line."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+class CommandError(Exception):
+    """What ends a command with exit code 1; str() is the one or two lines that the person reads."""
+
+
+def fail(program: str, message: object) -> NoReturn:
+    """Exit code 1 with the message and no traceback."""
+    print(f"{program}: error: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(1)
+
+
+def run(program: str, main: Callable[[], int | None]) -> NoReturn:
+    """Runs a command's `main` and exits: 1 and one line for CommandError, 130 for Ctrl-C, quietly for a closed pipe."""
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+    except CommandError as error:
+        fail(program, error)
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # `scale.py --table | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    raise SystemExit(code)
+
+
+def number(
+    kind: type, minimum: float = -math.inf, maximum: float = math.inf, *, above: float | None = None
+) -> Callable[[str], float | int]:
+    """An argparse type: an int or a finite float in [minimum, maximum], and greater than `above` where given."""
+
+    def convert(text: str) -> float | int:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a {'whole number' if kind is int else 'number'}"
+            ) from None
+        if not math.isfinite(value) or not minimum <= value <= maximum or (above is not None and value <= above):
+            bounds = [f"above {above:g}"] if above is not None else []
+            bounds += [f"at least {minimum:g}"] if minimum > -math.inf else []
+            bounds += [f"at most {maximum:g}"] if maximum < math.inf else []
+            raise argparse.ArgumentTypeError(f"{text} must be {' and '.join(bounds) or 'finite'}")
+        return value
+
+    return convert

@@ -1,0 +1,137 @@
+"""Parameters, multiply-adds and activations of an architecture, counted from its stages alone.
+
+Conventions, which decide every published figure:
+- a *multiply-add* (MAC) is one multiplication with its addition.  The paper says "FLOPs" for these; elsewhere a MAC
+  is two FLOPs.  Convolutions and the classifier are counted; batch norm (folded in deployment), activations,
+  pooling and the gate's multiplication are not.
+- an *activation* is one output element of a convolution or of the classifier (as pycls counts them): what memory
+  and bandwidth scale with.
+- parameters are the trainable ones: batch norm has two a channel, its running statistics are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from efficientnet.scaling import Stage
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Counts for one image; they add up."""
+
+    parameters: int = 0
+    multiply_adds: int = 0
+    activations: int = 0
+
+    def __add__(self, other: Complexity) -> Complexity:
+        return Complexity(
+            self.parameters + other.parameters,
+            self.multiply_adds + other.multiply_adds,
+            self.activations + other.activations,
+        )
+
+
+@dataclass(frozen=True)
+class StageComplexity:
+    """A stage, the (height, width) of what enters it, and its counts."""
+
+    stage: Stage
+    input_resolution: tuple[int, int]
+    counts: Complexity
+
+
+def squeezed_channels(in_channels: int, squeeze_ratio: float) -> int:
+    """Width of the squeeze-excitation bottleneck: from the channels that enter the *block*, at least 1.
+
+    The released code multiplies the block's input filters by 0.25, not the expanded ones.
+    """
+    return max(1, int(in_channels * squeeze_ratio))
+
+
+def convolution(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    output: tuple[int, int],
+    groups: int = 1,
+    bias: bool = False,
+    norm: bool = True,
+) -> Complexity:
+    """A convolution with `output` (height, width), with its bias or the batch norm behind it."""
+    weights = kernel_size**2 * (in_channels // groups) * out_channels
+    positions = output[0] * output[1]
+    per_channel = 2 * norm + bias
+    return Complexity(weights + per_channel * out_channels, weights * positions, out_channels * positions)
+
+
+def mbconv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    expansion: int,
+    squeeze_ratio: float,
+    entering: tuple[int, int],
+    leaving: tuple[int, int],
+) -> Complexity:
+    """Expansion, depthwise convolution, squeeze-excitation, projection: the order of `layers.MBConv`."""
+    expanded = in_channels * expansion
+    total = Complexity()
+    if expansion != 1:
+        total += convolution(in_channels, expanded, 1, entering)
+    total += convolution(expanded, expanded, kernel_size, leaving, groups=expanded)
+    if squeeze_ratio:
+        squeezed = squeezed_channels(in_channels, squeeze_ratio)
+        total += convolution(expanded, squeezed, 1, (1, 1), bias=True, norm=False)
+        total += convolution(squeezed, expanded, 1, (1, 1), bias=True, norm=False)
+    return total + convolution(expanded, out_channels, 1, leaving)
+
+
+def stage_complexities(
+    stages: Sequence[Stage],
+    image_size: int | tuple[int, int],
+    num_classes: int = 1000,
+    in_channels: int | None = None,
+) -> tuple[StageComplexity, ...]:
+    """Each stage with its input resolution and its counts, for one image of `image_size` pixels (height, width).
+
+    A strided layer maps n pixels to ceil(n / stride), with SAME padding as with the symmetric one.
+    in_channels: the image's channels where they are not those of the first stage.
+    """
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    result = []
+    for number, stage in enumerate(stages):
+        entering, counts = size, Complexity()
+        for channels, stride in stage.block_inputs():
+            leaving = (-(-size[0] // stride), -(-size[1] // stride))
+            if stage.operator == "mbconv":
+                counts += mbconv(
+                    channels,
+                    stage.out_channels,
+                    stage.kernel_size,
+                    stage.expansion,
+                    stage.squeeze_ratio,
+                    size,
+                    leaving,
+                )
+            else:
+                if number == 0 and in_channels is not None:
+                    channels = in_channels
+                counts += convolution(channels, stage.out_channels, stage.kernel_size, leaving)
+            size = leaving
+        if stage.operator == "head":
+            counts += convolution(stage.out_channels, num_classes, 1, (1, 1), bias=True, norm=False)
+        result.append(StageComplexity(stage, entering, counts))
+    return tuple(result)
+
+
+def complexity(
+    stages: Sequence[Stage],
+    image_size: int | tuple[int, int],
+    num_classes: int = 1000,
+    in_channels: int | None = None,
+) -> Complexity:
+    """The whole network's counts for one image: the sum of `stage_complexities`."""
+    rows = stage_complexities(stages, image_size, num_classes, in_channels)
+    return sum((row.counts for row in rows), Complexity())

@@ -1,0 +1,179 @@
+"""The building blocks of Table 1: convolution with norm and activation, squeeze-excitation, stochastic depth, MBConv.
+
+Tensors are (N, C, H, W) throughout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What ports of EfficientNet disagree on.  The defaults are the authors'.
+
+    padding: "same" is TensorFlow's, asymmetric where a stride meets an even size; "symmetric" is torchvision's and
+        that of timm's plain models.  The same weights give other outputs under the other padding.
+    batch_norm_eps: 1e-3 in the released code; 1e-5 in torchvision's B0-B4 and timm's plain models.
+    batch_norm_momentum: PyTorch's, the weight of the new batch; TensorFlow's 0.99 is 0.01 here.
+    """
+
+    padding: str = "same"
+    batch_norm_eps: float = 1e-3
+    batch_norm_momentum: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.padding not in ("same", "symmetric"):
+            raise ValueError(f'padding is "same" or "symmetric", not {self.padding!r}')
+
+
+AUTHORS = Convention()
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias, batch norm, and swish (SiLU) unless `activate` is False.
+
+    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)), whatever H and W are: padding is
+    computed from the tensor that arrives.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        groups: int = 1,
+        activate: bool = True,
+        convention: Convention = AUTHORS,
+    ) -> None:
+        super().__init__()
+        # SAME padding depends on the size only where there is a stride, and then cannot be left to the convolution.
+        self.pads_itself = convention.padding == "same" and stride > 1
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding=0 if self.pads_itself else kernel_size // 2,
+            groups=groups,
+            bias=False,
+        )
+        self.norm = nn.BatchNorm2d(out_channels, eps=convention.batch_norm_eps, momentum=convention.batch_norm_momentum)
+        self.act = nn.SiLU() if activate else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pads_itself:
+            x = F.pad(x, self.same_padding(x))
+        return self.act(self.norm(self.conv(x)))
+
+    def same_padding(self, x: Tensor) -> tuple[int, int, int, int]:
+        """TensorFlow's SAME padding for stride 2: (left, right, top, bottom).
+
+        An even size gets one pixel less before than after; in this form `torch.export` follows it for any size.
+        """
+        k = self.conv.kernel_size[0]
+        after = (k - 1) // 2
+        return (k - 2 + x.shape[-1] % 2) // 2, after, (k - 2 + x.shape[-2] % 2) // 2, after
+
+
+class SqueezeExcitation(nn.Module):
+    """A gate per channel from the image's mean per channel (Hu et al. 2018).
+
+    x * sigmoid(expand(swish(squeeze(mean over H and W of x)))), where the two 1x1 convolutions have biases.
+    """
+
+    def __init__(self, channels: int, squeezed_channels: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, squeezed_channels, 1)
+        self.expand = nn.Conv2d(squeezed_channels, channels, 1)
+        self.act = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = x.mean((2, 3), keepdim=True)  # (N, C, 1, 1)
+        gate = self.expand(self.act(self.squeeze(gate)))
+        return x * gate.sigmoid()
+
+
+class StochasticDepth(nn.Module):
+    """Drops the whole residual branch of a random image in training (Huang et al. 2016).
+
+    The released code calls it drop connect.  Survivors are divided by the keep probability, so that the expected
+    value does not change; in evaluation it is the identity.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"the stochastic-depth rate must be in [0, 1), not {rate}")
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        mask = x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep)
+        return x * (mask / keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.4f}"
+
+
+class MBConv(nn.Module):
+    """Mobile inverted bottleneck (Sandler et al. 2018) with squeeze-excitation:
+
+        expand    1x1 convolution, norm, swish      in_channels -> expanded   (left out at expansion 1)
+        depthwise kxk convolution, norm, swish      expanded, with the stride
+        gate      squeeze-excitation                expanded, squeezed to a share of in_channels
+        project   1x1 convolution, norm             expanded -> out_channels, no activation
+        residual  stochastic depth, plus the input  where stride is 1 and the channels are the same
+
+    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int,
+        expansion: int,
+        squeezed_channels: int,
+        stochastic_depth: float = 0.0,
+        convention: Convention = AUTHORS,
+    ) -> None:
+        super().__init__()
+        expanded = in_channels * expansion
+        self.has_residual = stride == 1 and in_channels == out_channels
+        self.expand = ConvNormAct(in_channels, expanded, 1, convention=convention) if expansion != 1 else nn.Identity()
+        self.depthwise = ConvNormAct(expanded, expanded, kernel_size, stride, groups=expanded, convention=convention)
+        self.gate = SqueezeExcitation(expanded, squeezed_channels) if squeezed_channels else nn.Identity()
+        self.project = ConvNormAct(expanded, out_channels, 1, activate=False, convention=convention)
+        self.stochastic_depth = StochasticDepth(stochastic_depth if self.has_residual else 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.project(self.gate(self.depthwise(self.expand(x))))
+        return x + self.stochastic_depth(branch) if self.has_residual else branch
+
+
+def initialise(module: nn.Module) -> None:
+    """The released code's initialisation of one module; use with `model.apply(initialise)`.
+
+    Convolutions: normal with variance 2 / fan_out, fan_out = k * k * out_channels / groups.  (PyTorch's own fan_out
+    leaves out the groups, which starts depthwise convolutions far too small.)  Classifier: uniform within
+    1 / sqrt(number of classes).  Biases zero; batch norm one and zero.
+    """
+    if isinstance(module, nn.Conv2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
+    elif isinstance(module, nn.Linear):
+        bound = module.out_features**-0.5
+        nn.init.uniform_(module.weight, -bound, bound)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.ones_(module.weight)
+    if getattr(module, "bias", None) is not None and isinstance(module.bias, torch.Tensor):
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,241 @@
+"""Compound scaling: section 3 of the paper, and nothing else.
+
+M. Tan and Q. V. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019
+(arXiv 1905.11946).  The way through this file is the way through the method:
+
+    phi, alpha, beta, gamma  ->  Coefficients(depth, width, resolution)      Equation 3
+    baseline, Coefficients   ->  a tuple of Stage                            Table 1, scaled and rounded
+
+The model, its parameter count and every printed table are made from that tuple.  No torch here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+# STEP 1 of the paper's method: the grid search at phi = 1 on B0 ended here (section 3.3).
+ALPHA, BETA, GAMMA = 1.2, 1.1, 1.15
+
+# Beyond this a stage is a slip of the keyboard (phi = 50), not an architecture.
+MOST_LAYERS = 10_000
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of Table 1: `layers` blocks of one operator.  Only the first has the stride and widens the channels.
+
+    operator: "conv" (the stem), "mbconv", or "head" (1x1 convolution, global pooling, classifier).
+    expansion: factor by which MBConv widens its input before the depthwise convolution; 1 elsewhere.
+    squeeze_ratio: width of the squeeze-excitation bottleneck over the channels that *enter* the block.
+    """
+
+    operator: str
+    kernel_size: int
+    stride: int
+    expansion: int
+    in_channels: int
+    out_channels: int
+    layers: int
+    squeeze_ratio: float = 0.25
+
+    @property
+    def label(self) -> str:
+        """The operator as Table 1 writes it, such as "MBConv6, k5x5"."""
+        kernel = f"{self.kernel_size}x{self.kernel_size}"
+        if self.operator == "mbconv":
+            return f"MBConv{self.expansion}, k{kernel}"
+        return f"Conv{kernel}" + (" & Pool & FC" if self.operator == "head" else "")
+
+    def block_inputs(self) -> list[tuple[int, int]]:
+        """(channels in, stride) of each of the stage's layers."""
+        return [(self.in_channels, self.stride)] + [(self.out_channels, 1)] * (self.layers - 1)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """An architecture to scale: its stages at depth = width = resolution = 1 and its image size in pixels."""
+
+    name: str
+    stages: tuple[Stage, ...]
+    image_size: int
+
+
+# Table 1 of the paper.  The strides come from the released code; table and code agree when the table's resolution
+# column is read as the *input* resolution of the stage.
+B0 = Baseline(
+    "b0",
+    #         operator kernel stride expansion in   out  layers
+    (
+        Stage("conv", 3, 2, 1, 3, 32, 1),
+        Stage("mbconv", 3, 1, 1, 32, 16, 1),
+        Stage("mbconv", 3, 2, 6, 16, 24, 2),
+        Stage("mbconv", 5, 2, 6, 24, 40, 2),
+        Stage("mbconv", 3, 2, 6, 40, 80, 3),
+        Stage("mbconv", 5, 1, 6, 80, 112, 3),
+        Stage("mbconv", 5, 2, 6, 112, 192, 4),
+        Stage("mbconv", 3, 1, 6, 192, 320, 1),
+        Stage("head", 1, 1, 1, 320, 1280, 1),
+    ),
+    image_size=224,
+)
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """The factors d, w, r on the baseline's depth, width and resolution, and what they were derived from.
+
+    phi, alpha, beta and gamma are None where the factors were chosen directly, as for the released variants.
+    """
+
+    depth: float = 1.0
+    width: float = 1.0
+    resolution: float = 1.0
+    phi: float | None = None
+    alpha: float | None = None
+    beta: float | None = None
+    gamma: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "width", "resolution"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be a positive number, not {value}")
+
+
+def compound_coefficients(phi: float, alpha: float = ALPHA, beta: float = BETA, gamma: float = GAMMA) -> Coefficients:
+    """Equation 3: depth = alpha^phi, width = beta^phi, resolution = gamma^phi.
+
+    phi is any number from 0, fractions included; alpha, beta and gamma are at least 1.  Multiply-adds grow by about
+    `flops_growth(alpha, beta, gamma)` ** phi, which the paper's constraint sets to about 2.
+
+    Raises ValueError when a bound of Equation 3 is violated or the result is not finite.
+    """
+    if not (math.isfinite(phi) and phi >= 0):
+        raise ValueError(f"phi must be a number of at least 0, not {phi}")
+    for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
+        if not (math.isfinite(value) and value >= 1):
+            raise ValueError(f"{name} must be at least 1 (Equation 3), not {value}")
+    try:
+        depth, width, resolution = alpha**phi, beta**phi, gamma**phi
+    except OverflowError:
+        raise ValueError(f"phi = {phi} is too large: the coefficients overflow") from None
+    return Coefficients(depth, width, resolution, phi, alpha, beta, gamma)
+
+
+def flops_growth(alpha: float, beta: float, gamma: float) -> float:
+    """alpha * beta^2 * gamma^2: the factor by which one step of phi multiplies the multiply-adds before rounding.
+
+    Depth counts once, width and resolution twice each (section 3.3).  Equation 3 asks for about 2; the paper's own
+    1.2, 1.1, 1.15 give 1.920.
+    """
+    return alpha * beta**2 * gamma**2
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """The nearest multiple of 8, at least 8, and one step of 8 up if that lost more than 10 % (`round_filters`)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def round_layers(layers: int, depth: float) -> int:
+    """ceil(layers * depth) (`round_repeats` of the released code)."""
+    return math.ceil(layers * depth)
+
+
+def scaled_image_size(baseline: Baseline, coefficients: Coefficients) -> int:
+    """The input's height and width in pixels: the nearest integer, never made a multiple of 8."""
+    return int(baseline.image_size * coefficients.resolution + 0.5)
+
+
+def scale(baseline: Baseline, coefficients: Coefficients) -> tuple[Stage, ...]:
+    """STEP 2: the baseline's stages with `width` on all channels, stem and head included, and `depth` on the layers.
+
+    The image's own channels, the stem and the head keep their number and one layer each.  Resolution changes no
+    stage: see `scaled_image_size`.
+
+    Raises ValueError where a stage would have more than 10,000 layers.
+    """
+    scaled: list[Stage] = []
+    for stage in baseline.stages:
+        entering = scaled[-1].out_channels if scaled else stage.in_channels
+        layers = round_layers(stage.layers, coefficients.depth) if stage.operator == "mbconv" else stage.layers
+        if layers > MOST_LAYERS:
+            raise ValueError(f"depth {coefficients.depth:g} asks for {layers:g} layers in one stage: use a smaller one")
+        scaled.append(
+            replace(
+                stage,
+                in_channels=entering,
+                out_channels=round_channels(stage.out_channels * coefficients.width),
+                layers=layers,
+            )
+        )
+    return tuple(scaled)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A released model: its coefficients as the authors set them, its dropout, and what Table 2 says of it."""
+
+    name: str
+    width: float
+    depth: float
+    image_size: int
+    dropout: float
+    paper_parameters: float | None = None  # millions
+    paper_flops: float | None = None  # billions of multiply-adds; the paper calls them FLOPs
+
+    @property
+    def coefficients(self) -> Coefficients:
+        return Coefficients(self.depth, self.width, self.image_size / B0.image_size)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return scale(B0, self.coefficients)
+
+
+# The released coefficients are rounded by hand and do NOT follow Equation 3: the number in the name is not phi.
+# Solve alpha^phi = depth, beta^phi = width, gamma^phi = resolution for each variant and the three disagree
+# (`implied_phi` below): B1 .52/.00/.49, B2 1.00/1.00/1.07, B3 1.85/1.91/2.09, B4 3.22/3.53/3.78, B5 4.32/4.93/5.09,
+# B6 5.24/6.17/6.14, B7 6.21/7.27/7.05 by depth/width/resolution.  So phi = 1 is about B2, phi = 2 about B3, phi = 3
+# lies between B3 and B4, and Equation 3 at phi = 7 has 68.7 M parameters where B7 has 66.3 M.
+VARIANTS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        #       name  width depth size dropout  Table 2: M parameters, B FLOPs
+        Variant("b0", 1.0, 1.0, 224, 0.2, 5.3, 0.39),
+        Variant("b1", 1.0, 1.1, 240, 0.2, 7.8, 0.70),
+        Variant("b2", 1.1, 1.2, 260, 0.3, 9.2, 1.0),
+        Variant("b3", 1.2, 1.4, 300, 0.3, 12, 1.8),
+        Variant("b4", 1.4, 1.8, 380, 0.4, 19, 4.2),
+        Variant("b5", 1.6, 2.2, 456, 0.4, 30, 9.9),
+        Variant("b6", 1.8, 2.6, 528, 0.5, 43, 19),
+        Variant("b7", 2.0, 3.1, 600, 0.5, 66, 37),
+        # In the released code, not in the paper.
+        Variant("b8", 2.2, 3.6, 672, 0.5),
+        Variant("l2", 4.3, 5.3, 800, 0.5),
+    )
+}
+
+
+def get_variant(name: str) -> Variant:
+    """The released variant of that name ("b3", "B3", "efficientnet_b3"); ValueError lists the known ones."""
+    short = name.lower().replace("-", "_").removeprefix("efficientnet_")
+    if short not in VARIANTS:
+        raise ValueError(f"unknown variant {name!r}: the known ones are {', '.join(VARIANTS)}")
+    return VARIANTS[short]
+
+
+def implied_phi(
+    coefficients: Coefficients, alpha: float = ALPHA, beta: float = BETA, gamma: float = GAMMA
+) -> tuple[float, float, float]:
+    """The phi that depth, width and resolution each ask for: Equation 3 solved three times.
+
+    nan where the base is 1, since then no phi explains the factor.  Three equal numbers mean that the coefficients
+    follow Equation 3.
+    """
+    factors = (coefficients.depth, coefficients.width, coefficients.resolution)
+    return tuple(
+        math.log(factor) / math.log(base) if base > 1 else math.nan
+        for factor, base in zip(factors, (alpha, beta, gamma), strict=True)
+    )
