@@ -1,0 +1,456 @@
+"""The table of a screening data set: train.csv or test.csv -> typed rows, breasts, and folds by patient.
+
+The table is the authority for patient, side and view, since the headers of the competition's DICOM files hold next
+to nothing of it. Only patient_id, image_id, laterality and the targets have to be there, under these names or under
+others that a column mapping gives. Whatever is wrong with a table is said once, here, with file, line and column.
+"""
+
+import csv
+import hashlib
+import io
+import math
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+RSNA_TARGETS = ("cancer", "biopsy", "invasive", "difficult_negative_case")
+RSNA_COLUMNS = (
+    *("site_id", "patient_id", "image_id", "laterality", "view", "age", "cancer", "biopsy", "invasive", "BIRADS"),
+    *("implant", "density", "machine_id", "difficult_negative_case", "prediction_id"),
+)
+
+
+class TableError(Exception):
+    """A table that cannot be used: what is wrong, in which file, line and column, and what to do about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image. Identifiers are text, as the file has them; what the file does not say is None (NaN in targets)."""
+
+    patient_id: str
+    image_id: str
+    laterality: Literal["L", "R"]
+    view: str | None
+    site_id: str | None
+    machine_id: str | None
+    age: float | None  # years
+    targets: tuple[float, ...]  # 0.0, 1.0 or NaN, in the order of the table's target_names
+    prediction_id: str  # names the breast in a submission
+
+
+@dataclass(frozen=True, slots=True)
+class Breast:
+    """One breast: what the competition scores. `rows` are places in the table's rows."""
+
+    prediction_id: str
+    patient_id: str
+    laterality: Literal["L", "R"]
+    rows: tuple[int, ...]
+    label: float  # the first target: the maximum over the images that have it, NaN if none has
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many of each."""
+
+    images: int
+    breasts: int
+    patients: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one file, in its order, with N images and T targets; the first target is the one that is scored."""
+
+    rows: tuple[Row, ...]
+    target_names: tuple[str, ...]
+    path: Path
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def patients(self) -> tuple[str, ...]:
+        """The distinct patient_ids, in order of first appearance."""
+        return tuple(dict.fromkeys(row.patient_id for row in self.rows))
+
+    @cached_property
+    def breasts(self) -> tuple[Breast, ...]:
+        """See `group_by_breast`."""
+        return group_by_breast(self)
+
+    @cached_property
+    def labels(self) -> NDArray[np.float32]:
+        """Shape (N, T): 0, 1, or NaN where missing. One array for all callers: copy it before changing it."""
+        targets = [row.targets for row in self.rows]
+        return np.array(targets, dtype=np.float32).reshape(len(self.rows), len(self.target_names))
+
+    @property
+    def counts(self) -> Counts:
+        """How many images, breasts and patients there are."""
+        return Counts(len(self.rows), len(self.breasts), len(self.patients))
+
+    @property
+    def positive_counts(self) -> Counts:
+        """How many of them have the first target (cancer, as a rule)."""
+        positive = [breast for breast in self.breasts if breast.label == 1]
+        images = sum(row.targets[0] == 1 for row in self.rows)
+        return Counts(images, len(positive), len({breast.patient_id for breast in positive}))
+
+    def of_patients(self, patients: Collection[str]) -> "Table":
+        """The same table with the rows of these patients only, as for one fold."""
+        wanted = frozenset(patients)
+        return replace(self, rows=tuple(row for row in self.rows if row.patient_id in wanted))
+
+
+def read_table(
+    path: str | Path,
+    targets: Sequence[str] = ("cancer",),
+    columns: Mapping[str, str] | None = None,
+    labels: Literal["required", "optional", "none"] = "required",
+) -> Table:
+    """Read and check a table: text in UTF-8, separated by comma, semicolon, tab or bar, with a header.
+
+    targets  names of 0/1 columns; the first is the one that is scored
+    columns  {our name: the file's name}, where they differ
+    labels   "required": every target has a column and every row a first target (others may be missing);
+             "optional": whatever is missing is NaN, whole columns too; "none": targets are not read, all are NaN
+
+    Raises TableError for a file that does not say all this without doubt, ValueError for arguments that cannot be.
+    """
+    if labels not in ("required", "optional", "none"):
+        raise ValueError(f"labels must be 'required', 'optional' or 'none', not {labels!r}")
+    if not targets or isinstance(targets, str) or len(set(targets)) < len(targets):
+        raise ValueError(f"targets must be one or more different column names, not {targets!r}")
+    if taken := {*_REQUIRED, *_OPTIONAL, "prediction_id"} & set(targets):
+        raise ValueError(f"{', '.join(sorted(taken))}: already a field of every row, and cannot be a target")
+    path, columns = Path(path), dict(columns or {})
+    _check_mapping(columns, targets)
+    records = _records(path)
+    header = _header(path, records)
+    cells = _cells(path, header, tuple(targets), columns, labels)
+    rows, lines = [], []
+    for line, record in records:
+        rows.append(_row(path, line, _aligned(path, line, record, len(header)), cells))
+        lines.append(line)
+    if not rows:
+        raise TableError(f"{path}: there is a header but not one row below it.")
+    _check_images(path, rows, lines)
+    _check_prediction_ids(path, rows, lines)
+    table = Table(tuple(rows), tuple(targets), path)
+    absent = [cell.name for cell in cells if cell.name in targets and cell.place == len(header) and labels != "none"]
+    return replace(table, warnings=(*_absent_targets(table, absent), *_disagreements(table, lines)))
+
+
+def available_targets(path: str | Path, columns: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Those of the competition's four targets that the table has a column for, cancer first; reads only the header."""
+    columns = dict(columns or {})
+    _check_mapping(columns, ())
+    header = _header(Path(path), _records(Path(path)))
+    return tuple(name for name in RSNA_TARGETS if columns.get(name, name) in header)
+
+
+def parse_column_mapping(text: str) -> dict[str, str]:
+    """`"cancer=malignant,laterality=side"` -> `{"cancer": "malignant", "laterality": "side"}`: ours=the file's.
+
+    Raises TableError for text that is not of this form and for a left-hand name that no table has.
+    """
+    columns: dict[str, str] = {}
+    for pair in filter(None, map(str.strip, text.split(","))):
+        ours, equals, theirs = (part.strip() for part in pair.partition("="))
+        if not (ours and equals and theirs):
+            raise TableError(f"--columns: {pair!r} is not of the form OUR_NAME=NAME_IN_FILE, as cancer=malignant.")
+        if ours in columns:
+            raise TableError(f"--columns: {ours!r} is given twice, as {columns[ours]!r} and as {theirs!r}.")
+        columns[ours] = theirs
+    _check_mapping(columns, ())
+    return columns
+
+
+def group_by_breast(table: Table) -> tuple[Breast, ...]:
+    """The breasts of a table, in order of first appearance."""
+    members: dict[str, list[int]] = {}
+    for place, row in enumerate(table.rows):
+        members.setdefault(row.prediction_id, []).append(place)
+    breasts = []
+    for prediction_id, places in members.items():
+        first = table.rows[places[0]]
+        known = [label for place in places if not math.isnan(label := table.rows[place].targets[0])]
+        label = max(known, default=math.nan)
+        breasts.append(Breast(prediction_id, first.patient_id, first.laterality, tuple(places), label))
+    return tuple(breasts)
+
+
+def assign_folds(table: Table, folds: int, seed: int = 0) -> dict[str, int]:
+    """Split the patients into folds: patient_id -> fold, from 0 to folds - 1, in the table's order of patients.
+
+    The patients stand in one line, ordered by cancer, then site, then number of images, then a hash keyed by the
+    seed, and are dealt to the folds in turn like cards. What is contiguous in the line is spread evenly: the numbers
+    of patients, of cancer patients, and of either at one site differ between folds by at most one, and the numbers
+    of images by little. Only a cryptographic hash is random here, so that the same patients, labels and seed make
+    the same folds on every machine and every version, whatever the order of the rows.
+
+    Raises ValueError for fewer than two folds, or more folds than patients.
+    """
+    if not 2 <= folds <= len(table.patients):
+        raise ValueError(f"cannot make {folds} folds of {len(table.patients)} patients: at least 2, at most one each")
+    by_patient: dict[str, list[Row]] = {patient: [] for patient in table.patients}
+    for row in table.rows:
+        by_patient[row.patient_id].append(row)
+
+    def place_in_line(patient: str) -> tuple[bool, str, int, bytes]:
+        rows = by_patient[patient]
+        has_cancer = any(row.targets[0] == 1 for row in rows)
+        site = min(row.site_id or "" for row in rows)
+        return not has_cancer, site, len(rows), hashlib.sha256(f"{seed}:{patient}".encode()).digest()
+
+    line = sorted(table.patients, key=place_in_line)
+    dealt = {patient: place % folds for place, patient in enumerate(line)}
+    return {patient: dealt[patient] for patient in table.patients}
+
+
+# ---- one cell: text -> value, or a ValueError that says what it should have been ----
+
+_MISSING = frozenset(("", "nan", "na", "n/a", "<na>", "none", "null"))
+_SIDES = {"l": "L", "left": "L", "r": "R", "right": "R"}
+_BINARY = {"0": 0.0, "0.0": 0.0, "false": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0} | dict.fromkeys(_MISSING, math.nan)
+_WHOLE_FLOAT = re.compile(r"(\d+)\.0+")
+_ROUNDED_FLOAT = re.compile(r"\d(\.\d+)?[eE]\+\d+")
+_NOT_A_FILE_NAME = re.compile(r"[/\\\x00-\x1f]|\.\.|^\.$")
+
+
+def _identifier(text: str) -> str:
+    """A patient or image: a piece of a file name, so that nothing may lead out of the image folder."""
+    if text.lower() in ("", "nan"):
+        raise ValueError("is missing; every image needs it")
+    if _NOT_A_FILE_NAME.search(text):
+        raise ValueError("cannot be part of a file name; remove slashes, '..' and control characters")
+    if _ROUNDED_FLOAT.fullmatch(text):
+        raise ValueError("was rounded by a spreadsheet; export the table again with this column as text")
+    return _without_decimals(text)
+
+
+def _without_decimals(text: str) -> str:
+    """10006.0 -> 10006: pandas writes whole numbers so as soon as one value of their column is missing."""
+    whole = _WHOLE_FLOAT.fullmatch(text) if "." in text else None
+    return whole[1] if whole else text
+
+
+def _code(text: str) -> str | None:
+    return None if text.lower() in _MISSING else _without_decimals(text)
+
+
+def _view(text: str) -> str | None:
+    return None if text.lower() in _MISSING else text.upper()
+
+
+def _laterality(text: str) -> str:
+    try:
+        return _SIDES[text.lower()]
+    except KeyError:
+        raise ValueError("is not a side; write L or R (or left, right)") from None
+
+
+def _age(text: str) -> float | None:
+    if text.lower() in _MISSING:
+        return None
+    try:
+        years = float(text)
+    except ValueError:
+        years = math.nan
+    if not 0 <= years < math.inf:
+        raise ValueError("is not an age in years; write a number, or nothing if it is unknown")
+    return years
+
+
+def _target(text: str) -> float:
+    try:
+        return _BINARY[text.lower()]
+    except KeyError:
+        raise ValueError("is not a label; write 0 or 1 (or nothing, if it is unknown)") from None
+
+
+def _required_target(text: str) -> float:
+    label = _target(text)
+    if math.isnan(label):
+        raise ValueError("is missing; this target is scored, so that every row needs 0 or 1")
+    return label
+
+
+# ---- columns ----
+
+
+class _Cell(NamedTuple):
+    """One field of a row: our name of it, the file's, its place in the file's records, and how to read it."""
+
+    name: str
+    column: str
+    place: int
+    parse: Callable[[str], Any]
+
+
+_REQUIRED = {"patient_id": _identifier, "image_id": _identifier, "laterality": _laterality}
+_OPTIONAL = {"view": _view, "site_id": _code, "machine_id": _code, "age": _age}
+
+
+def _cells(
+    path: Path, header: list[str], targets: tuple[str, ...], columns: Mapping[str, str], labels: str
+) -> list[_Cell]:
+    """The fields of `Row` in its order, but for prediction_id before the targets.
+
+    A field that the file does not have, or that is not wanted, is at the place behind the last column: `_aligned`
+    puts an empty text there, which reads as missing.
+    """
+    parsers = {**_REQUIRED, **_OPTIONAL, "prediction_id": _code}
+    parsers |= {name: _required_target if labels == "required" and name == targets[0] else _target for name in targets}
+    wanted = [name for name in parsers if labels != "none" or name not in targets]
+    needed = [*_REQUIRED, *(targets if labels == "required" else ()), *(name for name in columns if name in wanted)]
+    absent = [name for name in dict.fromkeys(needed) if columns.get(name, name) not in header]
+    if absent:
+        raise TableError(_no_such_columns(path, header, absent, columns))
+    cells = []
+    for name, parse in parsers.items():
+        column = columns.get(name, name)
+        if name in wanted and header.count(column) > 1:
+            raise TableError(f"{path}: there are {header.count(column)} columns {column!r}; keep one of them.")
+        place = header.index(column) if name in wanted and column in header else len(header)
+        cells.append(_Cell(name, column, place, parse))
+    return cells
+
+
+def _no_such_columns(path: Path, header: list[str], absent: list[str], columns: Mapping[str, str]) -> str:
+    missing = ", ".join(repr(columns.get(name, name)) for name in absent)
+    listed = ", ".join(header[:30]) + (", ..." if len(header) > 30 else "")
+    if len(listed) > 500:  # not a table at all, but a page of HTML, say
+        listed = listed[:500] + "..."
+    unmapped = next((name for name in absent if name not in columns), absent[0])
+    return (
+        f"{path}, line 1: no column {missing}; the columns are: {listed}.\n"
+        f"If it has another name in this file, say so: --columns {unmapped}=NAME_IN_FILE"
+    )
+
+
+def _check_mapping(columns: Mapping[str, str], targets: Sequence[str]) -> None:
+    for name in columns:
+        if name not in RSNA_COLUMNS and name not in targets:
+            raise TableError(
+                f"--columns: {name!r} is not one of our names, which are: {', '.join(RSNA_COLUMNS)}.\n"
+                "Our name comes first, then the file's: --columns cancer=malignant"
+            )
+
+
+# ---- lines ----
+
+
+def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines that are not blank, each with its number as an editor shows it (the header's is 1)."""
+    text = _text(path)
+    header = text.lstrip().partition("\n")[0]
+    delimiter = max(",;\t|", key=header.count)  # the comma, if the header has none of them
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    start = 1
+    try:
+        for record in reader:
+            if any(field and not field.isspace() for field in record):
+                yield start, record
+            start = reader.line_num + 1  # a quoted field may have run over several lines
+    except csv.Error as error:
+        raise TableError(f"{path}, line {start}: {error}; look for a quotation mark that is not closed.") from None
+
+
+def _text(path: Path) -> str:
+    if path.is_dir():
+        raise TableError(f"{path} is a folder; name the table in it, such as {path / 'train.csv'}")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TableError(f"{path}: cannot be read: {error.strerror}.") from None
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise TableError(f"{path}: is UTF-16 text; save it as 'CSV UTF-8'.")
+    if b"\0" in content:
+        raise TableError(f"{path}: is not a text file; a table is CSV (an archive must be unpacked first).")
+    try:
+        return content.decode("utf-8-sig")  # without the byte-order mark that spreadsheets put in front
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise TableError(f"{path}, line {line}: is not UTF-8 text; save it as 'CSV UTF-8'.") from None
+
+
+def _header(path: Path, records: Iterator[tuple[int, list[str]]]) -> list[str]:
+    _, header = next(records, (0, None))
+    if header is None:
+        raise TableError(f"{path}: the file is empty; it needs a header with {', '.join(_REQUIRED)} and the targets.")
+    return [name.strip() for name in header]
+
+
+def _aligned(path: Path, line: int, record: list[str], columns: int) -> list[str]:
+    """A field for each column, and an empty one behind them; delimiters left over at the end do no harm."""
+    if len(record) < columns or any(field.strip() for field in record[columns:]):
+        raise TableError(
+            f"{path}, line {line}: {len(record)} fields under {columns} columns; "
+            "a field is missing, or has a separator in it and no quotation marks around it."
+        )
+    return [*record[:columns], ""]
+
+
+def _row(path: Path, line: int, record: list[str], cells: list[_Cell]) -> Row:
+    values = []
+    try:
+        for cell in cells:
+            values.append(cell.parse(record[cell.place].strip()))
+    except ValueError as error:
+        text = record[cell.place].strip()
+        raise TableError(f"{path}, line {line}, column {cell.column!r}: {text!r} {error}.") from None
+    patient_id, image_id, laterality, view, site_id, machine_id, age, prediction_id, *targets = values
+    prediction_id = prediction_id or f"{patient_id}_{laterality}"
+    return Row(patient_id, image_id, laterality, view, site_id, machine_id, age, tuple(targets), prediction_id)
+
+
+# ---- rows among each other ----
+
+
+def _check_images(path: Path, rows: list[Row], lines: list[int]) -> None:
+    seen: dict[tuple[str, str], int] = {}
+    for row, line in zip(rows, lines, strict=True):
+        earlier = seen.setdefault((row.patient_id, row.image_id), line)
+        if earlier != line:
+            raise TableError(
+                f"{path}, line {line}: image {row.image_id!r} of patient {row.patient_id!r} is already in line "
+                f"{earlier}; keep one of them."
+            )
+
+
+def _check_prediction_ids(path: Path, rows: list[Row], lines: list[int]) -> None:
+    """A prediction_id stands for one breast and a breast for one prediction_id, or the score is not per breast."""
+    known: dict[str | tuple[str, str], tuple[Any, int]] = {}
+    for row, line in zip(rows, lines, strict=True):
+        breast = (row.patient_id, row.laterality)
+        for key, value in ((breast, row.prediction_id), (row.prediction_id, breast)):
+            other, earlier = known.setdefault(key, (value, line))
+            if other != value:
+                raise TableError(
+                    f"{path}, line {line}: prediction_id {row.prediction_id!r} for patient {row.patient_id!r}, side "
+                    f"{row.laterality}, does not go with line {earlier}; a breast has one prediction_id of its own."
+                )
+
+
+def _absent_targets(table: Table, absent: list[str]) -> list[str]:
+    return [f"{table.path}: no column for the target {name!r}; all of its labels are missing." for name in absent]
+
+
+def _disagreements(table: Table, lines: list[int]) -> list[str]:
+    """One warning for all breasts of which some images have the scored target and others have not."""
+    target = [row.targets[0] for row in table.rows]
+    mixed = [breast for breast in table.breasts if {0.0, 1.0} <= {target[place] for place in breast.rows}]
+    if not mixed:
+        return []
+    places = ", ".join(str(lines[place]) for place in mixed[0].rows)
+    return [
+        f"{table.path}: the images of {len(mixed)} breasts do not agree on {table.target_names[0]!r} "
+        f"(first: {mixed[0].prediction_id}, lines {places}); such a breast counts as positive."
+    ]

@@ -1,0 +1,518 @@
+"""Probabilistic F1 against Kaggle's own code, the rest against scikit-learn, both on many seeded random inputs."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from efficientnet.metrics import (
+    aggregate,
+    average_precision,
+    best_threshold,
+    bootstrap_interval,
+    confusion_counts,
+    constant_predictor_f1,
+    probabilistic_f1,
+    roc_auc,
+    sensitivity,
+    specificity,
+    summarise,
+    threshold_curve,
+)
+
+
+def kaggle_pfbeta(labels, predictions, beta):
+    """The competition's definition, step by step; divides by zero where it does."""
+    y_true_count, ctp, cfp = 0, 0.0, 0.0
+    for label, prediction in zip(labels, predictions, strict=True):
+        prediction = min(max(prediction, 0), 1)
+        if label:
+            y_true_count += 1
+            ctp += prediction
+        else:
+            cfp += prediction
+    c_precision = ctp / (ctp + cfp)
+    c_recall = ctp / y_true_count
+    if c_precision > 0 and c_recall > 0:
+        return (1 + beta**2) * (c_precision * c_recall) / (beta**2 * c_precision + c_recall)
+    return 0
+
+
+def random_cases(count: int, seed: int = 0):
+    """Labels and scores of many kinds: of few and many breasts, rare and common cancers, with and without ties."""
+    generator = np.random.default_rng(seed)
+    for case in range(count):
+        size = int(generator.integers(1, 60))
+        labels = (generator.random(size) < generator.choice([0.02, 0.2, 0.5, 0.9])).astype(int)
+        scores = generator.random(size)
+        if case % 3 == 1:
+            scores = np.round(scores, 1)
+        if case % 3 == 2:
+            scores = generator.normal(0.5, 1.0, size)  # also outside [0, 1]
+        yield labels, scores, generator
+
+
+def both_classes(cases):
+    return ((labels, scores) for labels, scores, _ in cases if 0 < labels.sum() < len(labels))
+
+
+# ---- probabilistic F1 ----
+
+
+def test_probabilistic_f1_is_the_one_of_kaggle():
+    compared = 0
+    for labels, scores, generator in random_cases(600):
+        beta = float(generator.choice([0.25, 0.5, 1.0, 2.0, 7.0]))
+        try:
+            expected = kaggle_pfbeta(labels.tolist(), scores.tolist(), beta)
+        except ZeroDivisionError:
+            expected = 0.0
+        else:
+            compared += 1
+        assert probabilistic_f1(labels, scores, beta) == pytest.approx(expected, rel=1e-12, abs=1e-300)
+    assert compared > 400
+
+
+def test_probabilistic_f1_by_hand():
+    # t = 0.9, m = 0.9 + 0.6, n = 1: precision 0.6, recall 0.9
+    assert probabilistic_f1([1, 0, 0], [0.9, 0.6, 0.0]) == pytest.approx(2 * 0.6 * 0.9 / 1.5)
+
+
+def test_probabilistic_f1_of_calls_is_the_ordinary_f_score():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    for labels, scores, generator in random_cases(200):
+        calls = (scores >= 0.5).astype(int)
+        expected = sklearn.f1_score(labels, calls, zero_division=0.0)
+        assert probabilistic_f1(labels, calls) == pytest.approx(expected)
+        beta = float(generator.choice([0.5, 2.0]))
+        expected = sklearn.fbeta_score(labels, calls, beta=beta, zero_division=0.0)
+        assert probabilistic_f1(labels, calls, beta) == pytest.approx(expected)
+
+
+def test_perfect_predictions_score_one():
+    assert probabilistic_f1([0, 1, 1, 0], [0, 1, 1, 0]) == 1.0
+    assert probabilistic_f1([0, 1, 1, 0], [-3, 2, math.inf, -math.inf]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities"), [([], []), ([0, 0], [0.5, 1]), ([1, 0], [0, 0]), ([0, 0], [0, 0]), ([1], [-1])]
+)
+def test_probabilistic_f1_is_zero_where_kaggle_divides_by_zero(labels, probabilities):
+    assert probabilistic_f1(labels, probabilities) == 0.0
+
+
+def test_order_does_not_matter():
+    for labels, scores, generator in random_cases(50):
+        order = generator.permutation(len(labels))
+        assert probabilistic_f1(labels[order], scores[order]) == pytest.approx(probabilistic_f1(labels, scores))
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        list,
+        tuple,
+        np.array,
+        torch.tensor,
+        pytest.param(lambda values: torch.tensor(values, dtype=torch.bfloat16), id="bfloat16"),
+        pytest.param(lambda values: torch.tensor(values, dtype=torch.float32, requires_grad=True), id="with gradient"),
+        pytest.param(lambda values: np.array(values, dtype=np.float16), id="float16"),
+        pytest.param(lambda values: np.array(values, dtype=object), id="objects"),
+    ],
+)
+def test_sequences_arrays_and_tensors_are_alike(convert):
+    labels, probabilities = [1.0, 0.0, 1.0], [0.5, 0.25, 0.75]
+    assert probabilistic_f1(convert(labels), convert(probabilities)) == pytest.approx(2 * 1.25 / (2 + 1.5))
+
+
+@pytest.mark.parametrize("labels", [[True, False], np.array([True, False]), torch.tensor([True, False]), [1, 0]])
+def test_labels_may_be_booleans(labels):
+    assert probabilistic_f1(labels, [1, 0]) == 1.0
+
+
+def test_float32_predictions_are_summed_in_float64():
+    size = 200_000
+    labels, ones = np.ones(size), np.full(size, 0.1, dtype=np.float32)
+    recall = float(np.float32(0.1))
+    assert probabilistic_f1(labels, ones) == pytest.approx(2 * recall / (1 + recall), rel=1e-12)
+
+
+METRICS = [
+    probabilistic_f1,
+    threshold_curve,
+    best_threshold,
+    roc_auc,
+    average_precision,
+    summarise,
+    lambda labels, probabilities: confusion_counts(labels, probabilities, 0.5),
+    lambda labels, probabilities: bootstrap_interval(labels, probabilities, None),
+]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "said"),
+    [
+        ([0, 1, 0], [0.1, 0.2], "3 labels but 2 probabilities"),
+        ([0, 1], [0.1, math.nan], r"probabilities\[1\] is NaN"),
+        ([0, math.nan], [0.1, 0.2], r"labels\[1\] is NaN"),
+        ([0, None], [0.1, 0.2], r"labels\[1\] is NaN"),
+        ([0, 1, 2], [0.1, 0.2, 0.3], r"labels\[2\] is 2"),
+        ([0, 0.5], [0.1, 0.2], r"labels\[1\] is 0.5"),
+        ([-1, 1], [0.1, 0.2], r"labels\[0\] is -1"),
+        ([[0, 1]], [[0.1, 0.2]], "one-dimensional"),
+        (1, 0.5, "one-dimensional"),
+        (["0", "1"], [0.1, 0.2], "labels must be numbers"),
+        ([0, 1], [0.1, "high"], "probabilities must be numbers"),
+        ([0, 1], np.array([0.1, object()]), "probabilities must be numbers"),
+    ],
+)
+def test_bad_input_is_named_by_place(metric, labels, probabilities, said):
+    with pytest.raises(ValueError, match=said):
+        metric(labels, probabilities)
+
+
+@pytest.mark.parametrize("beta", [0, -1, math.nan, math.inf, 1e200])
+@pytest.mark.parametrize("metric", [probabilistic_f1, threshold_curve, best_threshold])
+def test_beta_must_be_positive(metric, beta):
+    with pytest.raises(ValueError, match="beta"):
+        metric([0, 1], [0, 1], beta)
+    with pytest.raises(ValueError, match="beta"):
+        metric([], [], beta)
+
+
+def test_metrics_import_no_torch():
+    code = "import sys, efficientnet.metrics; sys.exit('torch' in sys.modules)"
+    root = Path(__file__).resolve().parents[1]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+# ---- the constant predictor ----
+
+
+def test_calling_everything_is_the_best_constant():
+    for labels, _, _ in random_cases(50):
+        by_constant = [probabilistic_f1(labels, np.full(len(labels), c)) for c in np.linspace(0, 1, 21)]
+        assert by_constant == sorted(by_constant)
+        assert constant_predictor_f1(labels.mean()) == pytest.approx(by_constant[-1])
+
+
+def test_the_constant_predictor_of_rsna():
+    assert constant_predictor_f1(492 / 23_826) == pytest.approx(0.0405, abs=5e-5)
+    labels = np.arange(23_826) < 492
+    assert probabilistic_f1(labels, np.full(23_826, 492 / 23_826)) == pytest.approx(0.0206, abs=5e-5)
+    assert probabilistic_f1(labels, np.full(23_826, 0.5)) == pytest.approx(0.0397, abs=5e-5)
+
+
+@pytest.mark.parametrize("prevalence", [-0.1, 1.1, math.nan])
+def test_prevalence_is_a_share(prevalence):
+    with pytest.raises(ValueError, match="prevalence"):
+        constant_predictor_f1(prevalence)
+
+
+# ---- thresholds ----
+
+
+def test_threshold_curve_is_that_of_each_distinct_score():
+    for labels, scores, _ in random_cases(60):
+        curve = threshold_curve(labels, scores, beta=2.0)
+        assert curve.thresholds.tolist() == sorted(set(scores.tolist()))
+        for threshold, precision, recall, f2 in zip(
+            curve.thresholds, curve.precision, curve.recall, curve.f1, strict=True
+        ):
+            called = scores >= threshold
+            assert precision == pytest.approx(labels[called].mean())
+            assert recall == pytest.approx(
+                labels[called].sum() / labels.sum() if labels.any() else math.nan, nan_ok=True
+            )
+            assert f2 == pytest.approx(probabilistic_f1(labels, called, beta=2.0))
+
+
+def test_best_threshold_has_the_best_score_of_all():
+    for labels, scores, generator in random_cases(200):
+        beta = float(generator.choice([0.5, 1.0, 2.0]))
+        threshold, best = best_threshold(labels, scores, beta)
+        reachable = [probabilistic_f1(labels, scores >= other, beta) for other in scores]
+        assert best == pytest.approx(max(reachable))
+        if labels.any():
+            assert probabilistic_f1(labels, scores >= threshold, beta) == pytest.approx(best)
+
+
+def test_best_threshold_lies_midway_between_neighbours():
+    assert best_threshold([0, 0, 1, 1], [0.1, 0.2, 0.6, 0.9]) == (pytest.approx(0.4), 1.0)
+
+
+def test_best_threshold_is_the_lowest_score_where_all_are_called():
+    assert best_threshold([1, 1], [0.3, 0.6]) == (0.3, 1.0)
+    assert best_threshold([1], [0.3]) == (0.3, 1.0)
+
+
+def test_best_threshold_of_equals_is_the_highest():
+    # Calling the first breast alone: 2 x 1 / (2 + 1). Calling all four: 2 x 2 / (2 + 4). Both are 2/3.
+    assert best_threshold([1, 0, 0, 1], [0.8, 0.6, 0.4, 0.2]) == (pytest.approx(0.7), pytest.approx(2 / 3))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (0.5, math.nextafter(0.5, 1)),
+        (-math.inf, 0.5),
+        (0.5, math.inf),
+        (-math.inf, math.inf),
+        (-1.7e308, 1.7e308),
+        (0.0, 5e-324),
+    ],
+)
+def test_best_threshold_separates_whatever_can_be_separated(low, high):
+    threshold, best = best_threshold([0, 1], [low, high])
+    assert best == 1.0
+    assert low < threshold <= high
+
+
+@pytest.mark.parametrize(("labels", "probabilities"), [([], []), ([0, 0], [0.1, 0.2])])
+def test_best_threshold_is_undefined_without_positives(labels, probabilities):
+    threshold, best = best_threshold(labels, probabilities)
+    assert math.isnan(threshold)
+    assert best == 0.0
+    assert len(threshold_curve(labels, probabilities).thresholds) == len(labels)
+
+
+def test_confusion_counts_are_those_of_scikit_learn():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    for labels, scores in both_classes(random_cases(60)):
+        counts = confusion_counts(labels, scores, 0.5)
+        (tn, fp), (fn, tp) = sklearn.confusion_matrix(labels, scores >= 0.5, labels=[0, 1])
+        assert (counts.true_positives, counts.false_positives) == (tp, fp)
+        assert (counts.false_negatives, counts.true_negatives) == (fn, tn)
+        assert sensitivity(labels, scores, 0.5) == pytest.approx(tp / (tp + fn))
+        assert specificity(labels, scores, 0.5) == pytest.approx(tn / (tn + fp))
+
+
+def test_a_score_at_the_threshold_is_called():
+    assert sensitivity([1, 0], [0.5, 0.4], 0.5) == 1.0
+    assert specificity([1, 0], [0.5, 0.4], 0.4) == 0.0
+
+
+def test_shares_of_an_absent_class_are_nan():
+    assert math.isnan(sensitivity([0, 0], [0.1, 0.9], 0.5))
+    assert math.isnan(specificity([1, 1], [0.1, 0.9], 0.5))
+
+
+def test_nan_is_no_threshold():
+    with pytest.raises(ValueError, match="threshold"):
+        confusion_counts([0, 1], [0.1, 0.9], math.nan)
+
+
+# ---- ranking ----
+
+
+def test_roc_auc_is_that_of_scikit_learn():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    for labels, scores in both_classes(random_cases(300)):
+        assert roc_auc(labels, scores) == pytest.approx(sklearn.roc_auc_score(labels, scores))
+
+
+def test_average_precision_is_that_of_scikit_learn():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    for labels, scores in both_classes(random_cases(300)):
+        assert average_precision(labels, scores) == pytest.approx(sklearn.average_precision_score(labels, scores))
+
+
+def test_ties_count_one_half():
+    assert roc_auc([0, 1, 0, 1], [0.5, 0.5, 0.5, 0.5]) == 0.5
+    assert roc_auc([0, 1, 1], [0.5, 0.5, 0.7]) == 0.75
+
+
+def test_ranking_is_undefined_where_a_class_is_absent():
+    for labels in ([], [0, 0]):
+        assert math.isnan(roc_auc(labels, [0.5] * len(labels)))
+        assert math.isnan(average_precision(labels, [0.5] * len(labels)))
+    assert math.isnan(roc_auc([1, 1], [0.1, 0.2]))
+    assert average_precision([1, 1], [0.1, 0.2]) == 1.0
+
+
+# ---- groups ----
+
+
+def test_groups_stand_in_order_of_first_appearance():
+    groups, values = aggregate(["b", "a", "b", "c"], [0.2, 0.5, 0.6, 0.1])
+    assert groups == ["b", "a", "c"]
+    np.testing.assert_allclose(values, [0.4, 0.5, 0.1])
+    groups, values = aggregate(["b", "a", "b", "c"], [0.2, 0.5, 0.6, 0.1], method="max")
+    assert groups == ["b", "a", "c"]
+    assert values.tolist() == [0.6, 0.5, 0.1]
+
+
+def test_aggregation_is_that_of_a_loop():
+    for _, scores, generator in random_cases(50):
+        groups = generator.integers(0, 8, len(scores))
+        for method, reduce in (("mean", np.mean), ("max", np.max)):
+            names, values = aggregate(groups, scores, method)
+            assert names == list(dict.fromkeys(groups.tolist()))
+            np.testing.assert_allclose(values, [reduce(scores[groups == name]) for name in names])
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [[7, 7, 5], np.array([7, 7, 5]), torch.tensor([7, 7, 5]), [("p", "L"), ("p", "L"), ("p", "R")], iter("aab")],
+)
+def test_groups_may_be_anything_hashable(groups):
+    assert aggregate(groups, [0.25, 0.75, 1])[1].tolist() == [0.5, 1]
+
+
+def test_bad_groups_are_refused():
+    with pytest.raises(ValueError, match="1 groups but 2 probabilities"):
+        aggregate(["a"], [0.1, 0.2])
+    with pytest.raises(ValueError, match=r"probabilities\[0\] is NaN"):
+        aggregate(["a", "a"], [math.nan, 0.2])
+    with pytest.raises(ValueError, match="'median'"):
+        aggregate(["a"], [0.1], method="median")
+    assert aggregate([], [])[0] == []
+    assert aggregate([], [], method="max")[0] == []
+
+
+# ---- the interval ----
+
+
+def screening(patients: int, seed: int = 0):
+    """Labels, probabilities and patients of two breasts each, about one in ten with cancer."""
+    generator = np.random.default_rng(seed)
+    labels = (generator.random(2 * patients) < 0.1).astype(int)
+    probabilities = np.clip(generator.normal(0.2 + 0.3 * labels, 0.15), 0, 1)
+    return labels, probabilities, [f"patient {breast // 2}" for breast in range(2 * patients)]
+
+
+def test_the_fast_interval_is_that_of_the_metric_itself():
+    labels, probabilities, patients = screening(80)
+    order = np.random.default_rng(1).permutation(len(labels))  # a patient's breasts need not be neighbours
+    labels, probabilities, patients = labels[order], probabilities[order], [patients[i] for i in order]
+    fast = bootstrap_interval(labels, probabilities * 3 - 1, patients, samples=200)
+    slow = bootstrap_interval(
+        labels, probabilities * 3 - 1, patients, metric=lambda y, p: probabilistic_f1(y, p), samples=200
+    )
+    assert fast == pytest.approx(slow)
+
+
+def test_the_same_seed_gives_the_same_interval():
+    labels, probabilities, patients = screening(40)
+    first = bootstrap_interval(labels, probabilities, patients, seed=3)
+    assert first == bootstrap_interval(labels, probabilities, patients, seed=3)
+    assert first != bootstrap_interval(labels, probabilities, patients, seed=4)
+
+
+def test_the_interval_holds_the_score_and_shrinks_with_more_patients():
+    widths = []
+    for patients in (50, 800):
+        labels, probabilities, groups = screening(patients)
+        low, high = bootstrap_interval(labels, probabilities, groups)
+        assert low < probabilistic_f1(labels, probabilities) < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2  # the square root of 16 is 4
+
+
+def test_more_confidence_is_a_wider_interval():
+    labels, probabilities, groups = screening(100)
+    narrow = bootstrap_interval(labels, probabilities, groups, confidence=0.5)
+    wide = bootstrap_interval(labels, probabilities, groups, confidence=0.99)
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def test_the_interval_covers_the_true_score_about_as_often_as_it_says():
+    """Mean of the labels, whose true value is known: 95 % of the intervals hold it, fewer if groups were ignored."""
+    generator = np.random.default_rng(0)
+    covered_by_patient, covered_by_breast = 0, 0
+    for trial in range(200):
+        labels = np.repeat(generator.random(60) < 0.3, 4)  # all four rows of a patient agree
+        groups = np.repeat(np.arange(60), 4)
+        for by_patient in (True, False):
+            low, high = bootstrap_interval(
+                labels, labels, groups if by_patient else None, lambda y, p: float(p.mean()), samples=100, seed=trial
+            )
+            covered_by_patient += by_patient and low <= 0.3 <= high
+            covered_by_breast += (not by_patient) and low <= 0.3 <= high
+    assert covered_by_patient / 200 > 0.88
+    assert covered_by_breast / 200 < 0.8
+
+
+def test_draws_without_a_value_are_left_out():
+    labels, probabilities = [1, 0, 0, 0], [0.9, 0.1, 0.2, 0.3]
+    assert bootstrap_interval(labels, probabilities, None, metric=roc_auc) == (1.0, 1.0)
+    assert all(map(math.isnan, bootstrap_interval([0, 0], [0.1, 0.2], None, metric=roc_auc, samples=10)))
+    assert all(map(math.isnan, bootstrap_interval([], [], [])))
+
+
+def test_an_interval_of_the_size_of_rsna_needs_no_row_for_each_draw():
+    labels = np.arange(24_000) % 48 == 0
+    probabilities = np.where(labels, 0.3, 0.05)
+    low, high = bootstrap_interval(labels, probabilities, np.arange(24_000) // 2)
+    assert low < probabilistic_f1(labels, probabilities) < high
+
+
+@pytest.mark.parametrize("arguments", [{"samples": 0}, {"confidence": 0}, {"confidence": 1}, {"confidence": math.nan}])
+def test_impossible_intervals_are_refused(arguments):
+    with pytest.raises(ValueError, match="samples must be positive and confidence"):
+        bootstrap_interval([0, 1], [0.1, 0.9], None, **arguments)
+
+
+def test_groups_of_another_length_are_refused():
+    with pytest.raises(ValueError, match="1 groups but 2"):
+        bootstrap_interval([0, 1], [0.1, 0.9], ["a"])
+
+
+# ---- the summary ----
+
+
+def test_the_summary_says_what_the_functions_say():
+    labels, probabilities, patients = screening(60)
+    summary = summarise(labels, probabilities, groups=patients, threshold=0.35)
+    threshold, best = best_threshold(labels, probabilities)
+    called, given = probabilities >= threshold, probabilities >= 0.35
+    assert summary == {
+        "count": 120,
+        "positives": int(labels.sum()),
+        "pf1": probabilistic_f1(labels, probabilities),
+        "pf1_best": best,
+        "threshold": threshold,
+        "auc": roc_auc(labels, probabilities),
+        "average_precision": average_precision(labels, probabilities),
+        "sensitivity": sensitivity(labels, probabilities, threshold),
+        "specificity": specificity(labels, probabilities, threshold),
+        "pf1_all_ones": pytest.approx(constant_predictor_f1(labels.mean())),
+        "given_threshold": 0.35,
+        "pf1_at_given_threshold": probabilistic_f1(labels, given),
+        "sensitivity_at_given_threshold": sensitivity(labels, probabilities, 0.35),
+        "specificity_at_given_threshold": specificity(labels, probabilities, 0.35),
+        "pf1_interval": list(bootstrap_interval(labels, probabilities, patients)),
+        "pf1_best_interval": list(bootstrap_interval(labels, called, patients)),
+        "pf1_at_given_threshold_interval": list(bootstrap_interval(labels, given, patients)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities"),
+    [([], []), ([0, 0], [0.1, 0.2]), ([1, 1], [0.1, 0.2]), ([0, 1], [-math.inf, math.inf])],
+)
+def test_the_summary_is_strict_json_whatever_is_undefined(labels, probabilities):
+    summary = summarise(labels, probabilities, groups=range(len(labels)), threshold=0.15)
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert {"pf1", "pf1_best", "threshold", "auc", "average_precision", "count", "positives"} <= set(summary)
+
+
+def test_what_is_undefined_is_none():
+    summary = summarise([0, 0], [0.1, 0.2])
+    assert [summary[name] for name in ("threshold", "auc", "average_precision", "sensitivity")] == [None] * 4
+    assert (summary["pf1"], summary["pf1_best"], summary["pf1_all_ones"]) == (0.0, 0.0, 0.0)
+
+
+def test_the_summary_takes_beta():
+    labels, probabilities, patients = screening(60)
+    summary = summarise(labels, probabilities, iter(patients), beta=2.0)
+    assert summary["pf1"] == probabilistic_f1(labels, probabilities, 2.0)
+    assert (summary["threshold"], summary["pf1_best"]) == best_threshold(labels, probabilities, 2.0)
+    assert summary["pf1_all_ones"] == probabilistic_f1(labels, np.ones(120), 2.0)
+    assert summary["pf1_interval"][0] < summary["pf1"] < summary["pf1_interval"][1]
