@@ -6,8 +6,14 @@ import argparse
 import math
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import NoReturn
+
+
+def rank() -> int:
+    """The rank that torchrun gave this process; 0 without it."""
+    return int(os.environ.get("RANK", 0))
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,8 +24,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Exit code 2 and one line."""
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        """Exit code 2 and one line, from rank 0 alone: usage is the same on every rank."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n" if rank() == 0 else None)
 
 
 class CommandError(Exception):
@@ -27,7 +33,14 @@ class CommandError(Exception):
 
 
 def fail(program: str, message: object) -> NoReturn:
-    """Exit code 1 with the message and no traceback."""
+    """Exit code 1 with the message and no traceback.
+
+    Most failures meet every rank, and rank 0 speaks for all.  Another rank waits until torchrun has ended it for rank
+    0's failure; if that does not come, the failure is its own, and it says so.
+    """
+    if rank() != 0:
+        time.sleep(10)
+        program = f"{program}: rank {rank()}"
     print(f"{program}: error: {message}", file=sys.stderr, flush=True)
     raise SystemExit(1)
 

@@ -143,7 +143,7 @@ def build_stage(stage: Stage, rates: Iterator[float], convention: Convention) ->
 @contextlib.contextmanager
 def frozen_statistics(block: nn.Module) -> Iterator[None]:
     """Within it, batch norm in training works as ever, but what it does to its running statistics is forgotten."""
-    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     kept = [dict(norm.named_buffers()) for norm in norms]
     for norm in norms:
         for name, buffer in norm.named_buffers():

@@ -1,0 +1,80 @@
+"""Pages for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from efficientnet.mammography.table import Table
+
+
+def model_card(
+    plan: dict[str, Any], train: Table, validation: Table, epoch: dict[str, Any], metrics: dict[str, Any]
+) -> str:
+    """Markdown for beside a checkpoint: what it learned from, how, how well it did on how much, and its limits.
+
+    plan: the run's config.json.  epoch: its line of metrics.jsonl.  metrics: `BreastScores.metrics(intervals=True)`
+    of the validation breasts.
+    """
+    settings, recipe = plan["settings"], plan["recipe"]
+    phantom = plan["data"] is None
+    if phantom:
+        limits = "The phantoms are drawn, not acquired: nothing here carries over to mammograms."
+    else:
+        limits = "The figures hold for patients and machines like those of the validation set, and for no others."
+    return f"""# EfficientNet-{plan["variant"].upper()} for breast cancer on mammograms
+
+{score_line(metrics)}
+
+## Data
+{"Synthetic phantoms of this project, no real mammograms." if phantom else plan["data"]}
+Patients were split into {settings["folds"]} folds; fold {settings["fold"]} was held out.
+
+| | patients | breasts | images | breasts with {train.target_names[0]} |
+|---|---|---|---|---|
+{count_row("training", train)}
+{count_row("validation", validation)}
+
+Targets: {", ".join(train.target_names)}. Input: {" x ".join(map(str, settings["image_size"]))} pixels, \
+{settings["in_channels"]} channel(s), crop to the breast {"on" if settings["crop"] else "off"}.
+
+## Validation
+Epoch {epoch["epoch"]} of {recipe["epochs"]}, chosen by {recipe["select"]} on these same breasts, so every figure is a
+little optimistic. One probability a breast, the mean over its images. Intervals: 95 %, bootstrap over patients.
+
+| metric | value |
+|---|---|
+{metric_rows(metrics)}
+
+## Recipe
+{", ".join(f"{name} {value}" for name, value in recipe.items() if value is not None)}
+
+## Limits
+Not a medical device, and not tested as one: not for diagnosis, triage or any decision about a person.
+{limits}
+The terms of the data that it was trained on extend to these weights.
+"""
+
+
+def score_line(metrics: dict[str, Any]) -> str:
+    """pF1 with its interval beside what a constant reaches, in one line."""
+    low, high = metrics["pf1_interval"]
+    return (
+        f"Probabilistic F1 {metrics['pf1']:.3f} (95 % interval {low:.3f} to {high:.3f}) on {metrics['count']} held-out "
+        f"breasts, {metrics['positives']} with cancer; the best constant prediction gets {metrics['pf1_all_ones']:.3f}."
+    )
+
+
+def count_row(name: str, table: Table) -> str:
+    every, positive = table.counts, table.positive_counts
+    return f"| {name} | {every.patients} | {every.breasts} | {every.images} | {positive.breasts} |"
+
+
+def metric_rows(metrics: dict[str, Any]) -> str:
+    rows = []
+    for name, value in metrics.items():
+        if isinstance(value, list | tuple):
+            text = " to ".join("-" if end is None else f"{end:.4f}" for end in value)
+        else:
+            text = "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+        rows.append(f"| {name} | {text} |")
+    return "\n".join(rows)

@@ -1,0 +1,40 @@
+"""Exponential moving average of weights and batch-norm statistics, as the released code evaluates."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class ExponentialMovingAverage:
+    """`average` is a copy of the model that follows it: average = decay * average + (1 - decay) * model.
+
+    decay is min(`decay`, (1 + n) / (10 + n)) at update n, so that early averages are not the initialisation's.
+    Floating-point buffers (the batch-norm moving statistics) are averaged as well, the rest is copied.  n is part of
+    the state: forgetting it on resume would drop the average back to its first updates.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.average = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        mine, theirs = self.average.state_dict(), model.state_dict()
+        averaged = [name for name, value in mine.items() if value.is_floating_point()]
+        torch._foreach_lerp_([mine[name] for name in averaged], [theirs[name] for name in averaged], 1 - decay)
+        for name in mine.keys() - set(averaged):
+            mine[name].copy_(theirs[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self.average.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.average.load_state_dict(state["average"])
+        self.updates = state["updates"]

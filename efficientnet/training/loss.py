@@ -1,0 +1,50 @@
+"""Binary cross-entropy over several targets of which some are missing, and what oversampling does to its outputs."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def masked_binary_cross_entropy(
+    logits: Tensor, targets: Tensor, auxiliary_weight: float = 0.5, label_smoothing: float = 0.0
+) -> Tensor:
+    """Scalar loss of logits (N, T) against targets (N, T) in {0, 1, nan}; nan is missing and has no part in it.
+
+    The first target counts fully, the mean over the auxiliary ones by `auxiliary_weight`; each target is averaged
+    over the images that have it.
+    """
+    present = ~targets.isnan()
+    smoothed = targets.nan_to_num(0.0) * (1 - 2 * label_smoothing) + label_smoothing
+    losses = F.binary_cross_entropy_with_logits(logits.float(), smoothed, reduction="none") * present
+    per_target = losses.sum(0) / present.sum(0).clamp(min=1)  # (T,)
+    if per_target.numel() == 1:
+        return per_target[0]
+    return per_target[0] + auxiliary_weight * per_target[1:].mean()
+
+
+def prior_shift(share: float, prior: float) -> float:
+    """What to subtract from a logit learned at `share` of positives so that it speaks of `prior` of positives.
+
+    By Bayes' rule, drawing positives more often multiplies the odds of every image by the same factor,
+    (share / (1 - share)) / (prior / (1 - prior)); the shift is its logarithm.  0 where either share is 0 or 1.
+    """
+    if not (0 < share < 1 and 0 < prior < 1):
+        return 0.0
+    return math.log(share / (1 - share)) - math.log(prior / (1 - prior))
+
+
+def start_classifier_at(classifier: torch.nn.Linear, shares: list[float]) -> None:
+    """Small weights, and a bias that gives every target its share of positives: the first updates then learn.
+
+    The paper's uniform start is meant for 1000 classes; for four outputs it would be 16 times as wide, and the first
+    losses would be about chance guesses held with confidence.
+    """
+    with torch.no_grad():
+        torch.nn.init.normal_(classifier.weight, std=0.01)
+        for target, share in enumerate(shares):
+            share = min(max(share, 1e-3), 1 - 1e-3)
+            classifier.bias[target] = math.log(share / (1 - share))

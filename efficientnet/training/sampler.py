@@ -1,0 +1,96 @@
+"""Which images make each update: shuffled, positives filled up to a share, the same global order for any world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Draw(NamedTuple):
+    """One image of one batch.  (epoch, position) names it in the whole run: augmentation is seeded by it."""
+
+    index: int
+    epoch: int
+    position: int
+
+
+class BalancedSampler:
+    """The batches of one rank, epoch after epoch, as lists of `Draw`.
+
+    Each update's *global* batch is drawn first, positives before negatives; then rank r of W takes every W-th draw,
+    and its forward passes share those in turn, so that every rank and pass gets its part of the positives.  The
+    order depends on (seed, epoch) only: another number of ranks with the same global batch sees the same images.
+
+    positives: whether each image of the training set is positive.
+    share: the least share of positives in an update.  Positives are drawn again where the set has fewer, each as
+        often as any other but for one; at or below the natural share, plain shuffling.
+    An epoch has as many draws as the set has images, without the last incomplete batch, but one update at least.
+    """
+
+    def __init__(
+        self,
+        positives: Sequence[bool],
+        share: float,
+        batch_size: int,
+        accumulate: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+    ) -> None:
+        flags = np.asarray(positives, dtype=bool)
+        if flags.size == 0:
+            raise ValueError("there is no image to train on")
+        self.positive, self.negative = np.flatnonzero(flags), np.flatnonzero(~flags)
+        self.natural_share = float(flags.mean())
+        self.balanced = share > self.natural_share and self.natural_share > 0
+        self.share = share if self.balanced else self.natural_share
+        self.batch_size, self.accumulate = batch_size, accumulate
+        self.rank, self.world_size = rank, world_size
+        self.seed = seed
+        self.epoch = 0
+        self.global_batch = batch_size * accumulate * world_size
+        self.updates = max(1, flags.size // self.global_batch)
+
+    def __len__(self) -> int:
+        """Forward passes of this rank in an epoch."""
+        return self.updates * self.accumulate
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        order = self.global_order(self.epoch)  # (updates, global_batch)
+        stride = self.world_size * self.accumulate
+        for update in range(self.updates):
+            for step in range(self.accumulate):
+                positions = range(step * self.world_size + self.rank, self.global_batch, stride)
+                yield [Draw(int(order[update, p]), self.epoch, update * self.global_batch + p) for p in positions]
+
+    def global_order(self, epoch: int) -> np.ndarray:
+        """Indices (updates, global_batch) of one epoch's global batches."""
+        generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, epoch], dtype=np.uint64)))
+        total = self.updates * self.global_batch
+        if not self.balanced:
+            return cycle(np.arange(self.positive.size + self.negative.size), total, generator).reshape(self.updates, -1)
+        # Rounding the running total, not each batch, keeps the share exact over the epoch for small batches too.
+        quota = np.diff(np.floor(np.arange(self.updates + 1) * self.global_batch * self.share + 0.5).astype(int))
+        positive = cycle(self.positive, int(quota.sum()), generator)
+        negative = cycle(self.negative, total - int(quota.sum()), generator)
+        batches, used_positive, used_negative = [], 0, 0
+        for count in quota:
+            rest = self.global_batch - count
+            batches.append(
+                np.concatenate(
+                    [
+                        positive[used_positive : used_positive + count],
+                        negative[used_negative : used_negative + rest],
+                    ]
+                )
+            )
+            used_positive, used_negative = used_positive + count, used_negative + rest
+        return np.stack(batches)
+
+
+def cycle(indices: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """`count` of the indices: one permutation after another, so that no index is ahead of another by more than one."""
+    rounds = -(-count // max(1, indices.size))
+    return np.concatenate([generator.permutation(indices) for _ in range(rounds)] or [indices])[:count]

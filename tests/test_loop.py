@@ -1,0 +1,87 @@
+"""Autocast, the optimizer step with and without a scaler, prediction, and batch-norm recalibration."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from efficientnet import create_model
+from efficientnet.training.loop import autocast, predict, recalibrate_batch_norm, take_step
+
+CPU = torch.device("cpu")
+
+
+def prepared(gradient, enabled=False):
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 1.0)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", enabled=enabled, init_scale=1024.0)
+    scale = scaler.scale(torch.ones(())).item()
+    layer.weight.grad = torch.full((1, 1), gradient * scale)
+    return layer, optimizer, scaler
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_gradients_are_clipped_after_unscaling(enabled):
+    layer, optimizer, scaler = prepared(3.0, enabled)
+    assert take_step(optimizer, scaler, layer.parameters(), clip=0.5)
+    assert layer.weight.item() == pytest.approx(0.5, abs=1e-5)
+    assert layer.weight.grad is None
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_no_clipping_at_zero(enabled):
+    layer, optimizer, scaler = prepared(3.0, enabled)
+    assert take_step(optimizer, scaler, layer.parameters(), clip=0)
+    assert layer.weight.item() == pytest.approx(-2.0)
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_an_overflowed_step_moves_nothing_and_says_so(enabled, bad):
+    layer, optimizer, scaler = prepared(bad, enabled)
+    assert not take_step(optimizer, scaler, layer.parameters(), clip=1.0)
+    assert layer.weight.item() == 1.0 and layer.weight.grad is None
+    if enabled:
+        assert scaler.get_scale() < 1024
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_every_precision_trains_a_step_on_the_cpu(precision):
+    torch.manual_seed(0)
+    model = create_model("b0", 2, 1)
+    before = model.classifier.weight.clone()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    scaler = torch.amp.GradScaler("cpu", enabled=precision == "fp16")
+    images = torch.rand(2, 1, 64, 64)
+    for _ in range(30):  # fp16 starts at a scale of 65,536 and halves it until no gradient overflows
+        with autocast(CPU, precision):
+            logits = model(images)
+        scaler.scale(logits.float().square().mean()).backward()
+        if take_step(optimizer, scaler, model.parameters(), clip=1.0):
+            break
+        assert torch.equal(before, model.classifier.weight)
+    assert not torch.equal(before, model.classifier.weight)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_flip_averages_an_image_with_its_mirror_image():
+    model = create_model("b0", 2, 1).eval()
+    images = torch.rand(2, 1, 64, 48)
+    both = predict(model, images, CPU, flip=True)
+    assert both == pytest.approx((predict(model, images, CPU) + predict(model, images.flip(-1), CPU)) / 2, abs=1e-5)
+    assert both == pytest.approx(predict(model, images.flip(-1), CPU, flip=True), abs=1e-5)
+
+
+def test_recalibrated_statistics_are_the_mean_over_the_batches():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3, momentum=0.01))
+    batches = [SimpleNamespace(images=torch.randn(4, 1, 8, 8) * i) for i in (1, 2, 3)]
+    recalibrate_batch_norm(model, batches, CPU, "fp32")
+    outputs = [model[0](batch.images) for batch in batches]
+    mean = torch.stack([output.mean((0, 2, 3)) for output in outputs]).mean(0)
+    var = torch.stack([output.var((0, 2, 3)) for output in outputs]).mean(0)
+    assert torch.allclose(model[1].running_mean, mean, atol=1e-5)
+    assert torch.allclose(model[1].running_var, var, rtol=1e-4)
+    assert model[1].momentum == 0.01 and not model.training

