@@ -16,6 +16,7 @@ import contextlib
 import signal
 import sys
 import time
+from collections import deque
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from tqdm import tqdm
 
 from efficientnet import create_model
 from efficientnet.command_line import CommandError, fail, run
-from efficientnet.mammography.dataset import MammogramDataset, collate
+from efficientnet.mammography.dataset import Batch, MammogramDataset, collate
 from efficientnet.mammography.dicom import ImageError
 from efficientnet.mammography.report import model_card
 from efficientnet.mammography.scoring import BreastScores, score_breasts, sigmoid, write_predictions
@@ -38,14 +39,16 @@ from efficientnet.training.augment import augment_draw
 from efficientnet.training.checkpoint import CheckpointError, atomic_file, save_checkpoint, write_json
 from efficientnet.training.distributed import Process, start, stop
 from efficientnet.training.ema import ExponentialMovingAverage
-from efficientnet.training.loop import autocast, default_workers, predict, take_step, to_device
+from efficientnet.training.loop import autocast, default_workers, predict, recalibrate_batch_norm, take_step, to_device
 from efficientnet.training.loss import masked_binary_cross_entropy, prior_shift, start_classifier_at
 from efficientnet.training.optim import learning_rate_at, parameter_groups
 from efficientnet.training.run import append_metrics, choose_folder, mark_launch, truncate_metrics
 from efficientnet.training.sampler import BalancedSampler
 
-# In fewer updates than this the paper's batch-norm momentum of 0.01 does not forget the initial statistics.
+# In fewer updates than this, moving averages of batch-norm statistics at the paper's momentum of 0.01, and their
+# average in turn, still hold much of where they began.  Such a run takes the mean over its latest images instead.
 SHORT_RUN = 3000
+RECALIBRATION_IMAGES = 32  # a rank
 
 
 def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
@@ -92,7 +95,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
         "in_channels": plan.settings.in_channels,
         "dropout": recipe.dropout,
         "stochastic_depth": recipe.stochastic_depth,
-        "batch_norm_momentum": recipe.batch_norm_momentum or (0.1 if updates < SHORT_RUN else 0.01),
+        "batch_norm_momentum": recipe.batch_norm_momentum,
     }
     torch.manual_seed(recipe.seed)
     model = create_model(**architecture, checkpoint_activations=recipe.checkpoint_activations)
@@ -143,7 +146,9 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
     if process.is_main:
         print(f"output      {output}" + f", resumed after epoch {first_epoch}" * (first_epoch > 0) + "\n", flush=True)
 
+    explain_interrupts(output)
     unreadable: set[str] = set()
+    latest: deque[Batch] = deque(maxlen=-(-RECALIBRATION_IMAGES // recipe.batch_size))
     for epoch in range(first_epoch, recipe.epochs):
         started = time.monotonic()
         sampler.epoch = epoch
@@ -160,6 +165,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
         )
         for step, batch in enumerate(train_loader):
             unreadable.update(batch.failures)
+            latest.append(batch)
             images = to_device(batch.images, device)  # (N, C, H, W)
             targets = batch.targets.to(device, non_blocking=True)  # (N, T)
             last_pass = (step + 1) % recipe.accumulate == 0
@@ -192,6 +198,9 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
         # Validation of the averaged weights.  Batch-norm statistics differ between ranks after every step: rank 0's.
         process.broadcast_buffers(model)
         process.broadcast_buffers(evaluated)
+        if updates < SHORT_RUN:
+            recalibrate_batch_norm(evaluated, latest, device, precision)
+            process.average_buffers(evaluated)
         scores, values, failures = validate(evaluated, validation_loader, data, process, precision, shift, plan)
         losses = process.gather(loss_sum / len(train_loader))
         unreadable.update(failures, *process.gather(sorted(unreadable)))
@@ -322,6 +331,16 @@ def print_end(plan: Plan, output: Path, unreadable: list[str]) -> None:
     print(f"\n{summary}\n\nrun folder  {output}\nnext        python evaluate.py --checkpoint {output}/best.pt{data}")
 
 
+def explain_interrupts(output: Path) -> None:
+    """From here on Ctrl-C says what is kept and how to go on."""
+
+    def interrupt(*_: Any) -> None:
+        kept = f"{output / 'last.pt'} keeps the finished epochs: go on with --resume {output}"
+        raise KeyboardInterrupt(kept if (output / "last.pt").exists() else "no epoch was finished")
+
+    signal.signal(signal.SIGINT, interrupt)
+
+
 def leave_interrupts_to_parent(worker: int) -> None:
     """Ctrl-C reaches every process of the terminal; the loaders end with the process that they serve."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -351,8 +370,6 @@ def main() -> None:
             f"out of GPU memory with {plan.recipe.batch_size} images of {size} a rank: lower --batch-size (and raise "
             "--accumulate by as much), add --checkpoint-activations, or lower --image-size",
         )
-    except KeyboardInterrupt:
-        raise
     finally:
         stop(process)
 

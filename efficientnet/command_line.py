@@ -52,8 +52,9 @@ def run(program: str, main: Callable[[], int | None]) -> NoReturn:
         sys.stdout.flush()
     except CommandError as error:
         fail(program, error)
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        if rank() == 0:
+            print(": ".join([program, "interrupted", *map(str, interruption.args)]), file=sys.stderr)
         code = 130
     except BrokenPipeError:  # `scale.py --table | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -40,9 +40,7 @@ class Recipe:
     prior_correction: bool = option(True, None, "correct predictions back to the prior before --positive-share")
     ema_decay: float = option(0.9998, number(float, 0, 0.999999), "moving average of the weights; 0: none")
     augmentation: float = option(1.0, number(float, 0, 2), "strength of flips, affine, contrast, dropout; 0: none")
-    batch_norm_momentum: float | None = option(
-        None, number(float, 0, 1), "weight of the new batch (default: 0.01 as in the paper, 0.1 under 3000 updates)"
-    )
+    batch_norm_momentum: float = option(0.01, number(float, 0, 1), "weight of the newest batch in the statistics")
     sync_batch_norm: bool = option(False, None, "batch norm over all ranks, for small batches on each GPU")
     checkpoint_activations: bool = option(False, None, "keep less for the backward pass: less memory, more time")
     precision: str | None = option(

@@ -1,0 +1,138 @@
+"""`evaluate.py`: scores, metrics, ensembles and submissions from checkpoints alone."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+from commands import assert_one_line_error, run
+from tiny_data import write_tiny_data
+
+from efficientnet.metrics import probabilistic_f1
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Data with a test part, and two folds trained on it."""
+    root = tmp_path_factory.mktemp("evaluate")
+    data = write_tiny_data(root / "data")
+    write_tiny_data(data, 5, folder="test", labels=False)
+    for fold in (0, 1):
+        process = run(
+            *("train.py", "--variant", "b0", "--image-size", 32, "--batch-size", 4, "--epochs", 1, "--data", data),
+            *("--output", root / f"fold{fold}", "--folds", 2, "--fold", fold, "--positive-share", 0.4),
+        )
+        assert process.returncode == 0, process.stderr
+    return root, data, [root / "fold0" / "best.pt", root / "fold1" / "best.pt"]
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def evaluate(*arguments):
+    process = run("evaluate.py", *arguments)
+    assert process.returncode == 0, process.stderr
+    return process
+
+
+def test_it_repeats_what_training_measured(trained, tmp_path):
+    root, _data, checkpoints = trained
+    evaluate("--checkpoint", checkpoints[0], "--output", tmp_path, "--json", tmp_path / "out.json")
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written == json.loads((tmp_path / "metrics.json").read_text())
+    logged = json.loads((root / "fold0" / "metrics.jsonl").read_text().splitlines()[0])
+    for name in ("pf1", "pf1_best", "threshold", "auc", "average_precision"):
+        assert written[name] == pytest.approx(logged[name], abs=1e-5)
+    assert (written["split"], written["count"], written["positives"]) == ("validation", 12, 2)
+    trained_scores = {row["prediction_id"]: row for row in rows(root / "fold0" / "predictions.csv")}
+    for row in rows(tmp_path / "predictions.csv"):
+        expected = float(trained_scores[row["prediction_id"]]["cancer_probability"])
+        assert float(row["cancer_probability"]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_breast_is_the_mean_or_the_maximum_of_its_images(trained, tmp_path):
+    for method, combine in (("mean", lambda a, b: (a + b) / 2), ("max", max)):
+        evaluate("--checkpoint", trained[2][0], "--output", tmp_path / method, "--aggregate", method)
+        images = {}
+        for row in rows(tmp_path / method / "images.csv"):
+            key = f"{row['patient_id']}_{row['laterality']}"
+            images.setdefault(key, []).append(float(row["cancer_probability"]))
+        for row in rows(tmp_path / method / "predictions.csv"):
+            expected = combine(*images[row["prediction_id"]])
+            assert float(row["cancer_probability"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_folds_together_score_every_patient_by_the_one_that_held_her_out(trained, tmp_path):
+    root, _data, checkpoints = trained
+    evaluate("--checkpoint", *checkpoints, "--output", tmp_path)
+    expected = {}
+    for fold in (0, 1):
+        for row in rows(root / f"fold{fold}" / "predictions.csv"):
+            expected[row["prediction_id"]] = float(row["cancer_probability"])
+    found = {row["prediction_id"]: float(row["cancer_probability"]) for row in rows(tmp_path / "predictions.csv")}
+    assert found == pytest.approx(expected, abs=1e-5)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    labels = [int(row["cancer"]) for row in rows(tmp_path / "predictions.csv")]
+    assert metrics["pf1"] == pytest.approx(probabilistic_f1(labels, list(found.values())), abs=1e-5)
+    assert (metrics["patients"], metrics["count"]) == (12, 24)
+
+
+def test_all_patients_are_scored_on_request_and_the_warning_is_aloud(trained):
+    process = evaluate("--checkpoint", trained[2][0], "--split", "all")
+    assert "6 of these patients were trained on" in process.stdout
+
+
+def test_submission_has_kaggles_format_and_order(trained, tmp_path):
+    _root, data, checkpoints = trained
+    path = tmp_path / "submission.csv"
+    evaluate("--checkpoint", *checkpoints, "--split", "test", "--submission", path, "--flip")
+    assert path.read_text().splitlines()[0] == "prediction_id,cancer"
+    expected = list(dict.fromkeys(row["prediction_id"] for row in rows(data / "test.csv")))
+    assert [row["prediction_id"] for row in rows(path)] == expected
+    assert all(0 <= float(row["cancer"]) <= 1 for row in rows(path))
+
+
+def test_a_breast_whose_images_all_fail_still_has_its_row(trained, tmp_path):
+    _root, data, checkpoints = trained
+    copy = shutil.copytree(data, tmp_path / "data")
+    patient = rows(copy / "test.csv")[0]["patient_id"]
+    shutil.rmtree(copy / "test_images" / patient)
+    (copy / "train.csv").unlink()
+    path = tmp_path / "submission.csv"
+    process = evaluate("--checkpoint", checkpoints[0], "--data", copy, "--submission", path)
+    assert "4 images could not be read" in process.stdout and "2 of them without a readable image" in process.stdout
+    table = rows(path)
+    assert len(table) == 10
+    prior = torch.load(checkpoints[0], weights_only=True)["prior"]
+    assert [float(row["cancer"]) for row in table[:2]] == pytest.approx([prior, prior], rel=1e-5)
+
+
+def test_json_to_the_terminal_is_nothing_but_json(trained):
+    process = evaluate("--checkpoint", trained[2][0], "--json", "-")
+    assert json.loads(process.stdout)["split"] == "validation"
+
+
+def test_mirrored_images_do_not_change_a_flipped_score(trained, tmp_path):
+    """With the chest wall left where it is, TTA by flipping is blind to the mirror image."""
+    evaluate("--checkpoint", trained[2][0], "--flip", "--output", tmp_path / "flip")
+    evaluate("--checkpoint", trained[2][0], "--output", tmp_path / "plain")
+    assert rows(tmp_path / "flip" / "images.csv") != rows(tmp_path / "plain" / "images.csv")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--checkpoint", "absent.pt"], 1, ["absent.pt"]),
+        (["--checkpoint", "README.md"], 1, ["README.md"]),
+        ([], 2, ["--checkpoint"]),
+        (["--checkpoint", "CHECKPOINT", "--data", "absent"], 1, ["absent", "no such folder"]),
+        (["--checkpoint", "CHECKPOINT", "--split", "test", "--data", "EMPTY"], 1, ["test.csv"]),
+        (["--checkpoint", "CHECKPOINT", "--batch-size", "0"], 2, ["--batch-size"]),
+    ],
+)
+def test_bad_input_is_a_line_or_two(trained, tmp_path, arguments, code, words):
+    named = {"CHECKPOINT": trained[2][0], "EMPTY": tmp_path}
+    assert_one_line_error(run("evaluate.py", *(named.get(a, a) for a in arguments)), code, *words)

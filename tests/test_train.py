@@ -1,0 +1,313 @@
+"""`train.py` as people run it: one process and torchrun, the run folder, resume, interruption, errors."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from commands import ROOT, assert_one_line_error, run, torchrun
+from tiny_data import write_tiny_data
+
+FAST = ["--variant", "b0", "--image-size", 32, "--batch-size", 4, "--learning-rate", 1e-3, "--warmup-epochs", 0.5]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_tiny_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A run of two epochs in one process."""
+    output = tmp_path_factory.mktemp("runs") / "run"
+    process = run("train.py", *FAST, "--data", data, "--epochs", 2, "--output", output)
+    assert process.returncode == 0, process.stderr
+    return output, process
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["weights"]
+
+
+def assert_same_weights(a, b):
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_the_run_folder_holds_what_it_should(finished):
+    output, process = finished
+    assert {path.name for path in output.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "last.pt",
+        "best.pt",
+        "predictions.csv",
+        "MODEL_CARD.md",
+    }
+    assert json.loads((output / "config.json").read_text())["variant"] == "b0"
+    for text in (str(output), "evaluate.py --checkpoint", "Probabilistic F1", "EfficientNet-B0"):
+        assert text in process.stdout
+    assert process.stderr == ""  # no progress bar where nobody watches
+
+
+def test_metrics_hold_the_contract(finished):
+    for number, line in enumerate(lines(finished[0]), start=1):
+        assert line["epoch"] == number
+        wanted = "epoch step learning_rate train_loss val_loss pf1 pf1_best threshold auc average_precision seconds"
+        assert set(wanted.split()) | {"images_per_second"} <= set(line)
+
+
+def test_predictions_hold_each_held_out_breast_once(finished):
+    with open(finished[0] / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        *("patient_id", "laterality", "prediction_id", "fold"),
+        *("cancer", "cancer_probability", "biopsy", "biopsy_probability"),
+    ]
+    ids = [row["prediction_id"] for row in rows]
+    assert len(ids) == len(set(ids)) == 6  # a fourth of twelve patients, two breasts each
+    assert {row["fold"] for row in rows} == {"0"}
+
+
+def test_training_and_validation_patients_are_apart(finished):
+    checkpoint = torch.load(finished[0] / "best.pt", weights_only=True)
+    with open(finished[0] / "predictions.csv", newline="") as file:
+        held_out = {row["patient_id"] for row in csv.DictReader(file)}
+    assert held_out and not held_out & set(checkpoint["training_patients"])
+    assert len(held_out) + len(checkpoint["training_patients"]) == 12
+
+
+def test_one_seed_decides_the_run(finished, data, tmp_path):
+    for name, seed, same in (("a", 0, True), ("b", 1, False)):
+        process = run(
+            "train.py",
+            *FAST,
+            "--data",
+            data,
+            "--epochs",
+            2,
+            "--output",
+            tmp_path / name,
+            "--seed",
+            seed,
+            "--workers",
+            1,
+        )
+        assert process.returncode == 0, process.stderr
+        if same:
+            assert_same_weights(finished[0] / "last.pt", tmp_path / name / "last.pt")
+        else:
+            with pytest.raises(AssertionError):
+                assert_same_weights(finished[0] / "last.pt", tmp_path / name / "last.pt")
+
+
+def test_evaluation_statistics_fit_the_weights_of_a_short_run(finished, data):
+    """Predictions with running statistics agree with those that normalise by the batch."""
+    from torch.utils.data import DataLoader
+
+    from efficientnet import create_model
+    from efficientnet.mammography.dataset import MammogramDataset, collate, find_images
+    from efficientnet.mammography.preprocessing import Preprocessing
+    from efficientnet.mammography.table import read_table
+
+    checkpoint = torch.load(finished[0] / "last.pt", weights_only=True)
+    table = read_table(data / "train.csv", tuple(checkpoint["targets"]))
+    files = find_images(table, data)
+    dataset = MammogramDataset(table, files, Preprocessing.from_dict(checkpoint["preprocessing"]))
+    batch = next(iter(DataLoader(dataset, len(files), collate_fn=collate)))
+    model = create_model(**checkpoint["architecture"])
+    model.load_state_dict(checkpoint["weights"])
+    with torch.no_grad():
+        running = model.eval()(batch.images)[:, 0]
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.train()
+        by_batch = model(batch.images)[:, 0]
+    assert (running - by_batch).abs().max() < 0.5 * max(0.2, by_batch.std().item())
+    if by_batch.std() > 0.05:
+        assert torch.corrcoef(torch.stack([running, by_batch]))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_trains_on_the_cpu(data, tmp_path, precision):
+    process = run(
+        "train.py", *FAST, "--data", data, "--epochs", 1, "--output", tmp_path / "r", "--precision", precision
+    )
+    assert process.returncode == 0, process.stderr
+    line = lines(tmp_path / "r")[0]
+    assert line["step"] + line["skipped_updates"] == 9
+    if precision == "fp16":
+        assert torch.load(tmp_path / "r" / "last.pt", weights_only=True)["training"]["scaler"]["scale"] > 0
+
+
+def test_every_option_of_the_recipe_runs_together(data, tmp_path):
+    process = run(
+        *("train.py", "--variant", "b0", "--data", data, "--output", tmp_path / "r", "--epochs", 1, "--batch-size", 2),
+        *("--accumulate", 2, "--image-size", 40, 32, "--in-channels", 3, "--targets", "cancer", "--folds", 3),
+        *("--fold", 2, "--no-crop", "--side", "as-is", "--dropout", 0.1, "--stochastic-depth", 0.1, "--clip", 0),
+        *("--label-smoothing", 0.05, "--positive-share", 0.5, "--ema-decay", 0, "--augmentation", 0, "--select", "auc"),
+        *("--checkpoint-activations", "--batch-norm-momentum", 0.2, "--seed", 3, "--no-prior-correction"),
+    )
+    assert process.returncode == 0, process.stderr
+    checkpoint = torch.load(tmp_path / "r" / "best.pt", weights_only=True)
+    assert checkpoint["architecture"]["in_channels"] == 3
+    assert checkpoint["preprocessing"]["image_size"] == [40, 32]
+    assert checkpoint["logit_shift"] == 0 and checkpoint["targets"] == ["cancer"]
+
+
+def test_oversampling_is_corrected_and_said(data, tmp_path):
+    process = run("train.py", *FAST, "--data", data, "--epochs", 1, "--output", tmp_path / "r", "--positive-share", 0.5)
+    assert "from 50.0 % of positives back to 16.7 %" in process.stdout
+    assert torch.load(tmp_path / "r" / "best.pt", weights_only=True)["logit_shift"] == pytest.approx(1.609, abs=1e-3)
+
+
+def test_two_ranks_train_validate_and_leave_the_same_folder(data, tmp_path):
+    process = torchrun(
+        2, "train.py", *FAST, "--data", data, "--epochs", 2, "--output", tmp_path / "r", "--accumulate", 2
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("epoch 1/2") == 1  # rank 0 alone speaks
+    assert len(lines(tmp_path / "r")) == 2
+    with open(tmp_path / "r" / "predictions.csv", newline="") as file:
+        ids = [row["prediction_id"] for row in csv.DictReader(file)]
+    assert len(ids) == len(set(ids)) == 6
+
+
+def test_the_default_folder_is_the_next_free_number(data, tmp_path):
+    for _ in range(2):
+        command = [sys.executable, str(ROOT / "train.py"), *map(str, FAST), "--data", str(data), "--epochs", "1"]
+        process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["b0-1", "b0-2"]
+
+
+def start_and_wait_for_epoch(data, output, epochs, *more):
+    command = [sys.executable, "train.py", *map(str, FAST), "--data", str(data), "--epochs", str(epochs)]
+    process = subprocess.Popen(
+        [*command, "--output", str(output), *more], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("epoch 1/"):
+            return process
+    pytest.fail(process.stderr.read())
+
+
+def test_a_killed_run_resumes_and_ends_as_if_undisturbed(data, tmp_path):
+    straight = run("train.py", *FAST, "--data", data, "--epochs", 4, "--output", tmp_path / "straight")
+    assert straight.returncode == 0, straight.stderr
+    process = start_and_wait_for_epoch(data, tmp_path / "killed", 4)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = run("train.py", "--resume", tmp_path / "killed")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed after epoch" in resumed.stdout
+    for name in ("last.pt", "best.pt"):
+        assert_same_weights(tmp_path / "straight" / name, tmp_path / "killed" / name)
+    assert (tmp_path / "straight" / "predictions.csv").read_text() == (
+        tmp_path / "killed" / "predictions.csv"
+    ).read_text()
+    assert [line["epoch"] for line in lines(tmp_path / "killed")] == [1, 2, 3, 4]
+    again = run("train.py", "--resume", "auto", "--output", tmp_path / "killed")
+    assert again.returncode == 0 and [line["epoch"] for line in lines(tmp_path / "killed")] == [1, 2, 3, 4]
+
+
+def test_an_interrupted_run_ends_in_one_line_with_its_checkpoint(data, tmp_path):
+    process = start_and_wait_for_epoch(data, tmp_path / "r", 200, "--workers", "1")
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert len(errors.splitlines()) == 1 and "--resume" in errors and "Traceback" not in errors
+    torch.load(tmp_path / "r" / "last.pt", weights_only=True)
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(data, tmp_path):
+    process = run("train.py", *FAST, "--data", data, "--output", tmp_path / "r", "--dry-run")
+    assert process.returncode == 0, process.stderr
+    for text in ("9 patients, 18 breasts, 36 images", "EfficientNet-B0", "updates", "memory", "cancer, biopsy"):
+        assert text in process.stdout
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.fixture
+def damaged(data, tmp_path):
+    """The same data with one image cut short and one missing, and a table with other names."""
+    copy = shutil.copytree(data, tmp_path / "damaged")
+    files = sorted((copy / "train_images").rglob("*.png"))
+    files[0].write_bytes(files[0].read_bytes()[:60])
+    files[1].unlink()
+    table = (copy / "train.csv").read_text().replace("cancer", "malignant", 1).replace("laterality", "side", 1)
+    (copy / "train.csv").write_text(table)
+    return copy, files[0]
+
+
+def test_broken_images_are_named_and_counted_and_do_not_end_the_run(damaged, tmp_path):
+    folder, broken = damaged
+    mapping = ["--columns", "cancer=malignant,laterality=side"]
+    process = run("train.py", *FAST, "--data", folder, *mapping, "--epochs", 1, "--output", tmp_path / "r")
+    assert process.returncode == 0, process.stderr
+    assert "2 images could not be read" in process.stdout and broken.name in process.stdout
+    strict = run("train.py", *FAST, "--data", folder, *mapping, "--epochs", 1, "--output", tmp_path / "s", "--strict")
+    assert_one_line_error(strict, 1, "train.py: error:")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--variant", "b12"], 2, ["b12", "b0, b1"]),
+        (["--epochs", 0], 2, ["--epochs", "at least 1"]),
+        (["--learning-rate", "nan"], 2, ["--learning-rate"]),
+        (["--image-size", 16], 2, ["--image-size", "at least 32"]),
+        (["--image-size", 64, 64, 64], 2, ["one or two"]),
+        (["--fold", 4], 2, ["--fold 4", "0 to 3"]),
+        (["--columns", "cancer"], 2, ["--columns"]),
+        (["--device", "cuda"], 2, ["CUDA"]),
+        (["--backend", "nccl"], 2, ["nccl"]),
+        (["--sync-batch-norm"], 2, ["--sync-batch-norm"]),
+        (["--resume", "auto"], 2, ["--output"]),
+        (["--resume", "absent.pt"], 1, ["absent.pt", "no such file"]),
+        (["--targets", "nothing"], 1, ["nothing", "train.csv"]),
+        (["--folds", 40], 1, ["40", "12 patients"]),
+        (["--nonsense"], 2, ["--nonsense"]),
+    ],
+)
+def test_bad_input_is_a_line_or_two(data, arguments, code, words):
+    if torch.cuda.is_available() and {"cuda", "nccl", "--sync-batch-norm"} & set(map(str, arguments)):
+        pytest.skip("this machine has CUDA")
+    assert_one_line_error(run("train.py", "--data", data, *arguments), code, *words)
+
+
+def test_a_folder_without_a_table_or_without_images_is_said(tmp_path):
+    assert_one_line_error(run("train.py", "--data", tmp_path), 1, "train.csv")
+    data = write_tiny_data(tmp_path / "d")
+    shutil.rmtree(data / "train_images")
+    assert_one_line_error(run("train.py", "--data", data), 1, "train_images/<patient_id>/<image_id>")
+
+
+def test_a_run_folder_is_not_overwritten_and_a_resumed_run_keeps_its_settings(finished, data):
+    output, _ = finished
+    before = (output / "last.pt").read_bytes()
+    assert_one_line_error(run("train.py", *FAST, "--data", data, "--output", output), 2, "already holds a run")
+    process = run("train.py", "--resume", output, "--learning-rate", 0.5)
+    assert_one_line_error(process, 2, "--learning-rate 0.5", "0.001")
+    assert_one_line_error(run("train.py", "--resume", output / "best.pt"), 1, "last.pt")
+    assert (output / "last.pt").read_bytes() == before
+
+
+def test_under_torchrun_rank_0_alone_speaks(tmp_path):
+    process = torchrun(2, "train.py", "--data", tmp_path / "absent")
+    assert process.returncode == 1
+    assert process.stderr.count("train.py: error:") == 1
+    assert os.listdir(tmp_path) == []
