@@ -310,6 +310,13 @@ def test_a_voi_lut_goes_before_the_window_and_holds_its_ends(write, vr, bits, sy
     np.testing.assert_allclose(image, reference, atol=1e-6)
 
 
+def test_the_index_chooses_among_voi_luts_and_the_last_one_stands_for_all_beyond(write):
+    up, down = lut([0, 65535], first=2000), lut([65535, 0], first=2000)
+    path = write(ramp(12), BitsStored=12, VOILUTSequence=[up, down], WindowCenter=1, WindowWidth=2)
+    for index, expected in enumerate([ramp(12) > 2000, ramp(12) <= 2000, ramp(12) <= 2000]):
+        np.testing.assert_array_equal(read_image(path, index), expected)
+
+
 def test_a_lut_of_65536_entries_and_one_of_packed_bytes_are_read(write):
     full = lut(list(range(65535, -1, -1)), bits=16, vr="OW")
     np.testing.assert_allclose(read_image(write(ramp(16), VOILUTSequence=[full])), 1 - ramp(16) / 65535, atol=1e-6)
@@ -552,6 +559,14 @@ def test_several_frames_are_refused_with_their_number(tmp_path):
     assert "4 frames" in one_line_error(path, read_image)
 
 
+def test_frames_that_the_header_does_not_count_are_refused(tmp_path):
+    dataset = pydicom.dcmread(encoding("dicom-utils__jpeg2k_3d.dcm"))
+    dataset.NumberOfFrames = 1
+    dataset.save_as(tmp_path / "image.dcm")
+    if read_pixels(tmp_path / "image.dcm").ndim == 3:
+        assert "4 frames" in one_line_error(tmp_path / "image.dcm", read_image)
+
+
 @pytest.mark.parametrize("name", ["examples_rgb_color.dcm", "examples_palette.dcm", "SC_rgb_rle.dcm"])
 def test_colour_is_refused(name):
     assert "grayscale" in one_line_error(Path(get_testdata_file(name, download=False)), read_image)
@@ -676,6 +691,14 @@ def test_a_header_element_that_is_no_number_is_taken_as_absent(tmp_path):
     dataset.save_as(path, enforce_file_format=True)
     path.write_bytes(path.read_bytes().replace(b"2000", b"20ab"))
     np.testing.assert_allclose(read_image(path), read_image_without_window(tmp_path), atol=1e-6)
+
+
+def test_a_window_that_the_header_holds_as_text_is_read(tmp_path):
+    dataset = make(ramp(12), BitsStored=12)
+    dataset.add_new("WindowCenter", "LO", "2048")
+    dataset.add_new("WindowWidth", "LO", "4096")
+    dataset.save_as(tmp_path / "image.dcm", enforce_file_format=True)
+    np.testing.assert_allclose(read_image(tmp_path / "image.dcm"), ramp(12) / 4095, atol=1e-6)
 
 
 def read_image_without_window(folder: Path) -> np.ndarray:
