@@ -46,7 +46,7 @@ from efficientnet.training.run import append_metrics, choose_folder, mark_launch
 from efficientnet.training.sampler import BalancedSampler
 
 # In fewer updates than this, moving averages of batch-norm statistics at the paper's momentum of 0.01, and their
-# average in turn, still hold much of where they began.  Such a run takes the mean over its latest images instead.
+# average in turn, still hold much of where they began.  Such a run takes those of its latest images instead.
 SHORT_RUN = 3000
 RECALIBRATION_IMAGES = 32  # a rank
 
@@ -80,6 +80,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
         "pin_memory": device.type == "cuda",
         "persistent_workers": workers > 0,
         "worker_init_fn": leave_interrupts_to_parent,
+        "generator": torch.Generator(),  # or loaders would draw from the numbers of dropout
     }
     train_loader = DataLoader(train_set, batch_sampler=sampler, **loading)
     my_part = range(process.rank, len(validation_set), process.world_size)
@@ -199,7 +200,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
         process.broadcast_buffers(model)
         process.broadcast_buffers(evaluated)
         if updates < SHORT_RUN:
-            recalibrate_batch_norm(evaluated, latest, device, precision)
+            recalibrate_batch_norm(evaluated, torch.cat([batch.images for batch in latest]), device, precision)
             process.average_buffers(evaluated)
         scores, values, failures = validate(evaluated, validation_loader, data, process, precision, shift, plan)
         losses = process.gather(loss_sum / len(train_loader))

@@ -113,7 +113,7 @@ def test_one_seed_decides_the_run(finished, data, tmp_path):
                 assert_same_weights(finished[0] / "last.pt", tmp_path / name / "last.pt")
 
 
-def test_evaluation_statistics_fit_the_weights_of_a_short_run(finished, data):
+def test_evaluation_statistics_fit_the_weights_of_a_short_run(data, tmp_path):
     """Predictions with running statistics agree with those that normalise by the batch."""
     from torch.utils.data import DataLoader
 
@@ -122,7 +122,9 @@ def test_evaluation_statistics_fit_the_weights_of_a_short_run(finished, data):
     from efficientnet.mammography.preprocessing import Preprocessing
     from efficientnet.mammography.table import read_table
 
-    checkpoint = torch.load(finished[0] / "last.pt", weights_only=True)
+    process = run("train.py", *FAST, "--image-size", 96, "--data", data, "--epochs", 2, "--output", tmp_path / "r")
+    assert process.returncode == 0, process.stderr
+    checkpoint = torch.load(tmp_path / "r" / "last.pt", weights_only=True)
     table = read_table(data / "train.csv", tuple(checkpoint["targets"]))
     files = find_images(table, data)
     dataset = MammogramDataset(table, files, Preprocessing.from_dict(checkpoint["preprocessing"]))
@@ -135,9 +137,8 @@ def test_evaluation_statistics_fit_the_weights_of_a_short_run(finished, data):
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.train()
         by_batch = model(batch.images)[:, 0]
-    assert (running - by_batch).abs().max() < 0.5 * max(0.2, by_batch.std().item())
-    if by_batch.std() > 0.05:
-        assert torch.corrcoef(torch.stack([running, by_batch]))[0, 1] > 0.9
+    assert (running - by_batch).abs().median() < 0.3
+    assert torch.corrcoef(torch.stack([running, by_batch]))[0, 1] > 0.8
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -196,7 +197,12 @@ def test_the_default_folder_is_the_next_free_number(data, tmp_path):
 def start_and_wait_for_epoch(data, output, epochs, *more):
     command = [sys.executable, "train.py", *map(str, FAST), "--data", str(data), "--epochs", str(epochs)]
     process = subprocess.Popen(
-        [*command, "--output", str(output), *more], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--output", str(output), *more],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # sums over another number of threads round differently
     )
     for line in process.stdout:
         if line.startswith("epoch 1/"):

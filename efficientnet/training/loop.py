@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
@@ -71,20 +70,21 @@ def predict(
 
 
 @torch.no_grad()
-def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Any], device: torch.device, precision: str) -> None:
-    """Batch-norm statistics that fit the weights as they are: the plain mean over these batches.
+def recalibrate_batch_norm(model: nn.Module, images: Tensor, device: torch.device, precision: str) -> None:
+    """Batch-norm statistics that fit the weights as they are: those of one batch of images (N, C, H, W).
 
     Moving averages lag behind weights that still move, and an average of weights (EMA) has statistics of its own.
+    One large batch rather than the mean over small ones: every layer then sees what the layers before it will give
+    in evaluation, where in small batches each normalises away what sets a rare image apart, and the differences
+    multiply over the depth of the network.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative: every batch counts the same
+        norm.momentum = 1.0
         norm.train()
-    for batch in batches:
-        with autocast(device, precision):
-            model(to_device(batch.images, device))
+    with autocast(device, precision):
+        model(to_device(images, device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    model.eval()
+        norm.eval()
