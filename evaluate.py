@@ -26,9 +26,8 @@ from tqdm import tqdm
 from efficientnet import create_model
 from efficientnet.command_line import CommandError, Parser, number, run
 from efficientnet.mammography.dataset import MammogramDataset, collate, find_images
-from efficientnet.mammography.dicom import ImageError
 from efficientnet.mammography.preprocessing import Preprocessing
-from efficientnet.mammography.report import metric_rows, score_line
+from efficientnet.mammography.report import metric_texts, score_line
 from efficientnet.mammography.scoring import (
     BreastScores,
     score_breasts,
@@ -125,10 +124,10 @@ def read_split(arguments: argparse.Namespace, members: list[Member]) -> tuple[st
     split = arguments.split or ("validation" if (root / "train.csv").exists() else "test")
     path = root / ("test.csv" if split == "test" else "train.csv")
     mapping = first.columns if arguments.columns is None else arguments.columns
-    known = path.exists() and set(first.targets) & set(available_targets(path))
-    if not known:
-        mapping = {name: column for name, column in mapping.items() if name not in first.targets or split != "test"}
-    table = read_table(path, first.targets, mapping, labels="none" if split == "test" and not known else "optional")
+    # A test table has no labels as a rule, so that a target with another name in train.csv is not asked for there.
+    renamed = {name for name in mapping if name in first.targets}
+    unlabelled = split == "test" and renamed and not renamed & set(available_targets(path, mapping))
+    table = read_table(path, first.targets, mapping, labels="none" if unlabelled else "optional")
     if split != "validation":
         return split, root, table, np.ones((len(members), len(table.rows)), dtype=bool)
     held_out = {p for p in table.patients if any(p not in member.training_patients for member in members)}
@@ -164,10 +163,12 @@ def predict_images(
         workers = 0 if device.type == "cpu" else 4
     progress = tqdm(total=int(allowed.sum()), unit=" images", disable=not sys.stderr.isatty(), leave=False)
     for preprocessing, places in groups.items():
-        dataset = MammogramDataset(table, files, preprocessing, strict=arguments.strict)
+        dataset = MammogramDataset(table, files, preprocessing)
         wanted = np.flatnonzero(allowed[places].any(axis=0)).tolist()
         loader = DataLoader(dataset, arguments.batch_size, sampler=wanted, num_workers=workers, collate_fn=collate)
         for batch in loader:
+            if batch.failures and arguments.strict:
+                raise CommandError(batch.failures[0])
             failures.update(dict.fromkeys(batch.failures))
             for place in places:
                 mine = [i for i in batch.readable if allowed[place, batch.indices[i]]]
@@ -261,7 +262,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     write_outputs(arguments, table, probabilities, scores, result, prior)
 
     if labelled:
-        say(f"\n{score_line(metrics)}\n\n| metric | value |\n|---|---|\n{metric_rows(metrics)}")
+        say(f"\n{score_line(metrics)}\n")
+        say("\n".join(f"{name:<32} {text}" for name, text in metric_texts(metrics).items()))
     else:
         say("the table has no labels, so there are no metrics")
     if failures:
@@ -281,7 +283,7 @@ def main() -> None:
     arguments = parse_arguments()
     try:
         evaluate(arguments)
-    except (CheckpointError, TableError, ImageError) as error:
+    except (CheckpointError, TableError) as error:
         raise CommandError(error) from None
     except torch.OutOfMemoryError:
         raise CommandError(f"out of GPU memory at --batch-size {arguments.batch_size}: lower it") from None

@@ -16,7 +16,6 @@ import contextlib
 import signal
 import sys
 import time
-from collections import deque
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,7 @@ from tqdm import tqdm
 
 from efficientnet import create_model
 from efficientnet.command_line import CommandError, fail, run
-from efficientnet.mammography.dataset import Batch, MammogramDataset, collate
-from efficientnet.mammography.dicom import ImageError
+from efficientnet.mammography.dataset import MammogramDataset, collate
 from efficientnet.mammography.report import model_card
 from efficientnet.mammography.scoring import BreastScores, score_breasts, sigmoid, write_predictions
 from efficientnet.mammography.table import TableError
@@ -46,9 +44,8 @@ from efficientnet.training.run import append_metrics, choose_folder, mark_launch
 from efficientnet.training.sampler import BalancedSampler
 
 # In fewer updates than this, moving averages of batch-norm statistics at the paper's momentum of 0.01, and their
-# average in turn, still hold much of where they began.  Such a run takes those of its latest images instead.
+# average in turn, still hold much of where they began.  Such a run measures them anew before each validation.
 SHORT_RUN = 3000
-RECALIBRATION_IMAGES = 32  # a rank
 
 
 def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
@@ -67,12 +64,8 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
         recipe.seed,
     )
     augmentation = partial(augment_draw, seed=recipe.seed, strength=recipe.augmentation)
-    train_set = MammogramDataset(
-        data.train, data.train_files, data.preprocessing, augmentation, replace_broken=True, strict=arguments.strict
-    )
-    validation_set = MammogramDataset(
-        data.validation, data.validation_files, data.preprocessing, strict=arguments.strict
-    )
+    train_set = MammogramDataset(data.train, data.train_files, data.preprocessing, augmentation, replace_broken=True)
+    validation_set = MammogramDataset(data.validation, data.validation_files, data.preprocessing)
     workers = default_workers(process) if arguments.workers is None else arguments.workers
     loading: dict[str, Any] = {
         "num_workers": workers,
@@ -83,6 +76,11 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
         "generator": torch.Generator(),  # or loaders would draw from the numbers of dropout
     }
     train_loader = DataLoader(train_set, batch_sampler=sampler, **loading)
+    # Images as validation will see them, not balanced and not augmented, for the batch-norm statistics of a short run.
+    # Without gradients, eight times the training batch takes about the same memory.
+    calibration_set = MammogramDataset(data.train, data.train_files, data.preprocessing, replace_broken=True)
+    calibration_part = random_rows(len(calibration_set), min(64, max(32, 8 * recipe.batch_size)), recipe.seed, process)
+    calibration_loader = DataLoader(calibration_set, recipe.batch_size, sampler=calibration_part, **loading)
     my_part = range(process.rank, len(validation_set), process.world_size)
     validation_loader = DataLoader(validation_set, recipe.batch_size, sampler=my_part, **loading)
 
@@ -149,7 +147,6 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
 
     explain_interrupts(output)
     unreadable: set[str] = set()
-    latest: deque[Batch] = deque(maxlen=-(-RECALIBRATION_IMAGES // recipe.batch_size))
     for epoch in range(first_epoch, recipe.epochs):
         started = time.monotonic()
         sampler.epoch = epoch
@@ -165,8 +162,9 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
             leave=False,
         )
         for step, batch in enumerate(train_loader):
+            if batch.failures and arguments.strict:
+                raise CommandError(batch.failures[0])
             unreadable.update(batch.failures)
-            latest.append(batch)
             images = to_device(batch.images, device)  # (N, C, H, W)
             targets = batch.targets.to(device, non_blocking=True)  # (N, T)
             last_pass = (step + 1) % recipe.accumulate == 0
@@ -200,10 +198,13 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
         process.broadcast_buffers(model)
         process.broadcast_buffers(evaluated)
         if updates < SHORT_RUN:
-            recalibrate_batch_norm(evaluated, torch.cat([batch.images for batch in latest]), device, precision)
+            images = torch.cat([batch.images for batch in calibration_loader])
+            recalibrate_batch_norm(evaluated, images, device, precision)
             process.average_buffers(evaluated)
         scores, values, failures = validate(evaluated, validation_loader, data, process, precision, shift, plan)
         losses = process.gather(loss_sum / len(train_loader))
+        if failures and arguments.strict:
+            raise CommandError(failures[0])
         unreadable.update(failures, *process.gather(sorted(unreadable)))
         values = {
             "epoch": epoch + 1,
@@ -293,6 +294,12 @@ def validate(
     return scores, {"val_loss": loss.item(), **{name: metrics[name] for name in names}}, failures
 
 
+def random_rows(rows: int, count: int, seed: int, process: Process) -> list[int]:
+    """This rank's `count` of the rows, other ones on each rank while there are enough, the same for the same seed."""
+    order = np.random.Generator(np.random.Philox(key=seed)).permutation(rows)
+    return order[process.rank :: process.world_size][:count].tolist()
+
+
 def mean_labels(labels: np.ndarray) -> np.ndarray:
     """The share of positives of each column among the labels that are there; nan where none is."""
     present = ~np.isnan(labels)
@@ -362,7 +369,7 @@ def main() -> None:
         raise CommandError(error) from None
     try:
         train(plan, arguments, process)
-    except (TableError, ImageError) as error:
+    except TableError as error:
         raise CommandError(error) from None
     except torch.OutOfMemoryError:
         size = "x".join(map(str, plan.settings.image_size))

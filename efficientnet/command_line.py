@@ -52,13 +52,15 @@ def run(program: str, main: Callable[[], int | None]) -> NoReturn:
         sys.stdout.flush()
     except CommandError as error:
         fail(program, error)
+    except BrokenPipeError:  # `scale.py --table | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:  # a full disk, a folder without permission
+        fail(program, f"{error.filename}: {error.strerror}" if error.filename else error)
     except KeyboardInterrupt as interruption:
         if rank() == 0:
             print(": ".join([program, "interrupted", *map(str, interruption.args)]), file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # `scale.py --table | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     raise SystemExit(code)
 
 

@@ -15,6 +15,7 @@ from efficientnet.command_line import Parser, number
 from efficientnet.complexity import complexity
 from efficientnet.mammography import settings as data_settings
 from efficientnet.mammography.dataset import find_images
+from efficientnet.mammography.phantom import write_phantom_dataset
 from efficientnet.mammography.preprocessing import Preprocessing
 from efficientnet.mammography.settings import DEMO_FOLDS, DEMO_PATIENTS, DEMO_RECIPE, RECIPE, DataSettings
 from efficientnet.mammography.table import Table, TableError, assign_folds, available_targets, read_table
@@ -140,8 +141,6 @@ def load_data(plan: Plan, process: Process) -> Data:
     """
     root, settings = plan.data, plan.settings
     if root is None:
-        from efficientnet.mammography.phantom import write_phantom_dataset
-
         root = data_settings.phantom_folder(DEMO_PATIENTS, plan.recipe.seed)
         if process.is_main:
             workers, progress = max(1, process.local_world_size), sys.stderr.isatty()

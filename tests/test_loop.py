@@ -51,7 +51,7 @@ def test_every_precision_trains_a_step_on_the_cpu(precision):
     torch.manual_seed(0)
     model = create_model("b0", 2, 1)
     before = model.classifier.weight.clone()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     scaler = torch.amp.GradScaler("cpu", enabled=precision == "fp16")
     images = torch.rand(2, 1, 64, 64)
     for _ in range(30):  # fp16 starts at a scale of 65,536 and halves it until no gradient overflows

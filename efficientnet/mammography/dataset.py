@@ -92,7 +92,7 @@ class MammogramDataset(Dataset):
 
     transform(picture, key): a variation of the preprocessed picture for training.
     replace_broken: an unreadable image is replaced by the next readable one with the same first label (in training);
-        otherwise it comes back blank and marked.  strict: it raises ImageError instead.
+        otherwise it comes back blank and marked.
     """
 
     def __init__(
@@ -102,24 +102,21 @@ class MammogramDataset(Dataset):
         preprocessing: Preprocessing,
         transform: Transform | None = None,
         replace_broken: bool = False,
-        strict: bool = False,
     ) -> None:
         self.table, self.files, self.preprocessing = table, list(files), preprocessing
-        self.transform, self.replace_broken, self.strict = transform, replace_broken, strict
+        self.transform, self.replace_broken = transform, replace_broken
         self.labels = table.labels
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, key: Any) -> tuple[Tensor, Tensor, int, list[str], bool]:
-        wanted = int(getattr(key, "index", key)) if not isinstance(key, int) else key
+        wanted = key if isinstance(key, int) else key.index
         failures: list[str] = []
         for index in self.candidates(wanted):
             try:
                 picture = self.picture(index)
             except ImageError as error:
-                if self.strict:
-                    raise
                 failures.append(str(error))
                 continue
             if self.transform is not None:

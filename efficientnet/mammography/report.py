@@ -21,6 +21,7 @@ def model_card(
         limits = "The phantoms are drawn, not acquired: nothing here carries over to mammograms."
     else:
         limits = "The figures hold for patients and machines like those of the validation set, and for no others."
+    rows = "\n".join(f"| {name} | {text} |" for name, text in metric_texts(metrics).items())
     return f"""# EfficientNet-{plan["variant"].upper()} for breast cancer on mammograms
 
 {score_line(metrics)}
@@ -43,7 +44,7 @@ little optimistic. One probability a breast, the mean over its images. Intervals
 
 | metric | value |
 |---|---|
-{metric_rows(metrics)}
+{rows}
 
 ## Recipe
 {", ".join(f"{name} {value}" for name, value in recipe.items() if value is not None)}
@@ -69,12 +70,14 @@ def count_row(name: str, table: Table) -> str:
     return f"| {name} | {every.patients} | {every.breasts} | {every.images} | {positive.breasts} |"
 
 
-def metric_rows(metrics: dict[str, Any]) -> str:
-    rows = []
-    for name, value in metrics.items():
-        if isinstance(value, list | tuple):
-            text = " to ".join("-" if end is None else f"{end:.4f}" for end in value)
-        else:
-            text = "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-        rows.append(f"| {name} | {text} |")
-    return "\n".join(rows)
+def metric_texts(metrics: dict[str, Any]) -> dict[str, str]:
+    """Each metric as a person reads it: intervals "low to high", "-" where it is undefined."""
+    return {name: value_text(value) for name, value in metrics.items()}
+
+
+def value_text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " to ".join(value_text(end) for end in value)
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
