@@ -12,11 +12,23 @@ from efficientnet.mammography.table import TableError, parse_column_mapping
 
 # As clshub's EfficientNet-B3 for this task was trained, but for what better-placed solutions did otherwise: positives
 # are drawn more often (12.5 % of a batch), the weights are averaged, and the picture is the whole breast, not a crop.
-RECIPE: dict[str, Any] = {}
+RECIPE: dict[str, Any] = {
+    "epochs": 30,
+    "batch_size": 8,
+    "learning_rate": 1e-4,
+    "warmup_epochs": 5.0,
+    "weight_decay": 5e-4,
+    "clip": 5.0,
+    "auxiliary_weight": 0.5,
+    "positive_share": 0.125,
+    "ema_decay": 0.9998,
+    "augmentation": 1.0,
+}
 
 # The embedded phantoms: a run of some minutes on two CPU cores from random weights.  200 updates are too few for
 # regularisation to pay, and for four images an update the rate comes to 1e-3.
 DEMO_RECIPE: dict[str, Any] = {
+    **RECIPE,
     "epochs": 2,
     "warmup_epochs": 0.2,
     "batch_size": 2,

@@ -19,27 +19,29 @@ def option(default: Any, convert: Any, help: str, **more: Any) -> Any:
 class Recipe:
     """Everything that decides the optimisation.  A field `learning_rate` is the flag --learning-rate.
 
+    The defaults here are plain; what a kind of data wants is given by whoever knows it.
+
     One *update* is one step of the optimizer: batch_size * accumulate images on each of the ranks.
     """
 
     seed: int = option(0, number(int, 0, 2**31), "decides initialisation, order, augmentation and folds")
-    epochs: int = option(30, number(int, 1), "passes over as many images as the training set has")
+    epochs: int = option(10, number(int, 1), "passes over as many images as the training set has")
     batch_size: int = option(8, number(int, 1), "images a rank in one forward pass")
     accumulate: int = option(1, number(int, 1), "forward passes whose gradients make one update")
     learning_rate: float = option(1e-4, number(float, above=0), "peak rate at 16 images an update; scales with them")
-    warmup_epochs: float = option(5.0, number(float, 0), "linear warm-up from 0.01 of the peak, then cosine to 0")
-    weight_decay: float = option(5e-4, number(float, 0), "AdamW's; none on norms and biases")
-    clip: float = option(5.0, number(float, 0), "largest norm of the gradient; 0 leaves it alone")
+    warmup_epochs: float = option(0.0, number(float, 0), "linear warm-up from 0.01 of the peak, then cosine to 0")
+    weight_decay: float = option(0.0, number(float, 0), "AdamW's; none on norms and biases")
+    clip: float = option(0.0, number(float, 0), "largest norm of the gradient; 0 leaves it alone")
     dropout: float | None = option(None, number(float, 0, 0.99), "before the classifier (default: the variant's)")
     stochastic_depth: float = option(0.2, number(float, 0, 0.99), "drop rate that the last block approaches")
-    auxiliary_weight: float = option(0.5, number(float, 0), "weight of the mean loss of the auxiliary targets")
+    auxiliary_weight: float = option(1.0, number(float, 0), "weight of the mean loss of the auxiliary targets")
     label_smoothing: float = option(0.0, number(float, 0, 0.5), "labels become this and 1 minus this")
     positive_share: float = option(
-        0.125, number(float, 0, 0.9), "share of positives to which batches are filled up by drawing them again; 0: no"
+        0.0, number(float, 0, 0.9), "share of positives to which batches are filled up by drawing them again; 0: no"
     )
     prior_correction: bool = option(True, None, "correct predictions back to the prior before --positive-share")
-    ema_decay: float = option(0.9998, number(float, 0, 0.999999), "moving average of the weights; 0: none")
-    augmentation: float = option(1.0, number(float, 0, 2), "strength of flips, affine, contrast, dropout; 0: none")
+    ema_decay: float = option(0.0, number(float, 0, 0.999999), "moving average of the weights; 0: none")
+    augmentation: float = option(0.0, number(float, 0, 2), "strength of flips, affine, contrast, dropout; 0: none")
     batch_norm_momentum: float = option(0.01, number(float, 0, 1), "weight of the newest batch in the statistics")
     sync_batch_norm: bool = option(False, None, "batch norm over all ranks, for small batches on each GPU")
     checkpoint_activations: bool = option(False, None, "keep less for the backward pass: less memory, more time")
