@@ -133,6 +133,12 @@ def read_split(arguments: argparse.Namespace, members: list[Member]) -> tuple[st
     held_out = {p for p in table.patients if any(p not in member.training_patients for member in members)}
     if not held_out:
         raise TableError(f"{path}: every patient in it was trained on; --split all scores them nevertheless")
+    strangers = [str(member.path) for member in members if not member.training_patients & set(table.patients)]
+    if strangers and len(members) > len(strangers):
+        raise TableError(
+            f"{', '.join(strangers)}: trained on no patient of {path}, so that it would score those whom the others "
+            "trained on; leave it out, or use --split all"
+        )
     table = table.of_patients(held_out)
     allowed = [[row.patient_id not in member.training_patients for row in table.rows] for member in members]
     return split, root, table, np.array(allowed)
@@ -165,7 +171,14 @@ def predict_images(
     for preprocessing, places in groups.items():
         dataset = MammogramDataset(table, files, preprocessing)
         wanted = np.flatnonzero(allowed[places].any(axis=0)).tolist()
-        loader = DataLoader(dataset, arguments.batch_size, sampler=wanted, num_workers=workers, collate_fn=collate)
+        loader = DataLoader(
+            dataset,
+            arguments.batch_size,
+            sampler=wanted,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=device.type == "cuda",
+        )
         for batch in loader:
             if batch.failures and arguments.strict:
                 raise CommandError(batch.failures[0])
@@ -176,8 +189,13 @@ def predict_images(
                     member, rows = members[place], [batch.indices[i] for i in mine]
                     logits = predict(member.model, batch.images[mine], device, arguments.precision, arguments.flip)
                     logits[:, 0] -= member.logit_shift
-                    total[rows] += sigmoid(logits)
-                    votes[rows] += 1
+                    finite = np.isfinite(logits).all(axis=1)
+                    rows = np.array(rows)
+                    total[rows[finite]] += sigmoid(logits[finite])
+                    votes[rows[finite]] += 1
+                    failures.update(
+                        (f"{files[row]}: the outputs of {member.path} are not finite", None) for row in rows[~finite]
+                    )
             progress.update(int(allowed[places][:, batch.indices].sum()))
     progress.close()
     with np.errstate(invalid="ignore"):
@@ -225,6 +243,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
                 f"{member.path}: predicts {', '.join(member.targets)}, but {members[0].path} predicts "
                 f"{', '.join(members[0].targets)}; an ensemble needs the same targets"
             )
+    if len({member.data is None for member in members}) > 1:
+        raise CheckpointError(
+            "some of these checkpoints were trained on the embedded phantoms and some on other data: name those of one"
+        )
     split, root, table, allowed = read_split(arguments, members)
     say = (lambda text: print(text, file=sys.stderr)) if str(arguments.json) == "-" else print
     counts = table.counts
@@ -232,6 +254,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
         f"{split} of {root}: {counts.patients} patients, {counts.breasts} breasts, {counts.images} images; "
         f"{len(members)} checkpoint{'s' * (len(members) > 1)}, {device.type}, {arguments.precision}"
     )
+    for text in table.warnings if split != "test" else ():  # a test table has no labels to warn of
+        say(f"warning: {text}")
     trained_on = set(table.patients) & frozenset.union(*(member.training_patients for member in members))
     if split == "all" and trained_on:
         say(f"warning: {len(trained_on)} of these patients were trained on; their scores say nothing about new ones")
@@ -240,7 +264,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     probabilities, failures = predict_images(arguments, members, root, folder, table, allowed, device)
     readable = np.flatnonzero(~np.isnan(probabilities[:, 0]))
     if readable.size == 0 and arguments.submission is None:
-        raise CommandError(f"not one image could be read; the first: {failures[0]}")
+        raise CommandError(f"not one image could be scored; the first: {failures[0]}")
     scores = score_breasts(table, readable, probabilities[readable], arguments.aggregate)
     prior = float(np.mean([member.prior for member in members]))
     result: dict[str, Any] = {

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from efficientnet import create_model
-from efficientnet.command_line import CommandError, fail, run
+from efficientnet.command_line import CommandError, run
 from efficientnet.mammography.dataset import MammogramDataset, collate
 from efficientnet.mammography.report import model_card
 from efficientnet.mammography.scoring import BreastScores, score_breasts, sigmoid, write_predictions
@@ -53,6 +53,8 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
 
     # Data.  Each rank takes every W-th draw of a global batch; validation images are dealt out, none of them twice.
     data = load_data(plan, process)
+    if arguments.strict and data.without_file:
+        raise CommandError(f"{data.without_file} rows of {data.root / 'train.csv'} have no image file")
     labels = data.train.labels
     sampler = BalancedSampler(
         labels[:, 0] == 1,
@@ -71,11 +73,10 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
         "num_workers": workers,
         "collate_fn": collate,
         "pin_memory": device.type == "cuda",
-        "persistent_workers": workers > 0,
         "worker_init_fn": leave_interrupts_to_parent,
         "generator": torch.Generator(),  # or loaders would draw from the numbers of dropout
     }
-    train_loader = DataLoader(train_set, batch_sampler=sampler, **loading)
+    train_loader = DataLoader(train_set, batch_sampler=sampler, persistent_workers=workers > 0, **loading)
     # Images as validation will see them, not balanced and not augmented, for the batch-norm statistics of a short run.
     # Without gradients, eight times the training batch takes about the same memory.
     calibration_set = MammogramDataset(data.train, data.train_files, data.preprocessing, replace_broken=True)
@@ -117,11 +118,11 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
     shift = prior_shift(sampler.share, sampler.natural_share) if recipe.prior_correction else 0.0
 
     if process.is_main:
+        prior = f"{100 * sampler.share:.1f} % of positives back to {100 * sampler.natural_share:.1f} %"
         details = {
             "updates": f"{updates} = {recipe.epochs} epochs of {sampler.updates}; learning rate {peak_rate:.2e} after "
             f"{warmup} of warm-up",
-            "prior": f"logits lowered by {shift:.3f}, from {100 * sampler.share:.1f} % of positives back to "
-            f"{100 * sampler.natural_share:.1f} %"
+            "prior": f"{data.train.target_names[0]}'s logits lowered by {shift:.3f}, from {prior}"
             if shift
             else "predictions as learned",
             "machine": f"{process.world_size} x {device.type}, {process.backend or 'one process'}, {precision}, "
@@ -138,7 +139,8 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
         state = plan.checkpoint["training"]
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and scaler.is_enabled():  # a run may go on at another machine's default precision
+            scaler.load_state_dict(state["scaler"])
         if average:
             average.load_state_dict({"average": plan.checkpoint["weights"], "updates": state["average_updates"]})
         first_epoch, update, best = plan.checkpoint["epoch"], state["update"], state["best"]
@@ -151,9 +153,9 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
         started = time.monotonic()
         sampler.epoch = epoch
         # Dropout and stochastic depth: other numbers on each rank, the same ones when the epoch is run again.
-        torch.manual_seed((recipe.seed * 1_000_003 + epoch) * 65_537 + process.rank)
+        torch.manual_seed(((recipe.seed * 1_000_003 + epoch) * 65_537 + process.rank) % 2**63)
         ddp.train()
-        loss_sum, skipped = 0.0, 0
+        loss_sum, skipped = torch.zeros((), device=device), 0
         progress = tqdm(
             desc=f"epoch {epoch + 1}/{recipe.epochs}",
             total=sampler.updates,
@@ -174,7 +176,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
                     logits = ddp(images)  # (N, T)
                 loss = masked_binary_cross_entropy(logits, targets, recipe.auxiliary_weight, recipe.label_smoothing)
                 scaler.scale(loss / recipe.accumulate).backward()
-            loss_sum += loss.item()
+            loss_sum += loss.detach()
             if not last_pass:
                 continue
             rate = learning_rate_at(update, updates, warmup, peak_rate)
@@ -186,12 +188,14 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
                     average.update(model)
             else:  # an overflowed update moves neither the weights nor the schedule nor the average
                 skipped += 1
-            speed = sampler.global_batch * (step + 1) / recipe.accumulate / (time.monotonic() - started)
-            progress.set_postfix_str(f"loss {loss.item():.3f}, rate {rate:.1e}, {speed:.1f} images/s", refresh=False)
-            progress.update()
+            if not progress.disable:
+                speed = sampler.global_batch * (step + 1) / recipe.accumulate / (time.monotonic() - started)
+                shown = f"loss {loss.item():.3f}, rate {rate:.1e}, {speed:.1f} images/s"
+                progress.set_postfix_str(shown, refresh=False)
+                progress.update()
         progress.close()
         trained = time.monotonic() - started
-        if update == 0:
+        if update == 0 and not scaler.is_enabled():  # fp16's scaler may need more updates to find its scale
             raise CommandError("not one update of the first epoch had finite gradients: lower --learning-rate")
 
         # Validation of the averaged weights.  Batch-norm statistics differ between ranks after every step: rank 0's.
@@ -202,7 +206,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
             recalibrate_batch_norm(evaluated, images, device, precision)
             process.average_buffers(evaluated)
         scores, values, failures = validate(evaluated, validation_loader, data, process, precision, shift, plan)
-        losses = process.gather(loss_sum / len(train_loader))
+        losses = process.gather(loss_sum.item() / len(train_loader))
         if failures and arguments.strict:
             raise CommandError(failures[0])
         unreadable.update(failures, *process.gather(sorted(unreadable)))
@@ -219,8 +223,8 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
         }
 
         # Checkpoint: `last` to go on from, `best` to use.
-        score = values[recipe.select] if values[recipe.select] is not None else float("-inf")
-        score = -score if recipe.select == "val_loss" else score
+        score = values[recipe.select]
+        score = float("-inf") if score is None else -score if recipe.select == "val_loss" else score
         improved = best is None or score > best
         best = score if improved else best
         if process.is_main:
@@ -284,6 +288,11 @@ def validate(
     failures = [line for part in gathered for line in part[2]]
     if not indices:
         raise CommandError(f"not one validation image could be read; the first: {failures[0]}")
+    if not np.isfinite(logits).all():
+        raise CommandError(
+            "the model's outputs are no longer finite: lower --learning-rate, or use --precision bf16 or fp32; "
+            "last.pt keeps the epoch before"
+        )
     logits[:, 0] -= shift
     loss = masked_binary_cross_entropy(
         torch.from_numpy(logits), torch.from_numpy(data.validation.labels[indices]), plan.recipe.auxiliary_weight
@@ -373,13 +382,11 @@ def main() -> None:
         raise CommandError(error) from None
     except torch.OutOfMemoryError:
         size = "x".join(map(str, plan.settings.image_size))
-        fail(
-            "train.py",
+        raise CommandError(
             f"out of GPU memory with {plan.recipe.batch_size} images of {size} a rank: lower --batch-size (and raise "
-            "--accumulate by as much), add --checkpoint-activations, or lower --image-size",
-        )
-    finally:
-        stop(process)
+            "--accumulate by as much), add --checkpoint-activations, or lower --image-size"
+        ) from None
+    stop(process)  # not after a failure: see command_line.leave
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -14,6 +15,11 @@ from typing import NoReturn
 def rank() -> int:
     """The rank that torchrun gave this process; 0 without it."""
     return int(os.environ.get("RANK", 0))
+
+
+def is_first_here() -> bool:
+    """Whether this is the first process of the run on this machine."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,8 +30,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Exit code 2 and one line, from rank 0 alone: usage is the same on every rank."""
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n" if rank() == 0 else None)
+        """Exit code 2 and one line, from one process a machine: usage is the same for all of them."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n" if is_first_here() else None)
 
 
 class CommandError(Exception):
@@ -42,7 +48,17 @@ def fail(program: str, message: object) -> NoReturn:
         time.sleep(10)
         program = f"{program}: rank {rank()}"
     print(f"{program}: error: {message}", file=sys.stderr, flush=True)
-    raise SystemExit(1)
+    leave(1)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process.  A rank that failed goes at once, without tearing its process group down: the others may be
+    waiting for it in a collective, and it would wait for them."""
+    if code and "RANK" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
 
 
 def run(program: str, main: Callable[[], int | None]) -> NoReturn:
@@ -57,11 +73,14 @@ def run(program: str, main: Callable[[], int | None]) -> NoReturn:
         code = 0
     except OSError as error:  # a full disk, a folder without permission
         fail(program, f"{error.filename}: {error.strerror}" if error.filename else error)
+    except Exception:  # a mistake of ours: the whole traceback
+        traceback.print_exc()
+        leave(1)
     except KeyboardInterrupt as interruption:
         if rank() == 0:
             print(": ".join([program, "interrupted", *map(str, interruption.args)]), file=sys.stderr)
         code = 130
-    raise SystemExit(code)
+    leave(code)
 
 
 def number(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,8 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
             f"{arguments.output} already holds a run: choose another --output, or go on with "
             f"--resume {arguments.output}"
         )
+    if recipe.batch_size == 1 and settings.image_size == (32, 32) and not recipe.sync_batch_norm:
+        raise ValueError("--batch-size 1 with 32x32 pixels: batch norm needs two images a rank there, or larger ones")
     return Plan(variant.name, arguments.data, settings, recipe, arguments.output)
 
 
@@ -131,6 +133,7 @@ class Data:
     fold_of: dict[str, int]
     train_files: list[Path | None]
     validation_files: list[Path | None]
+    without_file: int  # rows of the table that are left out, because there is no image
     preprocessing: Preprocessing
 
 
@@ -147,15 +150,23 @@ def load_data(plan: Plan, process: Process) -> Data:
             write_phantom_dataset(root, DEMO_PATIENTS, seed=plan.recipe.seed, workers=workers, progress=progress)
         process.barrier()
     path, columns = root / "train.csv", settings.columns or {}
-    table = read_table(path, settings.targets or available_targets(path, columns) or ("cancer",), columns)
+    targets = settings.targets or available_targets(path, columns) or ("cancer",)
+    try:
+        table = read_table(path, targets, columns)
+    except ValueError as error:
+        raise TableError(f"--targets {','.join(targets)}: {error}") from None
+    # A patient's fold is that of the whole table, however much of it has been downloaded.
     if settings.folds > len(table.patients):
         raise TableError(f"{path}: {len(table.patients)} patients cannot make {settings.folds} --folds")
     fold_of = assign_folds(table, settings.folds, plan.recipe.seed)
     held_out = {patient for patient, fold in fold_of.items() if fold == settings.fold}
-    train, validation = table.of_patients(fold_of.keys() - held_out), table.of_patients(held_out)
-    train_files, validation_files = find_images(train, root), find_images(validation, root)
-    for part, files in ("train", train_files), ("hold out", validation_files):
-        if not any(files):
+    files = find_images(table, root)
+    there = [(row, file) for row, file in zip(table.rows, files, strict=True) if file is not None]
+    parts = []
+    for part in ("train", "hold out"):
+        chosen = [(row, file) for row, file in there if (row.patient_id in held_out) == (part == "hold out")]
+        parts.append((replace(table, rows=tuple(row for row, _ in chosen)), [file for _, file in chosen]))
+        if not chosen:
             raise TableError(
                 f"{root}: no image of the patients to {part} is there; images belong in "
                 "train_images/<patient_id>/<image_id>.dcm (or png, jpg), or flat in the folder itself"
@@ -167,7 +178,9 @@ def load_data(plan: Plan, process: Process) -> Data:
         side=settings.side,
         window=settings.window,
     )
-    return Data(root, train, validation, fold_of, train_files, validation_files, preprocessing)
+    (train, train_files), (validation, validation_files) = parts
+    without_file = len(files) - len(there)
+    return Data(root, train, validation, fold_of, train_files, validation_files, without_file, preprocessing)
 
 
 def print_plan(
@@ -176,31 +189,32 @@ def print_plan(
     """The page that --dry-run shows and every run begins with; `details` are further lines."""
     recipe, size = plan.recipe, plan.settings.image_size
     counts = complexity(model.stages, size, model.num_classes)
-    lines = {"data": f"{data.root}{' (embedded phantoms, no real mammograms)' if plan.data is None else ''}"}
-    for name, table, files in (
-        ("training", data.train, data.train_files),
-        ("validation", data.validation, data.validation_files),
-    ):
+    lines = [("data", f"{data.root}{' (embedded phantoms, no real mammograms)' if plan.data is None else ''}")]
+    for name, table in (("training", data.train), ("validation", data.validation)):
         every, positive = table.counts, table.positive_counts
-        missing = files.count(None)
-        lines[name] = (
+        text = (
             f"{every.patients} patients, {every.breasts} breasts, {every.images} images; {table.target_names[0]}: "
             f"{positive.patients}, {positive.breasts}, {positive.images} ({100 * positive.images / every.images:.1f} %)"
-            + (f"; {missing} image files are missing" if missing else "")
         )
-    lines["targets"] = ", ".join(data.train.target_names)
-    lines["input"] = f"{size[0]}x{size[1]} pixels, {model.in_channels} channel{'s' * (model.in_channels > 1)}"
-    lines["model"] = (
+        lines.append((name, text))
+    if data.without_file:
+        lines.append(("warning", f"{data.without_file} rows of the table have no image file and are left out"))
+    lines += [("warning", text) for text in data.train.warnings]
+    lines.append(("targets", ", ".join(data.train.target_names)))
+    lines.append(("input", f"{size[0]}x{size[1]} pixels, {model.in_channels} channel{'s' * (model.in_channels > 1)}"))
+    described = (
         f"EfficientNet-{plan.variant.upper()}, {counts.parameters:,} parameters, "
         f"{counts.multiply_adds / 1e9:.2f} G multiply-adds an image"
     )
-    lines["batches"] = (
+    lines.append(("model", described))
+    batches = (
         f"{sampler.global_batch} images an update ({recipe.batch_size} x {process.world_size} ranks x "
         f"{recipe.accumulate} passes), {100 * sampler.share:.1f} % positive"
     )
-    lines |= details
-    lines["memory"] = f"about {memory_estimate(plan, model, counts.activations):.1f} GiB a rank (fp32 estimate)"
-    print("\n".join(f"{name:<11} {text}" for name, text in lines.items()), flush=True)
+    lines.append(("batches", batches))
+    lines += details.items()
+    lines.append(("memory", f"about {memory_estimate(plan, model, counts.activations):.1f} GiB a rank (fp32 estimate)"))
+    print("\n".join(f"{name:<11} {text}" for name, text in lines), flush=True)
 
 
 def memory_estimate(plan: Plan, model: EfficientNet, activations: int) -> float:

@@ -122,6 +122,25 @@ def test_mirrored_images_do_not_change_a_flipped_score(trained, tmp_path):
     assert rows(tmp_path / "flip" / "images.csv") != rows(tmp_path / "plain" / "images.csv")
 
 
+def test_a_checkpoint_of_other_data_is_not_taken_for_a_fold(trained, tmp_path):
+    """It has trained on none of these patients, and would score those whom the other has trained on."""
+    content = torch.load(trained[2][0], weights_only=True)
+    content["training_patients"] = ["somebody"]
+    torch.save(content, tmp_path / "foreign.pt")
+    pair = ["--checkpoint", trained[2][1], tmp_path / "foreign.pt", "--data", trained[1]]
+    assert_one_line_error(run("evaluate.py", *pair), 1, "foreign.pt", "leave it out")
+    content["plan"]["data"] = None
+    torch.save(content, tmp_path / "foreign.pt")
+    assert_one_line_error(run("evaluate.py", *pair), 1, "phantoms")
+
+
+def test_outputs_that_are_not_finite_are_said(trained, tmp_path):
+    content = torch.load(trained[2][0], weights_only=True)
+    content["weights"]["classifier.bias"].fill_(float("nan"))
+    torch.save(content, tmp_path / "nan.pt")
+    assert_one_line_error(run("evaluate.py", "--checkpoint", tmp_path / "nan.pt"), 1, "nan.pt", "not finite")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -78,6 +78,7 @@ def test_recalibrated_statistics_make_evaluation_repeat_the_batch():
     model = create_model("b0", 2, 1, dropout=0.0).eval()
     images = 3 * torch.randn(16, 1, 128, 128)
     before = predict(model, images, CPU)
+    model.train()  # as --ema-decay 0 has it; dropout and stochastic depth have no part in the statistics
     recalibrate_batch_norm(model, images, CPU, "fp32")
     assert not any(module.training for module in model.modules())
     assert model.stem.norm.momentum == 0.01
@@ -88,3 +89,27 @@ def test_recalibrated_statistics_make_evaluation_repeat_the_batch():
     by_batch = predict(model, images, CPU)
     assert np.corrcoef(after.ravel(), by_batch.ravel())[0, 1] > 0.95
     assert abs(before - by_batch).mean() > 3 * abs(after - by_batch).mean()
+
+
+def test_recalibration_takes_fewer_images_where_memory_is_short():
+    class Short(nn.Sequential):
+        sizes = ()
+
+        def forward(self, x):
+            self.sizes += (len(x),)
+            if len(x) > 10:
+                raise torch.OutOfMemoryError
+            return super().forward(x)
+
+    model = Short(nn.BatchNorm2d(1))
+    images = torch.randn(32, 1, 4, 4)
+    recalibrate_batch_norm(model, images, CPU, "fp32")
+    assert model.sizes == (32, 16, 8)
+    assert torch.allclose(model[0].running_mean, images[:8].mean().reshape(1), atol=1e-6)
+
+
+def test_what_overflows_in_fp16_is_predicted_in_fp32():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 1, bias=False)).eval()
+    nn.init.constant_(model[1].weight, 1.0)
+    images = torch.full((1, 1, 2, 2), 30_000.0)
+    assert predict(model, images, CPU, "fp16") == pytest.approx(120_000.0)

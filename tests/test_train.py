@@ -153,6 +153,24 @@ def test_lower_precision_trains_on_the_cpu(data, tmp_path, precision):
         assert torch.load(tmp_path / "r" / "last.pt", weights_only=True)["training"]["scaler"]["scale"] > 0
 
 
+def test_fp16_begins_with_updates_that_overflow_and_goes_on(data, tmp_path):
+    """One update an epoch: the scaler's first scale is too high for it, which is no reason to give up."""
+    process = run(
+        *("train.py", *FAST, "--data", data, "--epochs", 2, "--output", tmp_path / "r", "--precision", "fp16"),
+        *("--batch-size", 36, "--seed", 1_234_567_890),
+    )
+    assert process.returncode == 0, process.stderr
+    assert len(lines(tmp_path / "r")) == 2
+
+
+def test_a_diverged_run_ends_in_one_line(data, tmp_path):
+    process = run(
+        *("train.py", *FAST, "--data", data, "--epochs", 3, "--output", tmp_path / "r", "--clip", 0),
+        *("--learning-rate", 1e30, "--warmup-epochs", 0),
+    )
+    assert_one_line_error(process, 1, "finite", "--learning-rate")
+
+
 def test_every_option_of_the_recipe_runs_together(data, tmp_path):
     process = run(
         *("train.py", "--variant", "b0", "--data", data, "--output", tmp_path / "r", "--epochs", 1, "--batch-size", 2),
@@ -264,7 +282,8 @@ def test_broken_images_are_named_and_counted_and_do_not_end_the_run(damaged, tmp
     mapping = ["--columns", "cancer=malignant,laterality=side"]
     process = run("train.py", *FAST, "--data", folder, *mapping, "--epochs", 1, "--output", tmp_path / "r")
     assert process.returncode == 0, process.stderr
-    assert "2 images could not be read" in process.stdout and broken.name in process.stdout
+    assert "1 images could not be read" in process.stdout and broken.name in process.stdout
+    assert "1 rows of the table have no image file and are left out" in process.stdout
     strict = run("train.py", *FAST, "--data", folder, *mapping, "--epochs", 1, "--output", tmp_path / "s", "--strict")
     assert_one_line_error(strict, 1, "train.py: error:")
 
@@ -287,6 +306,8 @@ def test_broken_images_are_named_and_counted_and_do_not_end_the_run(damaged, tmp
         (["--targets", "nothing"], 1, ["nothing", "train.csv"]),
         (["--folds", 40], 1, ["40", "12 patients"]),
         (["--nonsense"], 2, ["--nonsense"]),
+        (["--targets", "cancer,cancer"], 1, ["--targets cancer,cancer", "different"]),
+        (["--image-size", 32, "--batch-size", 1], 2, ["two images"]),
     ],
 )
 def test_bad_input_is_a_line_or_two(data, arguments, code, words):

@@ -101,7 +101,8 @@ def start(device: str | None, backend: str | None, timeout_minutes: float = 30) 
         keep_freed_memory()
     if "RANK" not in os.environ:
         return Process(0, 1, 0, 1, chosen)
-    dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    bound = chosen if backend == "nccl" else None
+    dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes), device_id=bound)
     return Process(rank, world_size, local_rank, local_world, chosen, backend)
 
 

@@ -45,7 +45,8 @@ def default_workers(process: Process) -> int:
     """Loader processes for a rank: none beside a model on the CPU, which needs the cores; else a share of them."""
     if process.device.type == "cpu":
         return 0
-    return min(8, (os.cpu_count() or 1) // process.local_world_size)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(1, cores // process.local_world_size))
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:
@@ -59,13 +60,16 @@ def predict(
 ) -> np.ndarray:
     """Logits of a batch (N, C, H, W) by a model in evaluation mode, float32 (N, T).
 
-    flip: the mean of the logits of each image and of its mirror image.
+    flip: the mean of the logits of each image and of its mirror image.  A batch that overflows at a lower precision
+    is done again in fp32.
     """
     images = to_device(images, device)
     with autocast(device, precision):
         logits = model(images).float()
         if flip:
             logits = (logits + model(images.flip(-1)).float()) / 2
+    if precision != "fp32" and not logits.isfinite().all():
+        return predict(model, images, device, "fp32", flip)
     return logits.cpu().numpy()
 
 
@@ -80,11 +84,19 @@ def recalibrate_batch_norm(model: nn.Module, images: Tensor, device: torch.devic
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
+    model.eval()
     for norm in norms:
         norm.momentum = 1.0
         norm.train()
-    with autocast(device, precision):
-        model(to_device(images, device))
+    while True:
+        try:
+            with autocast(device, precision):
+                model(to_device(images, device))
+            break
+        except torch.OutOfMemoryError:  # with momentum 1 a batch that came half through leaves no trace
+            if len(images) <= 8:
+                raise
+            images = images[: len(images) // 2]
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
