@@ -25,7 +25,7 @@ class EfficientNet(nn.Module):
     dropout: before the classifier.  stochastic_depth: the rate that the last block approaches; block i of N has
         stochastic_depth * i / N, counted over the scaled blocks, so the first never drops.
     checkpoint_activations: in training, keep only each block's input and compute the rest again in the backward
-        pass: a fraction of the memory for about a third more time, same gradients and batch-norm statistics.
+        pass: less memory for more time, with the same gradients and batch-norm statistics.
 
     Attributes: stages, num_features (channels before the classifier), in_channels, num_classes.
     """
