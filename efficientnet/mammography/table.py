@@ -5,11 +5,8 @@ to nothing of it. Only patient_id, image_id, laterality and the targets have to 
 others that a column mapping gives. Whatever is wrong with a table is said once, here, with file, line and column.
 """
 
-import csv
 import hashlib
-import io
 import math
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,15 +16,24 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientnet.mammography.table_text import (
+    TableError,
+    align,
+    read_age,
+    read_code,
+    read_identifier,
+    read_laterality,
+    read_records,
+    read_required_target,
+    read_target,
+    read_view,
+)
+
 RSNA_TARGETS = ("cancer", "biopsy", "invasive", "difficult_negative_case")
 RSNA_COLUMNS = (
     *("site_id", "patient_id", "image_id", "laterality", "view", "age", "cancer", "biopsy", "invasive", "BIRADS"),
     *("implant", "density", "machine_id", "difficult_negative_case", "prediction_id"),
 )
-
-
-class TableError(Exception):
-    """A table that cannot be used: what is wrong, in which file, line and column, and what to do about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +137,12 @@ def read_table(
         raise ValueError(f"{', '.join(sorted(taken))}: already a field of every row, and cannot be a target")
     path, columns = Path(path), dict(columns or {})
     _check_mapping(columns, targets)
-    records = _records(path)
+    records = read_records(path)
     header = _header(path, records)
     cells = _cells(path, header, tuple(targets), columns, labels)
     rows, lines = [], []
     for line, record in records:
-        rows.append(_row(path, line, _aligned(path, line, record, len(header)), cells))
+        rows.append(_row(path, line, align(path, line, record, len(header)), cells))
         lines.append(line)
     if not rows:
         raise TableError(f"{path}: there is a header but not one row below it.")
@@ -151,7 +157,7 @@ def available_targets(path: str | Path, columns: Mapping[str, str] | None = None
     """Those of the competition's four targets that the table has a column for, cancer first; reads only the header."""
     columns = dict(columns or {})
     _check_mapping(columns, ())
-    header = _header(Path(path), _records(Path(path)))
+    header = _header(Path(path), read_records(Path(path)))
     return tuple(name for name in RSNA_TARGETS if columns.get(name, name) in header)
 
 
@@ -214,74 +220,6 @@ def assign_folds(table: Table, folds: int, seed: int = 0) -> dict[str, int]:
     return {patient: dealt[patient] for patient in table.patients}
 
 
-# ---- one cell: text -> value, or a ValueError that says what it should have been ----
-
-_MISSING = frozenset(("", "nan", "na", "n/a", "<na>", "none", "null"))
-_SIDES = {"l": "L", "left": "L", "r": "R", "right": "R"}
-_BINARY = {"0": 0.0, "0.0": 0.0, "false": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0} | dict.fromkeys(_MISSING, math.nan)
-_WHOLE_FLOAT = re.compile(r"(\d+)\.0+")
-_ROUNDED_FLOAT = re.compile(r"\d(\.\d+)?[eE]\+\d+")
-_NOT_A_FILE_NAME = re.compile(r"[/\\\x00-\x1f]|\.\.|^\.$")
-
-
-def _identifier(text: str) -> str:
-    """A patient or image: a piece of a file name, so that nothing may lead out of the image folder."""
-    if text.lower() in ("", "nan"):
-        raise ValueError("is missing; every image needs it")
-    if _NOT_A_FILE_NAME.search(text):
-        raise ValueError("cannot be part of a file name; remove slashes, '..' and control characters")
-    if _ROUNDED_FLOAT.fullmatch(text):
-        raise ValueError("was rounded by a spreadsheet; export the table again with this column as text")
-    return _without_decimals(text)
-
-
-def _without_decimals(text: str) -> str:
-    """10006.0 -> 10006: pandas writes whole numbers so as soon as one value of their column is missing."""
-    whole = _WHOLE_FLOAT.fullmatch(text) if "." in text else None
-    return whole[1] if whole else text
-
-
-def _code(text: str) -> str | None:
-    return None if text.lower() in _MISSING else _without_decimals(text)
-
-
-def _view(text: str) -> str | None:
-    return None if text.lower() in _MISSING else text.upper()
-
-
-def _laterality(text: str) -> str:
-    try:
-        return _SIDES[text.lower()]
-    except KeyError:
-        raise ValueError("is not a side; write L or R (or left, right)") from None
-
-
-def _age(text: str) -> float | None:
-    if text.lower() in _MISSING:
-        return None
-    try:
-        years = float(text)
-    except ValueError:
-        years = math.nan
-    if not 0 <= years < math.inf:
-        raise ValueError("is not an age in years; write a number, or nothing if it is unknown")
-    return years
-
-
-def _target(text: str) -> float:
-    try:
-        return _BINARY[text.lower()]
-    except KeyError:
-        raise ValueError("is not a label; write 0 or 1 (or nothing, if it is unknown)") from None
-
-
-def _required_target(text: str) -> float:
-    label = _target(text)
-    if math.isnan(label):
-        raise ValueError("is missing; this target is scored, so that every row needs 0 or 1")
-    return label
-
-
 # ---- columns ----
 
 
@@ -294,8 +232,8 @@ class _Cell(NamedTuple):
     parse: Callable[[str], Any]
 
 
-_REQUIRED = {"patient_id": _identifier, "image_id": _identifier, "laterality": _laterality}
-_OPTIONAL = {"view": _view, "site_id": _code, "machine_id": _code, "age": _age}
+_REQUIRED = {"patient_id": read_identifier, "image_id": read_identifier, "laterality": read_laterality}
+_OPTIONAL = {"view": read_view, "site_id": read_code, "machine_id": read_code, "age": read_age}
 
 
 def _cells(
@@ -303,11 +241,13 @@ def _cells(
 ) -> list[_Cell]:
     """The fields of `Row` in its order, but for prediction_id before the targets.
 
-    A field that the file does not have, or that is not wanted, is at the place behind the last column: `_aligned`
+    A field that the file does not have, or that is not wanted, is at the place behind the last column: `align`
     puts an empty text there, which reads as missing.
     """
-    parsers = {**_REQUIRED, **_OPTIONAL, "prediction_id": _code}
-    parsers |= {name: _required_target if labels == "required" and name == targets[0] else _target for name in targets}
+    parsers = {**_REQUIRED, **_OPTIONAL, "prediction_id": read_code}
+    parsers |= {
+        name: read_required_target if labels == "required" and name == targets[0] else read_target for name in targets
+    }
     wanted = [name for name in parsers if labels != "none" or name not in targets]
     needed = [*_REQUIRED, *(targets if labels == "required" else ()), *(name for name in columns if name in wanted)]
     absent = [name for name in dict.fromkeys(needed) if columns.get(name, name) not in header]
@@ -344,58 +284,11 @@ def _check_mapping(columns: Mapping[str, str], targets: Sequence[str]) -> None:
             )
 
 
-# ---- lines ----
-
-
-def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The lines that are not blank, each with its number as an editor shows it (the header's is 1)."""
-    text = _text(path)
-    header = text.lstrip().partition("\n")[0]
-    delimiter = max(",;\t|", key=header.count)  # the comma, if the header has none of them
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    start = 1
-    try:
-        for record in reader:
-            if any(field and not field.isspace() for field in record):
-                yield start, record
-            start = reader.line_num + 1  # a quoted field may have run over several lines
-    except csv.Error as error:
-        raise TableError(f"{path}, line {start}: {error}; look for a quotation mark that is not closed.") from None
-
-
-def _text(path: Path) -> str:
-    if path.is_dir():
-        raise TableError(f"{path} is a folder; name the table in it, such as {path / 'train.csv'}")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise TableError(f"{path}: cannot be read: {error.strerror}.") from None
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise TableError(f"{path}: is UTF-16 text; save it as 'CSV UTF-8'.")
-    if b"\0" in content:
-        raise TableError(f"{path}: is not a text file; a table is CSV (an archive must be unpacked first).")
-    try:
-        return content.decode("utf-8-sig")  # without the byte-order mark that spreadsheets put in front
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise TableError(f"{path}, line {line}: is not UTF-8 text; save it as 'CSV UTF-8'.") from None
-
-
 def _header(path: Path, records: Iterator[tuple[int, list[str]]]) -> list[str]:
     _, header = next(records, (0, None))
     if header is None:
         raise TableError(f"{path}: the file is empty; it needs a header with {', '.join(_REQUIRED)} and the targets.")
     return [name.strip() for name in header]
-
-
-def _aligned(path: Path, line: int, record: list[str], columns: int) -> list[str]:
-    """A field for each column, and an empty one behind them; delimiters left over at the end do no harm."""
-    if len(record) < columns or any(field.strip() for field in record[columns:]):
-        raise TableError(
-            f"{path}, line {line}: {len(record)} fields under {columns} columns; "
-            "a field is missing, or has a separator in it and no quotation marks around it."
-        )
-    return [*record[:columns], ""]
 
 
 def _row(path: Path, line: int, record: list[str], cells: list[_Cell]) -> Row:

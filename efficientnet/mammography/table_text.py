@@ -1,0 +1,130 @@
+"""The text of a table: a file to records, and the text of one cell to a value.
+
+Half of what can be wrong with a table is here: encodings, separators, quotation marks, values that are none.
+"""
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class TableError(Exception):
+    """A table that cannot be used: what is wrong, in which file, line and column, and what to do about it."""
+
+
+# ---- one cell: text -> value, or a ValueError that says what it should have been ----
+
+_MISSING = frozenset(("", "nan", "na", "n/a", "<na>", "none", "null"))
+_SIDES = {"l": "L", "left": "L", "r": "R", "right": "R"}
+_BINARY = {"0": 0.0, "0.0": 0.0, "false": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0} | dict.fromkeys(_MISSING, math.nan)
+_WHOLE_FLOAT = re.compile(r"(\d+)\.0+")
+_ROUNDED_FLOAT = re.compile(r"\d(\.\d+)?[eE]\+\d+")
+_NOT_A_FILE_NAME = re.compile(r"[/\\\x00-\x1f]|\.\.|^\.$")
+
+
+def read_identifier(text: str) -> str:
+    """A patient or image: a piece of a file name, so that nothing may lead out of the image folder."""
+    if text.lower() in ("", "nan"):
+        raise ValueError("is missing; every image needs it")
+    if _NOT_A_FILE_NAME.search(text):
+        raise ValueError("cannot be part of a file name; remove slashes, '..' and control characters")
+    if _ROUNDED_FLOAT.fullmatch(text):
+        raise ValueError("was rounded by a spreadsheet; export the table again with this column as text")
+    return without_decimals(text)
+
+
+def without_decimals(text: str) -> str:
+    """10006.0 -> 10006: pandas writes whole numbers so as soon as one value of their column is missing."""
+    whole = _WHOLE_FLOAT.fullmatch(text) if "." in text else None
+    return whole[1] if whole else text
+
+
+def read_code(text: str) -> str | None:
+    return None if text.lower() in _MISSING else without_decimals(text)
+
+
+def read_view(text: str) -> str | None:
+    return None if text.lower() in _MISSING else text.upper()
+
+
+def read_laterality(text: str) -> str:
+    try:
+        return _SIDES[text.lower()]
+    except KeyError:
+        raise ValueError("is not a side; write L or R (or left, right)") from None
+
+
+def read_age(text: str) -> float | None:
+    if text.lower() in _MISSING:
+        return None
+    try:
+        years = float(text)
+    except ValueError:
+        years = math.nan
+    if not 0 <= years < math.inf:
+        raise ValueError("is not an age in years; write a number, or nothing if it is unknown")
+    return years
+
+
+def read_target(text: str) -> float:
+    try:
+        return _BINARY[text.lower()]
+    except KeyError:
+        raise ValueError("is not a label; write 0 or 1 (or nothing, if it is unknown)") from None
+
+
+def read_required_target(text: str) -> float:
+    label = read_target(text)
+    if math.isnan(label):
+        raise ValueError("is missing; this target is scored, so that every row needs 0 or 1")
+    return label
+
+
+# ---- lines ----
+
+
+def read_records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines that are not blank, each with its number as an editor shows it (the header's is 1)."""
+    text = read_text(path)
+    header = text.lstrip().partition("\n")[0]
+    delimiter = max(",;\t|", key=header.count)  # the comma, if the header has none of them
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    start = 1
+    try:
+        for record in reader:
+            if any(field and not field.isspace() for field in record):
+                yield start, record
+            start = reader.line_num + 1  # a quoted field may have run over several lines
+    except csv.Error as error:
+        raise TableError(f"{path}, line {start}: {error}; look for a quotation mark that is not closed.") from None
+
+
+def read_text(path: Path) -> str:
+    if path.is_dir():
+        raise TableError(f"{path} is a folder; name the table in it, such as {path / 'train.csv'}")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TableError(f"{path}: cannot be read: {error.strerror}.") from None
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise TableError(f"{path}: is UTF-16 text; save it as 'CSV UTF-8'.")
+    if b"\0" in content:
+        raise TableError(f"{path}: is not a text file; a table is CSV (an archive must be unpacked first).")
+    try:
+        return content.decode("utf-8-sig")  # without the byte-order mark that spreadsheets put in front
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise TableError(f"{path}, line {line}: is not UTF-8 text; save it as 'CSV UTF-8'.") from None
+
+
+def align(path: Path, line: int, record: list[str], columns: int) -> list[str]:
+    """A field for each column, and an empty one behind them; delimiters left over at the end do no harm."""
+    if len(record) < columns or any(field.strip() for field in record[columns:]):
+        raise TableError(
+            f"{path}, line {line}: {len(record)} fields under {columns} columns; "
+            "a field is missing, or has a separator in it and no quotation marks around it."
+        )
+    return [*record[:columns], ""]
