@@ -112,10 +112,10 @@ def load_member(path: Path, device: torch.device) -> Member:
         raise CheckpointError(f"{path}: does not fit this version of the project ({reason})") from None
 
 
-def read_split(arguments: argparse.Namespace, members: list[Member]) -> tuple[str, Path, Table, np.ndarray]:
+def read_split(arguments: argparse.Namespace, members: list[Member]) -> tuple[str, Path, Table, np.ndarray, bool]:
     """The split's name, the data folder, its table, and which member may score which row: bool (members, rows).
 
-    Raises TableError.
+    Last, whether the members' thresholds were tuned on other patients than these.  Raises TableError.
     """
     first = members[0]
     root = arguments.data or (Path(first.data) if first.data else phantom_folder(DEMO_PATIENTS, first.seed))
@@ -129,7 +129,8 @@ def read_split(arguments: argparse.Namespace, members: list[Member]) -> tuple[st
     unlabelled = split == "test" and renamed and not renamed & set(available_targets(path, mapping))
     table = read_table(path, first.targets, mapping, labels="none" if unlabelled else "optional")
     if split != "validation":
-        return split, root, table, np.ones((len(members), len(table.rows)), dtype=bool)
+        fresh = split == "test" or not any(member.training_patients & set(table.patients) for member in members)
+        return split, root, table, np.ones((len(members), len(table.rows)), dtype=bool), fresh
     held_out = {p for p in table.patients if any(p not in member.training_patients for member in members)}
     if not held_out:
         raise TableError(f"{path}: every patient in it was trained on; --split all scores them nevertheless")
@@ -141,7 +142,7 @@ def read_split(arguments: argparse.Namespace, members: list[Member]) -> tuple[st
         )
     table = table.of_patients(held_out)
     allowed = [[row.patient_id not in member.training_patients for row in table.rows] for member in members]
-    return split, root, table, np.array(allowed)
+    return split, root, table, np.array(allowed), len(strangers) == len(members)
 
 
 def predict_images(
@@ -247,7 +248,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         raise CheckpointError(
             "some of these checkpoints were trained on the embedded phantoms and some on other data: name those of one"
         )
-    split, root, table, allowed = read_split(arguments, members)
+    split, root, table, allowed, fresh = read_split(arguments, members)
     say = (lambda text: print(text, file=sys.stderr)) if str(arguments.json) == "-" else print
     counts = table.counts
     say(
@@ -280,7 +281,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     }
     labelled = bool((~np.isnan(scores.labels[:, 0])).any())
     if labelled:
-        thresholds = [member.threshold for member in members if member.threshold is not None]
+        thresholds = [member.threshold for member in members if fresh and member.threshold is not None]
         metrics = scores.metrics(float(np.mean(thresholds)) if thresholds else None, intervals=True)
         result |= metrics
     write_outputs(arguments, table, probabilities, scores, result, prior)

@@ -47,6 +47,7 @@ def test_it_repeats_what_training_measured(trained, tmp_path):
     for name in ("pf1", "pf1_best", "threshold", "auc", "average_precision"):
         assert written[name] == pytest.approx(logged[name], abs=1e-5)
     assert (written["split"], written["count"], written["positives"]) == ("validation", 12, 2)
+    assert "given_threshold" not in written  # the checkpoint's threshold was tuned on these very breasts
     trained_scores = {row["prediction_id"]: row for row in rows(root / "fold0" / "predictions.csv")}
     for row in rows(tmp_path / "predictions.csv"):
         expected = float(trained_scores[row["prediction_id"]]["cancer_probability"])
@@ -132,6 +133,19 @@ def test_a_checkpoint_of_other_data_is_not_taken_for_a_fold(trained, tmp_path):
     content["plan"]["data"] = None
     torch.save(content, tmp_path / "foreign.pt")
     assert_one_line_error(run("evaluate.py", *pair), 1, "phantoms")
+
+
+def test_the_threshold_of_the_checkpoint_is_tried_on_patients_it_has_not_seen(trained, tmp_path):
+    data = write_tiny_data(tmp_path / "other", 6)
+    table = (data / "train.csv").read_text().replace("\n10", "\n90")
+    (data / "train.csv").write_text(table)
+    for folder in list((data / "train_images").iterdir()):
+        folder.rename(folder.with_name("90" + folder.name[2:]))
+    process = evaluate("--checkpoint", trained[2][0], "--data", data, "--json", tmp_path / "out.json")
+    written = json.loads((tmp_path / "out.json").read_text())
+    threshold = torch.load(trained[2][0], weights_only=True)["threshold"]
+    assert written["given_threshold"] == pytest.approx(threshold) and "pf1_at_given_threshold" in process.stdout
+    assert (written["patients"], written["count"]) == (6, 12)
 
 
 def test_outputs_that_are_not_finite_are_said(trained, tmp_path):
