@@ -5,6 +5,9 @@ python scale.py --phi 1 --alpha 1.3            other bases
 python scale.py --variant b3                   a released model
 python scale.py --depth 4                      one dimension alone, as in Figure 3
 python scale.py --table                        B0-B7 against the paper's Table 2
+python scale.py --fit                          why the released coefficients do not follow Equation 3
+python scale.py --budget 1.5G                  the phi that uses a budget of multiply-adds best
+python scale.py --max-parameters 10M           the same for parameters
 python scale.py --phi 3 --json                 the same for programs
 """
 
@@ -15,8 +18,8 @@ import json
 import math
 import sys
 
-from efficientnet.command_line import Parser, run
-from efficientnet.complexity import Complexity, complexity, stage_complexities
+from efficientnet.command_line import Parser, number, run
+from efficientnet.complexity import Complexity, complexity, largest_coefficients, stage_complexities
 from efficientnet.scaling import (
     ALPHA,
     B0,
@@ -27,6 +30,7 @@ from efficientnet.scaling import (
     Stage,
     Variant,
     compound_coefficients,
+    fit_phi,
     flops_growth,
     get_variant,
     implied_phi,
@@ -37,6 +41,7 @@ from efficientnet.scaling import (
 # The paper's own product is 1.920; further than this from 2, phi no longer counts doublings of the multiply-adds.
 CONSTRAINT_TOLERANCE = 0.2
 SMALLEST_IMAGE = 32  # pixels, the product of the strides
+BASED_ON_EQUATION_3 = ("--phi", "--budget/--max-parameters")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -50,23 +55,40 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--width", type=float, help="factor on B0's width, instead of phi (default 1)")
     parser.add_argument("--resolution", type=float, help="factor on B0's 224 pixels, instead of phi (default 1)")
     parser.add_argument("--table", action="store_true", help="B0-B7 beside the paper's Table 2")
+    parser.add_argument("--fit", action="store_true", help="each released variant beside Equation 3 at its best phi")
+    parser.add_argument("--budget", type=count, metavar="N", help="most multiply-adds, such as 1.5G: gives the phi")
+    parser.add_argument("--max-parameters", type=count, metavar="N", help="most parameters, such as 10M: gives the phi")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     arguments = parser.parse_args()
 
     ways = {
         "--table": arguments.table,
+        "--fit": arguments.fit,
         "--variant": arguments.variant is not None,
         "--depth/--width/--resolution": any(given(arguments, "depth", "width", "resolution")),
-        "--phi/--alpha/--beta/--gamma": any(given(arguments, "phi", "alpha", "beta", "gamma")),
+        "--phi": arguments.phi is not None,
+        "--budget/--max-parameters": any(given(arguments, "budget", "max_parameters")),
     }
     chosen = [way for way, used in ways.items() if used]
     if len(chosen) > 1:
         parser.error(f"{' and '.join(chosen)} exclude each other: choose one way to name an architecture")
     try:
-        arguments.derived = None if arguments.table else derive(arguments)
+        if any(given(arguments, "alpha", "beta", "gamma")) and chosen and chosen[0] not in BASED_ON_EQUATION_3:
+            raise ValueError(f"--alpha, --beta and --gamma have no part in {chosen[0]}")
+        arguments.derived = None if arguments.table or arguments.fit else derive(arguments)
     except ValueError as error:
         parser.error(str(error))
     return arguments
+
+
+def count(text: str) -> float:
+    """An argparse type: a positive number with K, M, G or T behind it or not."""
+    scales = {"K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+    unit = scales.get(text[-1:].upper())
+    try:
+        return number(float, above=0)(text[:-1] if unit else text) * (unit or 1)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number such as 1.5G or 400M") from None
 
 
 def given(arguments: argparse.Namespace, *names: str) -> list[bool]:
@@ -88,7 +110,10 @@ def derive(arguments: argparse.Namespace) -> tuple[str, Coefficients, tuple[Stag
             base: default if getattr(arguments, base) is None else getattr(arguments, base)
             for base, default in (("alpha", ALPHA), ("beta", BETA), ("gamma", GAMMA))
         }
-        coefficients = compound_coefficients(arguments.phi or 0.0, **bases)
+        if any(given(arguments, "budget", "max_parameters")):
+            coefficients = largest_coefficients(B0, arguments.budget, arguments.max_parameters, **bases)
+        else:
+            coefficients = compound_coefficients(arguments.phi or 0.0, **bases)
         name = f"b0 at phi {coefficients.phi:g}"
     image_size = scaled_image_size(B0, coefficients)
     if image_size < SMALLEST_IMAGE:
@@ -164,11 +189,11 @@ def print_architecture(name: str, coefficients: Coefficients, stages: tuple[Stag
     header = ("stage", "operator", "kernel", "stride", "expansion", "channels", "layers", "input", "parameters")
     line = "{:>5}  {:<18} {:>6} {:>6} {:>9}  {:>11} {:>6}  {:>9} {:>13} {:>15}"
     print(line.format(*header, "multiply-adds"))
-    for number, row in enumerate(stage_complexities(stages, image_size), start=1):
+    for place, row in enumerate(stage_complexities(stages, image_size), start=1):
         stage = row.stage
         print(
             line.format(
-                number,
+                place,
                 stage.label,
                 f"{stage.kernel_size}x{stage.kernel_size}",
                 stage.stride,
@@ -234,6 +259,52 @@ def print_table() -> None:
         )
 
 
+def fit_rows() -> list[dict]:
+    """Each of B0-B7, B8 and L2 beside Equation 3 at the phi that fits its coefficients best."""
+    rows = []
+    for variant in VARIANTS.values():
+        fitted = compound_coefficients(max(0.0, fit_phi(variant.coefficients)))
+        image_size, stages = scaled_image_size(B0, fitted), scale(B0, fitted)
+        row = describe(f"b0 at phi {fitted.phi:.4g}", fitted, stages, image_size)
+        released = complexity(variant.stages, variant.image_size)
+        row["variant"] = variant.name
+        row["implied_phi"] = dict(zip(("depth", "width", "resolution"), implied_phi(variant.coefficients), strict=True))
+        row["variant_parameters"] = released.parameters
+        row["variant_multiply_adds"] = released.multiply_adds
+        rows.append(row)
+    return rows
+
+
+def print_fit() -> None:
+    print("Each released variant beside Equation 3 (1.2, 1.1, 1.15) at the one phi that fits its coefficients best.")
+    print("phi by d / w / r: the phi that depth, width and resolution each ask for. best: least squares of the")
+    print("logarithms. differ: Equation 3's architecture over the released one.\n")
+    line = "{:<7} {:>20} {:>6} {:>5} {:>5}  {:>13} {:>13} {:>7}  {:>9} {:>9} {:>7}"
+    names = ("variant", "phi by d / w / r", "best", "size", "Eq. 3", "parameters", "Eq. 3", "differ", "MACs", "Eq. 3")
+    print(line.format(*names, "differ"))
+    for row in fit_rows():
+        print(
+            line.format(
+                row["variant"],
+                " / ".join(f"{phi:.2f}" for phi in row["implied_phi"].values()),
+                f"{row['coefficients']['phi']:.2f}",
+                VARIANTS[row["variant"]].image_size,
+                row["image_size"],
+                f"{row['variant_parameters']:,}",
+                f"{row['parameters']:,}",
+                f"{100 * (row['parameters'] / row['variant_parameters'] - 1):+.1f}%",
+                f"{row['variant_multiply_adds'] / 1e9:.3f} G",
+                f"{row['multiply_adds'] / 1e9:.3f} G",
+                f"{100 * (row['multiply_adds'] / row['variant_multiply_adds'] - 1):+.1f}%",
+            )
+        )
+    print(
+        "\nWhy do the released coefficients not follow the formula? The authors rounded them by hand: depth lags\n"
+        "behind width and resolution in the larger models, and the image sizes are chosen, not computed. No single\n"
+        "phi gives all three factors of any variant but B0 (B2 comes closest), and the number in a name is not phi."
+    )
+
+
 def table_rows() -> dict:
     rows = []
     for variant in VARIANTS.values():
@@ -249,6 +320,9 @@ def main() -> None:
     arguments = parse_arguments()
     if arguments.table:
         print(json.dumps(table_rows(), indent=2)) if arguments.json else print_table()
+        return
+    if arguments.fit:
+        print(json.dumps({"rows": fit_rows()}, indent=2)) if arguments.json else print_fit()
         return
     coefficients = arguments.derived[1]
     if coefficients.phi is not None:

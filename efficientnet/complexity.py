@@ -14,7 +14,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from efficientnet.scaling import Stage
+from efficientnet.scaling import (
+    ALPHA,
+    BETA,
+    GAMMA,
+    Baseline,
+    Coefficients,
+    Stage,
+    compound_coefficients,
+    scale,
+    scaled_image_size,
+)
 
 
 @dataclass(frozen=True)
@@ -135,3 +145,46 @@ def complexity(
     """The whole network's counts for one image: the sum of `stage_complexities`."""
     rows = stage_complexities(stages, image_size, num_classes, in_channels)
     return sum((row.counts for row in rows), Complexity())
+
+
+def largest_coefficients(
+    baseline: Baseline,
+    multiply_adds: float | None = None,
+    parameters: float | None = None,
+    alpha: float = ALPHA,
+    beta: float = BETA,
+    gamma: float = GAMMA,
+    precision: float = 1e-4,
+) -> Coefficients:
+    """Equation 3 turned around: the coefficients at the largest phi whose architecture keeps within the budgets.
+
+    Counts grow with phi in steps, since channels, layers and pixels are rounded; phi is found by bisection to
+    `precision`, from below, so that the budget is never exceeded.
+
+    Raises ValueError where no budget is given, where even the baseline (phi = 0) exceeds it, or where nothing grows.
+    """
+    if multiply_adds is None and parameters is None:
+        raise ValueError("name a budget of multiply-adds, of parameters, or both")
+
+    def within(phi: float) -> bool:
+        coefficients = compound_coefficients(phi, alpha, beta, gamma)
+        counts = complexity(scale(baseline, coefficients), scaled_image_size(baseline, coefficients))
+        return (multiply_adds is None or counts.multiply_adds <= multiply_adds) and (
+            parameters is None or counts.parameters <= parameters
+        )
+
+    if not within(0):
+        least = complexity(baseline.stages, baseline.image_size)
+        raise ValueError(
+            f"the budget is below the baseline itself, which has {least.multiply_adds:,} multiply-adds and "
+            f"{least.parameters:,} parameters"
+        )
+    low, high = 0.0, 1.0
+    while within(high):
+        if high > 64:
+            raise ValueError(f"alpha {alpha}, beta {beta}, gamma {gamma} do not reach the budget at any sensible phi")
+        low, high = high, 2 * high
+    while high - low > precision:
+        middle = (low + high) / 2
+        low, high = (middle, high) if within(middle) else (low, middle)
+    return compound_coefficients(low, alpha, beta, gamma)

@@ -239,3 +239,28 @@ def implied_phi(
         math.log(factor) / math.log(base) if base > 1 else math.nan
         for factor, base in zip(factors, (alpha, beta, gamma), strict=True)
     )
+
+
+def fit_phi(coefficients: Coefficients, alpha: float = ALPHA, beta: float = BETA, gamma: float = GAMMA) -> float:
+    """The single phi of Equation 3 that comes closest to given factors, by least squares in log space.
+
+    Minimises (log d - phi log alpha)^2 + (log w - phi log beta)^2 + (log r - phi log gamma)^2, so phi is the
+    projection of the logarithms of the factors on those of the bases.  Raises ValueError where all bases are 1.
+    """
+    bases = [math.log(base) for base in (alpha, beta, gamma)]
+    factors = [math.log(value) for value in (coefficients.depth, coefficients.width, coefficients.resolution)]
+    square = sum(base * base for base in bases)
+    if square == 0:
+        raise ValueError("alpha, beta and gamma are all 1: every phi is the baseline")
+    return sum(factor * base for factor, base in zip(factors, bases, strict=True)) / square
+
+
+def mnasnet_objective(accuracy: float, multiply_adds: float, target: float = 400e6, exponent: float = -0.07) -> float:
+    """ACC(m) * (FLOPS(m) / T)^w: what the search for the B0 baseline maximised (section 4, after MnasNet).
+
+    accuracy in any unit; multiply_adds and target T in the same one (the paper: T = 400 M, w = -0.07, FLOPS rather
+    than latency).  Twice the target costs 4.7 % of the accuracy, half of it gains 5.0 %.
+    """
+    if multiply_adds <= 0 or target <= 0:
+        raise ValueError(f"multiply_adds and target must be positive, not {multiply_adds} and {target}")
+    return accuracy * (multiply_adds / target) ** exponent

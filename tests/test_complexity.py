@@ -5,6 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from efficientnet import B0, VARIANTS, complexity, compound_coefficients, create_model, scale, stage_complexities
+from efficientnet.complexity import largest_coefficients
+from efficientnet.scaling import scaled_image_size
 
 PARAMETERS = {
     "b0": 5_288_548,
@@ -82,3 +84,25 @@ def test_stages_add_up_and_each_equals_its_module():
     for row, module in zip(rows, modules, strict=True):
         assert row.counts.parameters == sum(p.numel() for p in module.parameters())
     assert [row.input_resolution for row in rows][:4] == [(260, 260), (130, 130), (130, 130), (65, 65)]
+
+
+@pytest.mark.parametrize("budget", [0.5e9, 1.5e9, 10e9, 100e9])
+def test_the_largest_phi_keeps_the_budget_and_a_little_more_exceeds_it(budget):
+    def cost(phi):
+        coefficients = compound_coefficients(phi)
+        return complexity(scale(B0, coefficients), scaled_image_size(B0, coefficients)).multiply_adds
+
+    phi = largest_coefficients(B0, multiply_adds=budget).phi
+    assert cost(phi) <= budget < cost(phi + 2e-4)
+
+
+def test_both_budgets_hold_and_impossible_ones_say_why():
+    loose = largest_coefficients(B0, parameters=10e6).phi
+    assert largest_coefficients(B0, 1e12, 10e6).phi == loose
+    assert largest_coefficients(B0, 0.5e9, 10e6).phi < loose
+    with pytest.raises(ValueError, match="below the baseline"):
+        largest_coefficients(B0, 1e8)
+    with pytest.raises(ValueError, match="name a budget"):
+        largest_coefficients(B0)
+    with pytest.raises(ValueError, match="do not reach"):
+        largest_coefficients(B0, parameters=1e9, alpha=1, beta=1, gamma=1.15)

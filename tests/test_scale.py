@@ -80,6 +80,24 @@ def test_table_holds_the_eight_variants_and_the_papers_figures():
     assert "66,347,960" in text and "37.746 G" in text
 
 
+def test_fit_shows_the_gap_of_every_released_variant():
+    rows = {row["variant"]: row for row in scale_json("--fit")["rows"]}
+    assert list(rows) == [*(f"b{i}" for i in range(9)), "l2"]
+    assert rows["b3"]["implied_phi"]["width"] == pytest.approx(1.913, abs=1e-3)
+    assert 1.85 < rows["b3"]["coefficients"]["phi"] < 2.09
+    assert rows["b0"]["multiply_adds"] == rows["b0"]["variant_multiply_adds"]
+    text = run("scale.py", "--fit").stdout
+    assert "rounded them by hand" in text and "1.85 / 1.91 / 2.09" in text
+
+
+def test_budgets_are_turned_into_phi():
+    result = scale_json("--budget", "1.5G")
+    assert 1.4e9 < result["multiply_adds"] <= 1.5e9
+    assert 1 < result["coefficients"]["phi"] < 2
+    result = scale_json("--max-parameters", "10m")
+    assert 9e6 < result["parameters"] <= 10e6
+
+
 def test_one_dimension_alone():
     result = scale_json("--depth", 4)
     assert result["image_size"] == 224
@@ -106,6 +124,10 @@ def test_far_from_the_constraint_is_said_on_stderr():
         (["--resolution", 0.1], ["22 pixels"]),
         (["--width", 0], ["width", "positive"]),
         (["--ph", 1], ["--ph"]),
+        (["--budget", "fast"], ["--budget", "fast"]),
+        (["--budget", "0.1G"], ["below the baseline", "385,814,752"]),
+        (["--budget", "1G", "--phi", 1], ["exclude"]),
+        (["--variant", "b1", "--alpha", 1.3], ["--alpha", "no part in --variant"]),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, words):

@@ -10,9 +10,11 @@ from efficientnet.scaling import (
     Coefficients,
     Stage,
     compound_coefficients,
+    fit_phi,
     flops_growth,
     get_variant,
     implied_phi,
+    mnasnet_objective,
     round_channels,
     round_layers,
     scale,
@@ -136,6 +138,29 @@ def test_released_coefficients_do_not_follow_equation_3():
 def test_implied_phi_inverts_equation_3():
     for phi in (0.5, 1, 2.7, 7):
         assert implied_phi(compound_coefficients(phi)) == pytest.approx((phi, phi, phi))
+
+
+def test_fitted_phi_is_the_least_squares_solution():
+    for variant in VARIANTS.values():
+        best = fit_phi(variant.coefficients)
+
+        def distance(phi, factors=variant.coefficients):
+            eq3 = compound_coefficients(max(phi, 0.0))
+            pairs = ((factors.depth, eq3.depth), (factors.width, eq3.width), (factors.resolution, eq3.resolution))
+            return sum(math.log(a / b) ** 2 for a, b in pairs)
+
+        assert all(distance(best) <= distance(best + step) for step in (-0.01, 0.01) if best + step >= 0)
+    assert fit_phi(compound_coefficients(2.5)) == pytest.approx(2.5)
+    with pytest.raises(ValueError, match="all 1"):
+        fit_phi(Coefficients(), 1, 1, 1)
+
+
+def test_the_objective_of_the_baselines_search():
+    assert mnasnet_objective(0.77, 400e6) == pytest.approx(0.77)
+    assert mnasnet_objective(1.0, 800e6) == pytest.approx(2**-0.07) == pytest.approx(0.953, abs=1e-3)
+    assert mnasnet_objective(1.0, 200e6) == pytest.approx(1.050, abs=1e-3)
+    with pytest.raises(ValueError, match="positive"):
+        mnasnet_objective(0.5, 0)
 
 
 def test_variant_names_are_forgiving_and_unknown_ones_list_the_known():
