@@ -6,6 +6,7 @@ python scale.py --variant b3                   a released model
 python scale.py --depth 4                      one dimension alone, as in Figure 3
 python scale.py --table                        B0-B7 against the paper's Table 2
 python scale.py --fit                          why the released coefficients do not follow Equation 3
+python scale.py --search --step 0.05           the grid of STEP 1, ranked by true multiply-adds
 python scale.py --budget 1.5G                  the phi that uses a budget of multiply-adds best
 python scale.py --max-parameters 10M           the same for parameters
 python scale.py --phi 3 --json                 the same for programs
@@ -19,7 +20,14 @@ import math
 import sys
 
 from efficientnet.command_line import Parser, number, run
-from efficientnet.complexity import Complexity, complexity, largest_coefficients, stage_complexities
+from efficientnet.complexity import (
+    Candidate,
+    Complexity,
+    complexity,
+    grid_search,
+    largest_coefficients,
+    stage_complexities,
+)
 from efficientnet.scaling import (
     ALPHA,
     B0,
@@ -56,6 +64,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--resolution", type=float, help="factor on B0's 224 pixels, instead of phi (default 1)")
     parser.add_argument("--table", action="store_true", help="B0-B7 beside the paper's Table 2")
     parser.add_argument("--fit", action="store_true", help="each released variant beside Equation 3 at its best phi")
+    parser.add_argument("--search", action="store_true", help="alpha, beta, gamma of STEP 1 that about double the cost")
+    parser.add_argument("--step", type=float, help="of the search's grid (default 0.05)")
+    parser.add_argument("--tolerance", type=float, help="the search's: how far the product may be from 2 (default 0.1)")
     parser.add_argument("--budget", type=count, metavar="N", help="most multiply-adds, such as 1.5G: gives the phi")
     parser.add_argument("--max-parameters", type=count, metavar="N", help="most parameters, such as 10M: gives the phi")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
@@ -64,6 +75,7 @@ def parse_arguments() -> argparse.Namespace:
     ways = {
         "--table": arguments.table,
         "--fit": arguments.fit,
+        "--search": arguments.search,
         "--variant": arguments.variant is not None,
         "--depth/--width/--resolution": any(given(arguments, "depth", "width", "resolution")),
         "--phi": arguments.phi is not None,
@@ -75,7 +87,13 @@ def parse_arguments() -> argparse.Namespace:
     try:
         if any(given(arguments, "alpha", "beta", "gamma")) and chosen and chosen[0] not in BASED_ON_EQUATION_3:
             raise ValueError(f"--alpha, --beta and --gamma have no part in {chosen[0]}")
-        arguments.derived = None if arguments.table or arguments.fit else derive(arguments)
+        if any(given(arguments, "step", "tolerance")) and not arguments.search:
+            raise ValueError("--step and --tolerance belong to --search")
+        if arguments.search:
+            step = 0.05 if arguments.step is None else arguments.step
+            arguments.candidates = grid_search(B0, step, 0.1 if arguments.tolerance is None else arguments.tolerance)
+        listing = arguments.table or arguments.fit or arguments.search
+        arguments.derived = None if listing else derive(arguments)
     except ValueError as error:
         parser.error(str(error))
     return arguments
@@ -228,8 +246,10 @@ def percent(ours: float, theirs: float) -> str:
 
 
 def print_table() -> None:
-    print("B0-B7 from their released coefficients, beside Table 2 of the paper (1000 classes, 3 input channels).")
-    print("The paper's FLOPs are multiply-adds. phi: Equation 3 solved for depth / width / resolution.\n")
+    print("B0-B7 from their released coefficients, beside Table 2 of the paper (1000 classes, 3 input channels);")
+    print(
+        "B8 and L2 are in the code only. The paper's FLOPs are multiply-adds. phi: Equation 3 solved for depth / width / resolution.\n"
+    )
     line = "{:<7} {:>5} {:>5} {:>5} {:>7}  {:>11} {:>8} {:>7}  {:>13} {:>7} {:>7}   {}"
     print(
         line.format(
@@ -238,8 +258,6 @@ def print_table() -> None:
         )
     )  # fmt: skip
     for variant in VARIANTS.values():
-        if variant.paper_flops is None:
-            continue
         counts = complexity(variant.stages, variant.image_size)
         print(
             line.format(
@@ -249,14 +267,18 @@ def print_table() -> None:
                 variant.image_size,
                 variant.dropout,
                 f"{counts.parameters:,}",
-                variant.paper_parameters,
-                f"{100 * (counts.parameters / variant.paper_parameters / 1e6 - 1):+.1f}%",
+                variant.paper_parameters or "-",
+                difference(counts.parameters / 1e6, variant.paper_parameters),
                 f"{counts.multiply_adds / 1e9:.3f} G",
-                variant.paper_flops,
-                f"{100 * (counts.multiply_adds / variant.paper_flops / 1e9 - 1):+.1f}%",
+                variant.paper_flops or "-",
+                difference(counts.multiply_adds / 1e9, variant.paper_flops),
                 " / ".join(f"{phi:.2f}" for phi in implied_phi(variant.coefficients)),
             )
         )
+
+
+def difference(ours: float, paper: float | None) -> str:
+    return "-" if paper is None else f"{100 * (ours / paper - 1):+.1f}%"
 
 
 def fit_rows() -> list[dict]:
@@ -305,14 +327,46 @@ def print_fit() -> None:
     )
 
 
+def search_rows(candidates: list[Candidate]) -> list[dict]:
+    rows = []
+    for candidate in candidates:
+        chosen = candidate.coefficients
+        name = f"b0 with alpha {chosen.alpha:g}, beta {chosen.beta:g}, gamma {chosen.gamma:g}"
+        row = describe(name, chosen, scale(B0, chosen), scaled_image_size(B0, chosen))
+        rows.append(row | {"product": candidate.product, "growth": candidate.growth})
+    return rows
+
+
+def print_search(candidates: list[Candidate]) -> None:
+    print("STEP 1 at phi = 1: alpha, beta, gamma whose alpha * beta^2 * gamma^2 is about 2, best first by how closely")
+    print("the rounded architecture doubles B0's multiply-adds. The paper trained such candidates; * is its choice.\n")
+    line = "{:<2} {:>6} {:>6} {:>6} {:>8}  {:>5} {:>13} {:>15} {:>7}"
+    print(line.format("", "alpha", "beta", "gamma", "product", "size", "parameters", "multiply-adds", "growth"))
+    for candidate in candidates:
+        chosen = candidate.coefficients
+        bases = (chosen.alpha, chosen.beta, chosen.gamma)
+        print(
+            line.format(
+                "*" if bases == (ALPHA, BETA, GAMMA) else "",
+                *(f"{base:g}" for base in bases),
+                f"{candidate.product:.3f}",
+                scaled_image_size(B0, chosen),
+                f"{candidate.counts.parameters:,}",
+                f"{candidate.counts.multiply_adds:,}",
+                f"{candidate.growth:.3f}",
+            )
+        )
+
+
 def table_rows() -> dict:
     rows = []
     for variant in VARIANTS.values():
-        if variant.paper_flops is not None:
-            row = describe(variant.name, variant.coefficients, variant.stages, variant.image_size)
-            row["paper_parameters"] = round(variant.paper_parameters * 1e6)
-            row["paper_multiply_adds"] = round(variant.paper_flops * 1e9)
-            rows.append(row)
+        row = describe(variant.name, variant.coefficients, variant.stages, variant.image_size)
+        paper = (variant.paper_parameters, 1e6), (variant.paper_flops, 1e9)
+        row["paper_parameters"], row["paper_multiply_adds"] = (
+            None if value is None else round(value * unit) for value, unit in paper
+        )
+        rows.append(row)
     return {"rows": rows}
 
 
@@ -323,6 +377,10 @@ def main() -> None:
         return
     if arguments.fit:
         print(json.dumps({"rows": fit_rows()}, indent=2)) if arguments.json else print_fit()
+        return
+    if arguments.search:
+        candidates = arguments.candidates
+        print(json.dumps({"rows": search_rows(candidates)}, indent=2)) if arguments.json else print_search(candidates)
         return
     coefficients = arguments.derived[1]
     if coefficients.phi is not None:

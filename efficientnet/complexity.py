@@ -11,6 +11,8 @@ Conventions, which decide every published figure:
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +24,7 @@ from efficientnet.scaling import (
     Coefficients,
     Stage,
     compound_coefficients,
+    flops_growth,
     scale,
     scaled_image_size,
 )
@@ -188,3 +191,44 @@ def largest_coefficients(
         middle = (low + high) / 2
         low, high = (middle, high) if within(middle) else (low, middle)
     return compound_coefficients(low, alpha, beta, gamma)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One (alpha, beta, gamma) of STEP 1 at phi = 1, with what its architecture really costs after rounding."""
+
+    coefficients: Coefficients
+    product: float  # alpha * beta^2 * gamma^2, ideally 2
+    counts: Complexity
+    growth: float  # multiply-adds over the baseline's, ideally 2
+
+
+def grid_search(baseline: Baseline, step: float = 0.05, tolerance: float = 0.1) -> list[Candidate]:
+    """The grid of STEP 1 (section 3.3): every alpha, beta, gamma >= 1 whose alpha * beta^2 * gamma^2 is about 2.
+
+    Best first: by how closely the rounded architecture doubles the baseline's multiply-adds, |log(growth / 2)|.  The
+    paper trains each candidate and keeps the most accurate; this is the list to train.
+
+    step: of the grid, from 1.  tolerance: how far the product may be from 2.
+    Raises ValueError for a step or tolerance out of range, and where no candidate is left.
+    """
+    if not 0.005 <= step <= 1:
+        raise ValueError(f"the step of the grid must be from 0.005 to 1, not {step}")
+    if not 0 < tolerance < 1:
+        raise ValueError(f"the tolerance must be above 0 and below 1, not {tolerance}")
+    before = complexity(baseline.stages, baseline.image_size).multiply_adds
+    most = 2 + tolerance  # each factor alone may use up the product
+    alphas = [1 + i * step for i in range(int((most - 1) / step + 1e-9) + 1)]
+    roots = [value for value in alphas if value**2 <= most]
+    found = []
+    for alpha, beta, gamma in itertools.product(alphas, roots, roots):
+        alpha, beta, gamma = round(alpha, 6), round(beta, 6), round(gamma, 6)
+        product = flops_growth(alpha, beta, gamma)
+        if abs(product - 2) > tolerance + 1e-9:
+            continue
+        coefficients = compound_coefficients(1, alpha, beta, gamma)
+        counts = complexity(scale(baseline, coefficients), scaled_image_size(baseline, coefficients))
+        found.append(Candidate(coefficients, product, counts, counts.multiply_adds / before))
+    if not found:
+        raise ValueError(f"no point of a grid of {step} has a product within {tolerance} of 2: use a finer step")
+    return sorted(found, key=lambda candidate: abs(math.log(candidate.growth / 2)))

@@ -1,6 +1,7 @@
 """`python scale.py`: what a person and a program read from it."""
 
 import json
+import math
 
 import pytest
 from commands import ROOT, assert_one_line_error, run
@@ -74,7 +75,9 @@ def test_fractional_phi_lies_between_its_neighbours():
 
 def test_table_holds_the_eight_variants_and_the_papers_figures():
     result = scale_json("--table")
-    assert [row["name"] for row in result["rows"]] == [f"b{i}" for i in range(8)]
+    assert [row["name"] for row in result["rows"]] == [*(f"b{i}" for i in range(9)), "l2"]
+    assert [row["parameters"] for row in result["rows"][8:]] == [87_413_142, 480_309_308]
+    assert result["rows"][8]["paper_parameters"] is None
     assert result["rows"][7]["paper_parameters"] == 66_000_000
     text = run("scale.py", "--table").stdout
     assert "66,347,960" in text and "37.746 G" in text
@@ -96,6 +99,19 @@ def test_budgets_are_turned_into_phi():
     assert 1 < result["coefficients"]["phi"] < 2
     result = scale_json("--max-parameters", "10m")
     assert 9e6 < result["parameters"] <= 10e6
+
+
+def test_the_grid_of_step_1_marks_the_papers_choice():
+    rows = scale_json("--search")["rows"]
+    products = [row["product"] for row in rows]
+    assert all(1.9 - 1e-9 <= product <= 2.1 + 1e-9 for product in products)
+    distances = [abs(math.log(row["growth"] / 2)) for row in rows]
+    assert distances == sorted(distances)
+    bases = [tuple(row["coefficients"][name] for name in ("alpha", "beta", "gamma")) for row in rows]
+    assert (1.2, 1.1, 1.15) in bases and len(bases) == len(set(bases))
+    text = run("scale.py", "--search").stdout
+    assert [line.split()[1:4] for line in text.splitlines() if line.startswith("*")] == [["1.2", "1.1", "1.15"]]
+    assert len(scale_json("--search", "--step", 0.1, "--tolerance", 0.05)["rows"]) < len(rows)
 
 
 def test_one_dimension_alone():
@@ -124,6 +140,9 @@ def test_far_from_the_constraint_is_said_on_stderr():
         (["--resolution", 0.1], ["22 pixels"]),
         (["--width", 0], ["width", "positive"]),
         (["--ph", 1], ["--ph"]),
+        (["--search", "--step", 0], ["step", "0.005"]),
+        (["--search", "--tolerance", 2], ["tolerance"]),
+        (["--step", 0.1], ["--search"]),
         (["--budget", "fast"], ["--budget", "fast"]),
         (["--budget", "0.1G"], ["below the baseline", "385,814,752"]),
         (["--budget", "1G", "--phi", 1], ["exclude"]),
