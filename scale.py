@@ -247,9 +247,8 @@ def percent(ours: float, theirs: float) -> str:
 
 def print_table() -> None:
     print("B0-B7 from their released coefficients, beside Table 2 of the paper (1000 classes, 3 input channels);")
-    print(
-        "B8 and L2 are in the code only. The paper's FLOPs are multiply-adds. phi: Equation 3 solved for depth / width / resolution.\n"
-    )
+    print("B8 and L2 are in the released code only. The paper's FLOPs are multiply-adds.")
+    print("phi: Equation 3 solved for depth / width / resolution.\n")
     line = "{:<7} {:>5} {:>5} {:>5} {:>7}  {:>11} {:>8} {:>7}  {:>13} {:>7} {:>7}   {}"
     print(
         line.format(
