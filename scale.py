@@ -33,6 +33,7 @@ from efficientnet.scaling import (
     B0,
     BETA,
     GAMMA,
+    SMALLEST_IMAGE,
     VARIANTS,
     Coefficients,
     Stage,
@@ -48,7 +49,6 @@ from efficientnet.scaling import (
 
 # The paper's own product is 1.920; further than this from 2, phi no longer counts doublings of the multiply-adds.
 CONSTRAINT_TOLERANCE = 0.2
-SMALLEST_IMAGE = 32  # pixels, the product of the strides
 BASED_ON_EQUATION_3 = ("--phi", "--budget/--max-parameters")
 
 

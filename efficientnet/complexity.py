@@ -150,6 +150,11 @@ def complexity(
     return sum((row.counts for row in rows), Complexity())
 
 
+def scaled_complexity(baseline: Baseline, coefficients: Coefficients) -> Complexity:
+    """What the baseline costs when scaled by `coefficients`, resolution included."""
+    return complexity(scale(baseline, coefficients), scaled_image_size(baseline, coefficients))
+
+
 def largest_coefficients(
     baseline: Baseline,
     multiply_adds: float | None = None,
@@ -171,7 +176,7 @@ def largest_coefficients(
 
     def within(phi: float) -> bool:
         coefficients = compound_coefficients(phi, alpha, beta, gamma)
-        counts = complexity(scale(baseline, coefficients), scaled_image_size(baseline, coefficients))
+        counts = scaled_complexity(baseline, coefficients)
         return (multiply_adds is None or counts.multiply_adds <= multiply_adds) and (
             parameters is None or counts.parameters <= parameters
         )
@@ -227,7 +232,7 @@ def grid_search(baseline: Baseline, step: float = 0.05, tolerance: float = 0.1) 
         if abs(product - 2) > tolerance + 1e-9:
             continue
         coefficients = compound_coefficients(1, alpha, beta, gamma)
-        counts = complexity(scale(baseline, coefficients), scaled_image_size(baseline, coefficients))
+        counts = scaled_complexity(baseline, coefficients)
         found.append(Candidate(coefficients, product, counts, counts.multiply_adds / before))
     if not found:
         raise ValueError(f"no point of a grid of {step} has a product within {tolerance} of 2: use a finer step")

@@ -11,9 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from efficientnet.complexity import squeezed_channels
 from efficientnet.layers import AUTHORS, Convention, ConvNormAct, MBConv, initialise
-from efficientnet.scaling import Stage, get_variant
-
-SMALLEST_IMAGE = 32  # pixels: the product of the strides, where the last stage is one position
+from efficientnet.scaling import SMALLEST_IMAGE, Stage, get_variant
 
 
 class EfficientNet(nn.Module):

@@ -20,6 +20,9 @@ ALPHA, BETA, GAMMA = 1.2, 1.1, 1.15
 # Beyond this a stage is a slip of the keyboard (phi = 50), not an architecture.
 MOST_LAYERS = 10_000
 
+# Pixels a side: the product of B0's strides, where the last stage is one position.
+SMALLEST_IMAGE = 32
+
 
 @dataclass(frozen=True)
 class Stage:

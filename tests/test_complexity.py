@@ -5,8 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from efficientnet import B0, VARIANTS, complexity, compound_coefficients, create_model, scale, stage_complexities
-from efficientnet.complexity import largest_coefficients
-from efficientnet.scaling import scaled_image_size
+from efficientnet.complexity import largest_coefficients, scaled_complexity
 
 PARAMETERS = {
     "b0": 5_288_548,
@@ -89,8 +88,7 @@ def test_stages_add_up_and_each_equals_its_module():
 @pytest.mark.parametrize("budget", [0.5e9, 1.5e9, 10e9, 100e9])
 def test_the_largest_phi_keeps_the_budget_and_a_little_more_exceeds_it(budget):
     def cost(phi):
-        coefficients = compound_coefficients(phi)
-        return complexity(scale(B0, coefficients), scaled_image_size(B0, coefficients)).multiply_adds
+        return scaled_complexity(B0, compound_coefficients(phi)).multiply_adds
 
     phi = largest_coefficients(B0, multiply_adds=budget).phi
     assert cost(phi) <= budget < cost(phi + 2e-4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -131,13 +131,14 @@ class MammogramDataset(Dataset):
         image = to_tensor(np.zeros((height, width), np.float32), self.preprocessing)
         return image, torch.full((self.labels.shape[1],), torch.nan), wanted, failures, True
 
-    def candidates(self, index: int) -> list[int]:
-        """The row itself, and in training up to 20 that may stand in for it."""
-        if not self.replace_broken:
-            return [index]
-        same = np.flatnonzero(self.labels[:, 0] == self.labels[index, 0])
-        place = int(np.searchsorted(same, index))
-        return [int(same[(place + step) % same.size]) for step in range(min(21, same.size))] or [index]
+    def candidates(self, index: int) -> Iterator[int]:
+        """The row itself; then, in training, up to 20 that may stand in for it."""
+        yield index
+        if self.replace_broken:
+            same = np.flatnonzero(self.labels[:, 0] == self.labels[index, 0])
+            place = int(np.searchsorted(same, index))
+            for step in range(1, min(21, same.size)):
+                yield int(same[(place + step) % same.size])
 
     def picture(self, index: int) -> np.ndarray:
         """The preprocessed picture of a row, float32 (height, width) in [0, 1].  Raises ImageError."""

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from efficientnet.command_line import rank
+
 
 @dataclass(frozen=True)
 class Process:
@@ -69,17 +71,12 @@ class Process:
                     buffer /= self.world_size
 
 
-def rank_from_environment() -> int:
-    """The rank that torchrun gave this process, 0 without it; known before anything is set up."""
-    return int(os.environ.get("RANK", 0))
-
-
 def start(device: str | None, backend: str | None, timeout_minutes: float = 30) -> Process:
     """Joins the run.  device: "cuda" or "cpu", by default what the machine has; backend: nccl with CUDA, else gloo.
 
     Raises ValueError where more ranks than GPUs would share them under nccl, or CUDA is asked for and absent.
     """
-    rank, world_size = rank_from_environment(), int(os.environ.get("WORLD_SIZE", 1))
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
     local_rank, local_world = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind == "cuda" and not torch.cuda.is_available():
@@ -103,7 +100,7 @@ def start(device: str | None, backend: str | None, timeout_minutes: float = 30) 
         return Process(0, 1, 0, 1, chosen)
     bound = chosen if backend == "nccl" else None
     dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes), device_id=bound)
-    return Process(rank, world_size, local_rank, local_world, chosen, backend)
+    return Process(rank(), world_size, local_rank, local_world, chosen, backend)
 
 
 def stop(process: Process) -> None:
