@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from efficientnet.baselines import BASELINES, MOBILENET_V1, MOBILENET_V2, RESNET_50, get_baseline
 from efficientnet.complexity import complexity, stage_complexities
 from efficientnet.scaling import (
     B0,
+    LITE_VARIANTS,
     VARIANTS,
     Baseline,
     Coefficients,
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "B0",
+    "BASELINES",
+    "LITE_VARIANTS",
+    "MOBILENET_V1",
+    "MOBILENET_V2",
+    "RESNET_50",
     "VARIANTS",
     "Baseline",
     "Coefficients",
@@ -35,6 +42,7 @@ __all__ = [
     "complexity",
     "compound_coefficients",
     "create_model",
+    "get_baseline",
     "get_variant",
     "scale",
     "stage_complexities",

@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from efficientnet.extras import MissingExtra
+
 
 def rank() -> int:
     """The rank that torchrun gave this process; 0 without it."""
@@ -62,11 +64,12 @@ def leave(code: int) -> NoReturn:
 
 
 def run(program: str, main: Callable[[], int | None]) -> NoReturn:
-    """Runs a command's `main` and exits: 1 and one line for CommandError, 130 for Ctrl-C, quietly for a closed pipe."""
+    """Runs a command's `main` and exits: 1 and one line for CommandError and a missing package, 130 for Ctrl-C, quietly
+    for a closed pipe."""
     try:
         code = main() or 0
         sys.stdout.flush()
-    except CommandError as error:
+    except (CommandError, MissingExtra) as error:
         fail(program, error)
     except BrokenPipeError:  # `scale.py --table | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

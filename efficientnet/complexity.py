@@ -23,6 +23,7 @@ from efficientnet.scaling import (
     Baseline,
     Coefficients,
     Stage,
+    TooLarge,
     compound_coefficients,
     flops_growth,
     scale,
@@ -44,6 +45,9 @@ class Complexity:
             self.multiply_adds + other.multiply_adds,
             self.activations + other.activations,
         )
+
+    def __mul__(self, times: int) -> Complexity:
+        return Complexity(self.parameters * times, self.multiply_adds * times, self.activations * times)
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,48 @@ def mbconv(
     return total + convolution(expanded, out_channels, 1, leaving)
 
 
+def separable(in_channels: int, out_channels: int, kernel_size: int, leaving: tuple[int, int]) -> Complexity:
+    """MobileNetV1's block: the order of `baseline_layers.DepthwiseSeparable`."""
+    depthwise = convolution(in_channels, in_channels, kernel_size, leaving, groups=in_channels)
+    return depthwise + convolution(in_channels, out_channels, 1, leaving)
+
+
+def bottleneck(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    expansion: int,
+    stride: int,
+    entering: tuple[int, int],
+    leaving: tuple[int, int],
+) -> Complexity:
+    """ResNet's block, with its projection where the shape changes: the order of `baseline_layers.Bottleneck`."""
+    inner = out_channels // expansion
+    total = convolution(in_channels, inner, 1, entering)
+    total += convolution(inner, inner, kernel_size, leaving)
+    total += convolution(inner, out_channels, 1, leaving)
+    if stride != 1 or in_channels != out_channels:
+        total += convolution(in_channels, out_channels, 1, leaving)
+    return total
+
+
+def layer_complexity(
+    stage: Stage, in_channels: int, stride: int, entering: tuple[int, int], leaving: tuple[int, int]
+) -> Complexity:
+    """One layer of the stage, between its input and output (height, width); a head's without the classifier."""
+    out_channels, kernel_size = stage.out_channels, stage.kernel_size
+    if stage.operator in ("conv", "head"):
+        return convolution(in_channels, out_channels, kernel_size, leaving)
+    if stage.operator in ("mbconv", "inverted_residual"):
+        ratio = stage.squeeze_ratio if stage.operator == "mbconv" else 0
+        return mbconv(in_channels, out_channels, kernel_size, stage.expansion, ratio, entering, leaving)
+    if stage.operator == "separable":
+        return separable(in_channels, out_channels, kernel_size, leaving)
+    if stage.operator == "bottleneck":
+        return bottleneck(in_channels, out_channels, kernel_size, stage.expansion, stride, entering, leaving)
+    return Complexity()  # pooling
+
+
 def stage_complexities(
     stages: Sequence[Stage],
     image_size: int | tuple[int, int],
@@ -115,25 +161,11 @@ def stage_complexities(
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     result = []
     for number, stage in enumerate(stages):
-        entering, counts = size, Complexity()
-        for channels, stride in stage.block_inputs():
-            leaving = (-(-size[0] // stride), -(-size[1] // stride))
-            if stage.operator == "mbconv":
-                counts += mbconv(
-                    channels,
-                    stage.out_channels,
-                    stage.kernel_size,
-                    stage.expansion,
-                    stage.squeeze_ratio,
-                    size,
-                    leaving,
-                )
-            else:
-                if number == 0 and in_channels is not None:
-                    channels = in_channels
-                counts += convolution(channels, stage.out_channels, stage.kernel_size, leaving)
-            size = leaving
-        if stage.operator == "head":
+        entering, size = size, (-(-size[0] // stage.stride), -(-size[1] // stage.stride))
+        channels = in_channels if number == 0 and in_channels is not None else stage.in_channels
+        counts = layer_complexity(stage, channels, stage.stride, entering, size)
+        counts += layer_complexity(stage, stage.out_channels, 1, size, size) * (stage.layers - 1)
+        if stage.operator in ("head", "classifier"):
             counts += convolution(stage.out_channels, num_classes, 1, (1, 1), bias=True, norm=False)
         result.append(StageComplexity(stage, entering, counts))
     return tuple(result)
@@ -155,6 +187,16 @@ def scaled_complexity(baseline: Baseline, coefficients: Coefficients) -> Complex
     return complexity(scale(baseline, coefficients), scaled_image_size(baseline, coefficients))
 
 
+def exceeded(counts: Complexity, multiply_adds: float | None, parameters: float | None) -> list[str]:
+    """Which of the budgets the counts exceed: "multiply_adds", "parameters", both or none; None is no budget."""
+    budgets = {"multiply_adds": multiply_adds, "parameters": parameters}
+    return [name for name, most in budgets.items() if most is not None and getattr(counts, name) > most]
+
+
+# How finely phi is found.
+PHI_STEP = 1e-4
+
+
 def largest_coefficients(
     baseline: Baseline,
     multiply_adds: float | None = None,
@@ -162,40 +204,69 @@ def largest_coefficients(
     alpha: float = ALPHA,
     beta: float = BETA,
     gamma: float = GAMMA,
-    precision: float = 1e-4,
 ) -> Coefficients:
     """Equation 3 turned around: the coefficients at the largest phi whose architecture keeps within the budgets.
 
     Counts grow with phi in steps, since channels, layers and pixels are rounded; phi is found by bisection to
-    `precision`, from below, so that the budget is never exceeded.
+    `PHI_STEP`, from below, so that the budget is never exceeded.
 
-    Raises ValueError where no budget is given, where even the baseline (phi = 0) exceeds it, or where nothing grows.
+    Raises ValueError where no budget is given, where even the baseline (phi = 0) exceeds it, where no base that it
+    counts is above 1, and where `scaling` builds no architecture as large.
     """
     if multiply_adds is None and parameters is None:
         raise ValueError("name a budget of multiply-adds, of parameters, or both")
+    compound_coefficients(0, alpha, beta, gamma)  # the bases are checked first
+    least = complexity(baseline.stages, baseline.image_size)
+    for budget, count, unit in (
+        (multiply_adds, least.multiply_adds, "multiply-adds"),
+        (parameters, least.parameters, "parameters"),
+    ):
+        if budget is not None and count > budget:
+            raise ValueError(
+                f"a budget of {budget:,.0f} {unit} is below {baseline.title} itself at phi 0, which has {count:,}"
+            )
+    if max(alpha, beta, 1 if multiply_adds is None else gamma) == 1:
+        if multiply_adds is None:
+            what, bases = f"{parameters:,.0f} parameters", "alpha and beta, which are both 1"
+        else:
+            what, bases = f"{multiply_adds:,.0f} multiply-adds", "alpha, beta and gamma, which are all 1"
+        raise ValueError(f"no phi uses a budget of {what}: they grow with {bases}")
 
     def within(phi: float) -> bool:
-        coefficients = compound_coefficients(phi, alpha, beta, gamma)
-        counts = scaled_complexity(baseline, coefficients)
-        return (multiply_adds is None or counts.multiply_adds <= multiply_adds) and (
-            parameters is None or counts.parameters <= parameters
-        )
+        try:
+            counts = scaled_complexity(baseline, compound_coefficients(phi, alpha, beta, gamma))
+        except TooLarge:
+            return False
+        return not exceeded(counts, multiply_adds, parameters)
 
-    if not within(0):
-        least = complexity(baseline.stages, baseline.image_size)
-        raise ValueError(
-            f"the budget is below the baseline itself, which has {least.multiply_adds:,} multiply-adds and "
-            f"{least.parameters:,} parameters"
-        )
     low, high = 0.0, 1.0
     while within(high):
-        if high > 64:
-            raise ValueError(f"alpha {alpha}, beta {beta}, gamma {gamma} do not reach the budget at any sensible phi")
         low, high = high, 2 * high
-    while high - low > precision:
+    while high - low > PHI_STEP:
         middle = (low + high) / 2
         low, high = (middle, high) if within(middle) else (low, middle)
+    try:
+        scaled_complexity(baseline, compound_coefficients(high, alpha, beta, gamma))
+    except TooLarge as error:
+        budgets = ((multiply_adds, "multiply-adds"), (parameters, "parameters"))
+        given = " and ".join(f"{budget:,.0f} {unit}" for budget, unit in budgets if budget is not None)
+        raise ValueError(f"no phi uses a budget of {given}: before it is reached, {error}") from None
     return compound_coefficients(low, alpha, beta, gamma)
+
+
+def closest_coefficients(
+    baseline: Baseline, multiply_adds: float, alpha: float = ALPHA, beta: float = BETA, gamma: float = GAMMA
+) -> Coefficients:
+    """Equation 3 at the phi whose rounded architecture comes nearest to `multiply_adds`, by |log ratio|.
+
+    Raises ValueError as `largest_coefficients`.
+    """
+    below = largest_coefficients(baseline, multiply_adds, None, alpha, beta, gamma)
+    above = compound_coefficients(below.phi + PHI_STEP, alpha, beta, gamma)
+    return min(
+        (below, above),
+        key=lambda one: abs(math.log(scaled_complexity(baseline, one).multiply_adds / multiply_adds)),
+    )
 
 
 @dataclass(frozen=True)

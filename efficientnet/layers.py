@@ -5,6 +5,7 @@ Tensors are (N, C, H, W) throughout.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -33,9 +34,22 @@ class Convention:
 
 AUTHORS = Convention()
 
+# By the names that stages use.  Swish is x * sigmoid(x), PyTorch's SiLU.
+ACTIVATIONS = {"swish": nn.SiLU, "relu": nn.ReLU, "relu6": nn.ReLU6}
+
+
+def same_padding(x: Tensor, kernel_size: int) -> tuple[int, int, int, int]:
+    """TensorFlow's SAME padding for stride 2 and a kernel of 2 or more: (left, right, top, bottom).
+
+    An even size gets one pixel less before than after; in this form `torch.export` follows it for any size.
+    """
+    after = (kernel_size - 1) // 2
+    before_width, before_height = ((kernel_size - 2 + x.shape[side] % 2) // 2 for side in (-1, -2))
+    return before_width, after, before_height, after
+
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, batch norm, and swish (SiLU) unless `activate` is False.
+    """Convolution without bias, batch norm, and an activation: "swish" (SiLU), "relu", "relu6" or None.
 
     (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)), whatever H and W are: padding is
     computed from the tensor that arrives.
@@ -48,12 +62,12 @@ class ConvNormAct(nn.Module):
         kernel_size: int,
         stride: int = 1,
         groups: int = 1,
-        activate: bool = True,
+        activation: str | None = "swish",
         convention: Convention = AUTHORS,
     ) -> None:
         super().__init__()
         # SAME padding depends on the size only where there is a stride, and then cannot be left to the convolution.
-        self.pads_itself = convention.padding == "same" and stride > 1
+        self.pads_itself = convention.padding == "same" and stride > 1 and kernel_size > 1
         self.conv = nn.Conv2d(
             in_channels,
             out_channels,
@@ -64,21 +78,12 @@ class ConvNormAct(nn.Module):
             bias=False,
         )
         self.norm = nn.BatchNorm2d(out_channels, eps=convention.batch_norm_eps, momentum=convention.batch_norm_momentum)
-        self.act = nn.SiLU() if activate else nn.Identity()
+        self.act = ACTIVATIONS[activation]() if activation else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pads_itself:
-            x = F.pad(x, self.same_padding(x))
+            x = F.pad(x, same_padding(x, self.conv.kernel_size[0]))
         return self.act(self.norm(self.conv(x)))
-
-    def same_padding(self, x: Tensor) -> tuple[int, int, int, int]:
-        """TensorFlow's SAME padding for stride 2: (left, right, top, bottom).
-
-        An even size gets one pixel less before than after; in this form `torch.export` follows it for any size.
-        """
-        k = self.conv.kernel_size[0]
-        after = (k - 1) // 2
-        return (k - 2 + x.shape[-1] % 2) // 2, after, (k - 2 + x.shape[-2] % 2) // 2, after
 
 
 class SqueezeExcitation(nn.Module):
@@ -132,6 +137,7 @@ class MBConv(nn.Module):
         project   1x1 convolution, norm             expanded -> out_channels, no activation
         residual  stochastic depth, plus the input  where stride is 1 and the channels are the same
 
+    With squeezed_channels 0 there is no gate, and with relu6 as well it is MobileNetV2's inverted residual.
     (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
 
@@ -145,14 +151,16 @@ class MBConv(nn.Module):
         squeezed_channels: int,
         stochastic_depth: float = 0.0,
         convention: Convention = AUTHORS,
+        activation: str = "swish",
     ) -> None:
         super().__init__()
         expanded = in_channels * expansion
         self.has_residual = stride == 1 and in_channels == out_channels
-        self.expand = ConvNormAct(in_channels, expanded, 1, convention=convention) if expansion != 1 else nn.Identity()
-        self.depthwise = ConvNormAct(expanded, expanded, kernel_size, stride, groups=expanded, convention=convention)
+        conv = functools.partial(ConvNormAct, convention=convention)
+        self.expand = conv(in_channels, expanded, 1, activation=activation) if expansion != 1 else nn.Identity()
+        self.depthwise = conv(expanded, expanded, kernel_size, stride, groups=expanded, activation=activation)
         self.gate = SqueezeExcitation(expanded, squeezed_channels) if squeezed_channels else nn.Identity()
-        self.project = ConvNormAct(expanded, out_channels, 1, activate=False, convention=convention)
+        self.project = conv(expanded, out_channels, 1, activation=None)
         self.stochastic_depth = StochasticDepth(stochastic_depth if self.has_residual else 0.0)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,20 +17,35 @@ from dataclasses import dataclass, replace
 # STEP 1 of the paper's method: the grid search at phi = 1 on B0 ended here (section 3.3).
 ALPHA, BETA, GAMMA = 1.2, 1.1, 1.15
 
-# Beyond this a stage is a slip of the keyboard (phi = 50), not an architecture.
+# Beyond these a stage, or a factor on the baseline, is a slip of the keyboard (phi = 50), not an architecture.
 MOST_LAYERS = 10_000
+LARGEST_FACTOR = 1e6
 
-# Pixels a side: the product of B0's strides, where the last stage is one position.
+# Pixels a side: the product of the strides of B0 and of every other baseline, where the last stage is one position.
 SMALLEST_IMAGE = 32
+
+# Operators that a stage repeats, and that depth therefore multiplies.  The others stand once.
+BLOCKS = ("mbconv", "inverted_residual", "separable", "bottleneck")
+# These have no convolution: what enters leaves with as many channels, and width does not touch it.
+KEEP_CHANNELS = ("max_pool", "classifier")
+
+
+class TooLarge(ValueError):
+    """Coefficients that no architecture is made of; str() says which, and what they were derived from."""
 
 
 @dataclass(frozen=True)
 class Stage:
     """One row of Table 1: `layers` blocks of one operator.  Only the first has the stride and widens the channels.
 
-    operator: "conv" (the stem), "mbconv", or "head" (1x1 convolution, global pooling, classifier).
-    expansion: factor by which MBConv widens its input before the depthwise convolution; 1 elsewhere.
-    squeeze_ratio: width of the squeeze-excitation bottleneck over the channels that *enter* the block.
+    operator: "conv" (the stem), "mbconv", or "head" (1x1 convolution, global pooling, classifier).  The other
+        baselines (`baselines.py`) add "max_pool", "separable" (MobileNetV1), "inverted_residual" (MobileNetV2),
+        "bottleneck" (ResNet) and "classifier" (global pooling and classifier without the convolution).
+    expansion: factor by which MBConv and the inverted residual widen their input before the depthwise convolution,
+        and by which ResNet's bottleneck is narrower than its output; 1 elsewhere.
+    squeeze_ratio: of MBConv, the squeeze-excitation bottleneck over the channels that *enter* the block; 0 for none.
+    activation: "swish", "relu" or "relu6".
+    fixed_width, fixed_depth: scaling leaves the stage's channels or its layers as they are.
     """
 
     operator: str
@@ -41,14 +56,24 @@ class Stage:
     out_channels: int
     layers: int
     squeeze_ratio: float = 0.25
+    activation: str = "swish"
+    fixed_width: bool = False
+    fixed_depth: bool = False
 
     @property
     def label(self) -> str:
         """The operator as Table 1 writes it, such as "MBConv6, k5x5"."""
         kernel = f"{self.kernel_size}x{self.kernel_size}"
-        if self.operator == "mbconv":
-            return f"MBConv{self.expansion}, k{kernel}"
-        return f"Conv{kernel}" + (" & Pool & FC" if self.operator == "head" else "")
+        return {
+            "conv": f"Conv{kernel}",
+            "mbconv": f"MBConv{self.expansion}, k{kernel}",
+            "head": f"Conv{kernel} & Pool & FC",
+            "max_pool": f"MaxPool{kernel}",
+            "separable": f"Separable, k{kernel}",
+            "inverted_residual": f"Inverted{self.expansion}, k{kernel}",
+            "bottleneck": f"Bottleneck, k{kernel}",
+            "classifier": "Pool & FC",
+        }[self.operator]
 
     def block_inputs(self) -> list[tuple[int, int]]:
         """(channels in, stride) of each of the stage's layers."""
@@ -62,6 +87,7 @@ class Baseline:
     name: str
     stages: tuple[Stage, ...]
     image_size: int
+    title: str  # as its paper writes it
 
 
 # Table 1 of the paper.  The strides come from the released code; table and code agree when the table's resolution
@@ -81,6 +107,25 @@ B0 = Baseline(
         Stage("head", 1, 1, 1, 320, 1280, 1),
     ),
     image_size=224,
+    title="EfficientNet-B0",
+)
+
+# EfficientNet-Lite of the released code, for small devices: no squeeze-excitation, ReLU6, a stem and head that keep
+# their width, and a first and last MBConv stage that keep their one layer.
+LITE0 = Baseline(
+    "lite0",
+    tuple(
+        replace(
+            stage,
+            squeeze_ratio=0,
+            activation="relu6",
+            fixed_width=stage.operator != "mbconv",
+            fixed_depth=stage.layers == 1,
+        )
+        for stage in B0.stages
+    ),
+    image_size=224,
+    title="EfficientNet-Lite0",
 )
 
 
@@ -104,6 +149,15 @@ class Coefficients:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a positive number, not {value}")
+            if value > LARGEST_FACTOR:
+                raise TooLarge(f"{name} {value:g}{self.origin(name)} is more than a million: use a smaller one")
+
+    def origin(self, factor: str) -> str:
+        """Where "depth", "width" or "resolution" comes from, to stand behind its value; empty where it was chosen."""
+        if self.phi is None:
+            return ""
+        base = {"depth": "alpha", "width": "beta", "resolution": "gamma"}[factor]
+        return f" ({base}^phi = {getattr(self, base):g}^{self.phi:g})"
 
 
 def compound_coefficients(phi: float, alpha: float = ALPHA, beta: float = BETA, gamma: float = GAMMA) -> Coefficients:
@@ -112,7 +166,7 @@ def compound_coefficients(phi: float, alpha: float = ALPHA, beta: float = BETA, 
     phi is any number from 0, fractions included; alpha, beta and gamma are at least 1.  Multiply-adds grow by about
     `flops_growth(alpha, beta, gamma)` ** phi, which the paper's constraint sets to about 2.
 
-    Raises ValueError when a bound of Equation 3 is violated or the result is not finite.
+    Raises ValueError when a bound of Equation 3 is violated, and its kind `TooLarge` for a factor above a million.
     """
     if not (math.isfinite(phi) and phi >= 0):
         raise ValueError(f"phi must be a number of at least 0, not {phi}")
@@ -122,7 +176,7 @@ def compound_coefficients(phi: float, alpha: float = ALPHA, beta: float = BETA, 
     try:
         depth, width, resolution = alpha**phi, beta**phi, gamma**phi
     except OverflowError:
-        raise ValueError(f"phi = {phi} is too large: the coefficients overflow") from None
+        raise TooLarge(f"phi {phi:g} is too large: the coefficients overflow") from None
     return Coefficients(depth, width, resolution, phi, alpha, beta, gamma)
 
 
@@ -146,6 +200,15 @@ def round_layers(layers: int, depth: float) -> int:
     return math.ceil(layers * depth)
 
 
+def scaled_channels(stage: Stage, width: float) -> int:
+    """The stage's channels at `width`.  Of ResNet's bottleneck the inner channels are rounded, as in its own table."""
+    if stage.fixed_width:
+        return stage.out_channels
+    if stage.operator == "bottleneck":
+        return stage.expansion * round_channels(stage.out_channels / stage.expansion * width)
+    return round_channels(stage.out_channels * width)
+
+
 def scaled_image_size(baseline: Baseline, coefficients: Coefficients) -> int:
     """The input's height and width in pixels: the nearest integer, never made a multiple of 8."""
     return int(baseline.image_size * coefficients.resolution + 0.5)
@@ -154,22 +217,29 @@ def scaled_image_size(baseline: Baseline, coefficients: Coefficients) -> int:
 def scale(baseline: Baseline, coefficients: Coefficients) -> tuple[Stage, ...]:
     """STEP 2: the baseline's stages with `width` on all channels, stem and head included, and `depth` on the layers.
 
-    The image's own channels, the stem and the head keep their number and one layer each.  Resolution changes no
-    stage: see `scaled_image_size`.
+    The image's own channels keep their number; stem, pooling and head keep one layer each, and `fixed_width` and
+    `fixed_depth` exempt a stage.  Resolution changes no stage: see `scaled_image_size`.  Any `Baseline` is scaled by
+    the same rule (section 5.1 of the paper).
 
-    Raises ValueError where a stage would have more than 10,000 layers.
+    Raises TooLarge, a ValueError, where a stage would have more than 10,000 layers.
     """
     scaled: list[Stage] = []
     for stage in baseline.stages:
         entering = scaled[-1].out_channels if scaled else stage.in_channels
-        layers = round_layers(stage.layers, coefficients.depth) if stage.operator == "mbconv" else stage.layers
+        deepens = stage.operator in BLOCKS and not stage.fixed_depth
+        layers = round_layers(stage.layers, coefficients.depth) if deepens else stage.layers
         if layers > MOST_LAYERS:
-            raise ValueError(f"depth {coefficients.depth:g} asks for {layers:g} layers in one stage: use a smaller one")
+            raise TooLarge(
+                f"depth {coefficients.depth:g}{coefficients.origin('depth')} asks for {layers:,} layers in one stage, "
+                f"of at most {MOST_LAYERS:,}: use a smaller one"
+            )
         scaled.append(
             replace(
                 stage,
                 in_channels=entering,
-                out_channels=round_channels(stage.out_channels * coefficients.width),
+                out_channels=entering
+                if stage.operator in KEEP_CHANNELS
+                else scaled_channels(stage, coefficients.width),
                 layers=layers,
             )
         )
@@ -187,14 +257,15 @@ class Variant:
     dropout: float
     paper_parameters: float | None = None  # millions
     paper_flops: float | None = None  # billions of multiply-adds; the paper calls them FLOPs
+    baseline: Baseline = B0
 
     @property
     def coefficients(self) -> Coefficients:
-        return Coefficients(self.depth, self.width, self.image_size / B0.image_size)
+        return Coefficients(self.depth, self.width, self.image_size / self.baseline.image_size)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        return scale(B0, self.coefficients)
+        return scale(self.baseline, self.coefficients)
 
 
 # The released coefficients are rounded by hand and do NOT follow Equation 3: the number in the name is not phi.
@@ -220,13 +291,25 @@ VARIANTS: dict[str, Variant] = {
     )
 }
 
+# Not in the paper, and not in its tables: depth and width are those of B0-B4.
+LITE_VARIANTS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant("lite0", 1.0, 1.0, 224, 0.2, baseline=LITE0),
+        Variant("lite1", 1.0, 1.1, 240, 0.2, baseline=LITE0),
+        Variant("lite2", 1.1, 1.2, 260, 0.3, baseline=LITE0),
+        Variant("lite3", 1.2, 1.4, 280, 0.3, baseline=LITE0),
+        Variant("lite4", 1.4, 1.8, 300, 0.3, baseline=LITE0),
+    )
+}
+
 
 def get_variant(name: str) -> Variant:
-    """The released variant of that name ("b3", "B3", "efficientnet_b3"); ValueError lists the known ones."""
-    short = name.lower().replace("-", "_").removeprefix("efficientnet_")
-    if short not in VARIANTS:
-        raise ValueError(f"unknown variant {name!r}: the known ones are {', '.join(VARIANTS)}")
-    return VARIANTS[short]
+    """The released variant of that name ("b3", "efficientnet_b3", "lite0"); ValueError lists the known ones."""
+    short, known = name.lower().replace("-", "_").removeprefix("efficientnet_"), VARIANTS | LITE_VARIANTS
+    if short not in known:
+        raise ValueError(f"unknown variant {name!r}: the known ones are {', '.join(known)}")
+    return known[short]
 
 
 def implied_phi(

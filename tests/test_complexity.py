@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from efficientnet import B0, VARIANTS, complexity, compound_coefficients, create_model, scale, stage_complexities
+from efficientnet import (
+    B0,
+    VARIANTS,
+    complexity,
+    compound_coefficients,
+    create_model,
+    get_variant,
+    scale,
+    stage_complexities,
+)
 from efficientnet.complexity import largest_coefficients, scaled_complexity
 
 PARAMETERS = {
@@ -18,6 +27,11 @@ PARAMETERS = {
     "b7": 66_347_960,
     "b8": 87_413_142,
     "l2": 480_309_308,
+    "lite0": 4_652_008,
+    "lite1": 5_416_680,
+    "lite2": 6_092_072,
+    "lite3": 8_197_096,
+    "lite4": 13_006_568,
 }
 GIGA_MULTIPLY_ADDS = {
     "b0": 0.386,
@@ -33,7 +47,8 @@ GIGA_MULTIPLY_ADDS = {
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_of_the_released_variants_are_exact(name):
-    assert complexity(VARIANTS[name].stages, VARIANTS[name].image_size).parameters == PARAMETERS[name]
+    variant = get_variant(name)
+    assert complexity(variant.stages, variant.image_size).parameters == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", GIGA_MULTIPLY_ADDS)
@@ -54,7 +69,13 @@ def test_architectures_of_equation_3(phi, millions, giga):
 
 @pytest.mark.parametrize(
     ("name", "size", "classes", "channels"),
-    [("b0", (224, 224), 1000, 3), ("b0", (97, 64), 4, 1), ("b1", (33, 130), 7, 5), ("b3", (64, 96), 2, 1)],
+    [
+        ("b0", (224, 224), 1000, 3),
+        ("b0", (97, 64), 4, 1),
+        ("b1", (33, 130), 7, 5),
+        ("b3", (64, 96), 2, 1),
+        ("lite1", (65, 96), 3, 3),
+    ],
 )
 def test_analytic_counts_equal_the_live_model(name, size, classes, channels):
     model = create_model(name, classes, channels).eval()
@@ -98,9 +119,23 @@ def test_both_budgets_hold_and_impossible_ones_say_why():
     loose = largest_coefficients(B0, parameters=10e6).phi
     assert largest_coefficients(B0, 1e12, 10e6).phi == loose
     assert largest_coefficients(B0, 0.5e9, 10e6).phi < loose
-    with pytest.raises(ValueError, match="below the baseline"):
+    with pytest.raises(ValueError, match="100,000,000 multiply-adds is below EfficientNet-B0"):
         largest_coefficients(B0, 1e8)
     with pytest.raises(ValueError, match="name a budget"):
         largest_coefficients(B0)
-    with pytest.raises(ValueError, match="do not reach"):
-        largest_coefficients(B0, parameters=1e9, alpha=1, beta=1, gamma=1.15)
+    with pytest.raises(ValueError, match="10,000,000 parameters: they grow with alpha and beta, which are both 1"):
+        largest_coefficients(B0, parameters=10e6, alpha=1, beta=1, gamma=1.15)
+    with pytest.raises(ValueError, match="1,000,000,000 multiply-adds: they grow with alpha, beta and gamma"):
+        largest_coefficients(B0, multiply_adds=1e9, alpha=1, beta=1, gamma=1)
+    with pytest.raises(ValueError, match=r"multiply-adds: .* \(alpha\^phi = 1\.2\^.*layers in one stage"):
+        largest_coefficients(B0, multiply_adds=1e30)
+
+
+def test_what_is_too_deep_is_beyond_any_budget():
+    """alpha 2: phi 16, which bisection would try, has 65,536 layers in its shallowest stage."""
+    found = largest_coefficients(B0, multiply_adds=500e9, alpha=2, beta=1, gamma=1)
+    assert found.phi == pytest.approx(10.3, abs=0.1)
+    assert scaled_complexity(B0, found).multiply_adds <= 500e9
+    assert 33 < largest_coefficients(B0, multiply_adds=1e18).phi < 34
+    found = largest_coefficients(B0, parameters=10e6, alpha=1, beta=1.001, gamma=1)  # slow growth is growth
+    assert scaled_complexity(B0, found).parameters <= 10e6 and found.phi > 64

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from efficientnet.layers import Convention, ConvNormAct, MBConv, SqueezeExcitation, StochasticDepth, initialise
+from efficientnet.layers import (
+    Convention,
+    ConvNormAct,
+    MBConv,
+    SqueezeExcitation,
+    StochasticDepth,
+    initialise,
+    same_padding,
+)
 
 
 def tensorflow_same(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -18,7 +26,7 @@ def tensorflow_same(size: int, kernel: int, stride: int) -> tuple[int, int]:
 @pytest.mark.parametrize("width", [3, 4, 33])
 def test_same_padding_is_tensorflows(kernel, height, width):
     layer = ConvNormAct(2, 4, kernel, stride=2)
-    left, right, top, bottom = layer.same_padding(torch.zeros(1, 2, height, width))
+    left, right, top, bottom = same_padding(torch.zeros(1, 2, height, width), kernel)
     assert (top, bottom) == tensorflow_same(height, kernel, 2)
     assert (left, right) == tensorflow_same(width, kernel, 2)
     assert layer(torch.randn(2, 2, height, width)).shape == (2, 4, -(-height // 2), -(-width // 2))

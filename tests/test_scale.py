@@ -3,8 +3,12 @@
 import json
 import math
 
+import PIL.Image
 import pytest
 from commands import ROOT, assert_one_line_error, run
+
+from efficientnet import B0, scaling_rows
+from efficientnet.complexity import grid_search
 
 
 def scale_json(*arguments):
@@ -63,6 +67,12 @@ def test_a_variant_is_its_own_closest():
     assert (result["closest_variant"], result["parameters"], result["image_size"]) == ("b3", 12_233_232, 300)
 
 
+def test_lite_variants_are_their_own_architectures():
+    result = scale_json("--variant", "lite3")
+    assert (result["name"], result["parameters"], result["image_size"]) == ("lite3", 8_197_096, 280)
+    assert "EfficientNet-LITE3" in run("scale.py", "--variant", "lite3").stdout
+
+
 def test_phi_1_is_about_b2_and_phi_2_about_b3():
     assert scale_json("--phi", 1)["closest_variant"] == "b2"
     assert scale_json("--phi", 2)["closest_variant"] == "b3"
@@ -91,14 +101,32 @@ def test_fit_shows_the_gap_of_every_released_variant():
     assert rows["b0"]["multiply_adds"] == rows["b0"]["variant_multiply_adds"]
     text = run("scale.py", "--fit").stdout
     assert "rounded them by hand" in text and "1.85 / 1.91 / 2.09" in text
+    assert "1.4 / 1.2 / 300" in text and "1.42 / 1.20 / 293" in text and max(map(len, text.splitlines())) <= 130
+    depth_lags = [
+        name for name, row in rows.items() if row["implied_phi"]["depth"] < min(list(row["implied_phi"].values())[1:])
+    ]
+    assert depth_lags == [f"b{i}" for i in range(3, 9)] and "from B3 to B8" in text
 
 
 def test_budgets_are_turned_into_phi():
     result = scale_json("--budget", "1.5G")
     assert 1.4e9 < result["multiply_adds"] <= 1.5e9
     assert 1 < result["coefficients"]["phi"] < 2
+    assert result["budgets"] == {"multiply_adds": {"limit": 1.5e9, "share": result["multiply_adds"] / 1.5e9}}
+    assert result["binding"] == ["multiply_adds"]
     result = scale_json("--max-parameters", "10m")
     assert 9e6 < result["parameters"] <= 10e6
+
+
+def test_of_two_budgets_the_one_that_binds_is_named():
+    result = scale_json("--budget", "4G", "--max-parameters", "10M")
+    assert result["binding"] == ["parameters"] and list(result["budgets"]) == ["multiply_adds", "parameters"]
+    assert result["budgets"]["multiply_adds"]["share"] < 0.5 < 0.9 < result["budgets"]["parameters"]["share"] <= 1
+    text = run("scale.py", "--budget", "4G", "--max-parameters", "10M").stdout
+    lines = [line for line in text.splitlines() if line.startswith("budget")]
+    assert len(lines) == 2 and "4,000,000,000 multiply-adds" in lines[0] and "% used" in lines[0]
+    assert "10,000,000 parameters" in lines[1] and "binds" in lines[1] and "binds" not in lines[0]
+    assert "binds" not in run("scale.py", "--budget", "1.5G").stdout
 
 
 def test_the_grid_of_step_1_marks_the_papers_choice():
@@ -111,7 +139,20 @@ def test_the_grid_of_step_1_marks_the_papers_choice():
     assert (1.2, 1.1, 1.15) in bases and len(bases) == len(set(bases))
     text = run("scale.py", "--search").stdout
     assert [line.split()[1:4] for line in text.splitlines() if line.startswith("*")] == [["1.2", "1.1", "1.15"]]
-    assert len(scale_json("--search", "--step", 0.1, "--tolerance", 0.05)["rows"]) < len(rows)
+
+
+def test_a_grid_without_the_papers_choice_says_so():
+    flags = ("--search", "--step", 0.1, "--tolerance", 0.05)
+    assert not any(row["paper_choice"] for row in scale_json(*flags)["rows"])
+    text = run("scale.py", *flags).stdout
+    assert "1.2, 1.1, 1.15, which is not on this grid" in text and "*" not in text.partition("growth")[2]
+    assert "marked *" in run("scale.py", "--search").stdout
+
+
+def test_the_released_variants_are_counted_once():
+    scaling_rows.released_counts.cache_clear()
+    assert len(scaling_rows.search_rows(B0, grid_search(B0))) > 20
+    assert scaling_rows.released_counts.cache_info().misses == 1
 
 
 def test_one_dimension_alone():
@@ -134,7 +175,11 @@ def test_far_from_the_constraint_is_said_on_stderr():
         (["--phi", -1], ["phi", "at least 0"]),
         (["--phi", "nan"], ["phi"]),
         (["--phi", 1, "--beta", 0.9], ["beta", "at least 1"]),
-        (["--phi", 60], ["layers"]),
+        (["--phi", 60], ["depth 56347.5 (alpha^phi = 1.2^60)", "layers in one stage"]),
+        (["--depth", 20_000], ["depth 20000 asks for", "layers"]),
+        (["--width", "1e308"], ["width 1e+308", "more than a million"]),
+        (["--max-parameters", "10M", "--alpha", 1, "--beta", 1], ["parameters", "alpha and beta", "both 1"]),
+        (["--budget", "1e30"], ["multiply-adds", "alpha^phi = 1.2^"]),
         (["--variant", "b12"], ["b12", "b0, b1"]),
         (["--variant", "b3", "--phi", 2], ["exclude"]),
         (["--resolution", 0.1], ["22 pixels"]),
@@ -144,13 +189,94 @@ def test_far_from_the_constraint_is_said_on_stderr():
         (["--search", "--tolerance", 2], ["tolerance"]),
         (["--step", 0.1], ["--search"]),
         (["--budget", "fast"], ["--budget", "fast"]),
-        (["--budget", "0.1G"], ["below the baseline", "385,814,752"]),
+        (["--budget", "0.1G"], ["100,000,000 multiply-adds", "below EfficientNet-B0", "385,814,752"]),
+        (["--budget", "1G", "--max-parameters", "5M"], ["5,000,000 parameters", "5,288,548"]),
+        (["--budget", "1G", "--baseline", "resnet50"], ["below ResNet-50", "4,089,184,256"]),
+        (["--baseline", "vgg16"], ["vgg16", "b0, mobilenet_v1, mobilenet_v2, resnet50"]),
+        (["--baseline", "resnet50", "--table"], ["--baseline", "no part in --table"]),
+        (["--baseline", "mobilenet_v1", "--resolution", 0.1], ["22 pixels"]),
+        (["--paper", "table9"], ["table9", "table3, table7"]),
+        (["--paper", "table3", "--fit"], ["exclude"]),
+        (["--plot", "family.gif"], ["family.gif", ".png"]),
         (["--budget", "1G", "--phi", 1], ["exclude"]),
         (["--variant", "b1", "--alpha", 1.3], ["--alpha", "no part in --variant"]),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, words):
     assert_one_line_error(run("scale.py", *arguments), 2, *words)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "arguments", "parameters", "image_size"),
+    [
+        ("mobilenet_v1", [], 4_231_976, 224),
+        ("mobilenet_v2", ["--phi", 0], 3_504_872, 224),
+        ("mobilenet_v2", ["--resolution", 2], 3_504_872, 448),
+        ("resnet50", ["--depth", 1], 25_557_032, 224),
+        ("resnet50", ["--width", 2], 98_004_072, 224),
+    ],
+)
+def test_any_baseline(baseline, arguments, parameters, image_size):
+    result = scale_json("--baseline", baseline, *arguments)
+    assert (result["parameters"], result["image_size"]) == (parameters, image_size)
+
+
+def test_a_scaled_baseline_is_printed_with_its_own_operators():
+    text = run("scale.py", "--baseline", "resnet50", "--phi", 1).stdout
+    for words in ("ResNet-50 at phi 1", "Conv7x7", "MaxPool3x3", "Bottleneck, k3x3", "Pool & FC", "38,932,304", "B5"):
+        assert words in text
+    assert "number in a variant's name" not in text  # a remark on EfficientNet's own names
+
+
+def test_search_and_budgets_on_another_baseline():
+    rows = scale_json("--search", "--baseline", "mobilenet_v2", "--step", 0.1)["rows"]
+    assert rows[0]["name"].startswith("mobilenet_v2 with alpha") and not any(row["paper_choice"] for row in rows)
+    assert [row["paper_choice"] for row in scale_json("--search")["rows"]].count(True) == 1
+    result = scale_json("--budget", "1G", "--baseline", "mobilenet_v2")
+    assert 0.9e9 < result["multiply_adds"] <= 1e9
+
+
+def test_paper_tables_stand_beside_ours():
+    rows = scale_json("--paper", "table7")["rows"]
+    assert [round(row["multiply_adds"] / 1e9, 3) for row in rows] == [0.386, 1.575, 1.450, 1.538, 1.800]
+    assert [row["reproduces"] for row in rows] == [True, False, False, False, True]
+    text = run("scale.py", "--paper", "table3").stdout
+    for words in ("4 of the 12 rows", "14.571 G where the paper has 16.2 B", "inferred: phi 2.01", "+10.9%"):
+        assert words in text
+    assert max(map(len, text.splitlines())) <= 130
+
+
+def test_the_plot_is_a_picture_and_json_says_what_it_shows(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "family.png"
+    shown = scale_json("--plot", path)
+    with PIL.Image.open(path) as picture:
+        assert picture.size[0] > 800 and len(set(picture.convert("L").tobytes())) > 20
+    assert [point["name"] for point in shown["points"]] == [*(f"B{i}" for i in range(9)), "L2"]
+    assert shown["curve"][0] == {"phi": 0, "parameters": 5_288_548, "multiply_adds": 385_814_752}
+    assert [path.name for path in tmp_path.iterdir()] == ["family.png"]
+
+
+def test_without_matplotlib_the_plot_asks_for_it_in_one_line(tmp_path):
+    blocked = tmp_path / "matplotlib.py"
+    blocked.write_text("raise ModuleNotFoundError('gone', name='matplotlib')")
+    process = run("scale.py", "--plot", tmp_path / "x.png", environment={"PYTHONPATH": str(tmp_path)})
+    assert_one_line_error(process, 1, "matplotlib", "pip install", "[report]")
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_plot_into_a_folder_that_is_not_there_fails_in_one_line(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "no" / "x.png"
+    assert_one_line_error(run("scale.py", "--plot", path), 1, f"{path}: No such file")
+
+
+def test_the_plot_stops_where_it_is_drawn_to(tmp_path):
+    """With alpha 2, the architectures far beyond the picture are too deep to count."""
+    pytest.importorskip("matplotlib")
+    bases = ("--alpha", 2, "--beta", 1, "--gamma", 1)
+    curve = scale_json("--plot", tmp_path / "deep.png", *bases)["curve"]
+    assert 10 < curve[-1]["phi"] < 11
 
 
 def test_no_torch_is_imported():

@@ -6,6 +6,7 @@ import pytest
 
 from efficientnet.scaling import (
     B0,
+    LITE_VARIANTS,
     VARIANTS,
     Coefficients,
     Stage,
@@ -120,6 +121,17 @@ def test_variants_give_back_their_image_size_and_blocks():
         assert sum(stage.layers for stage in variant.stages if stage.operator == "mbconv") == count
 
 
+def test_lite_keeps_stem_and_head_width_and_the_depth_of_its_first_and_last_stage():
+    for number, variant in enumerate(LITE_VARIANTS.values()):
+        lite, plain = variant.stages, VARIANTS[f"b{number}"].stages
+        assert {(stage.squeeze_ratio, stage.activation) for stage in lite} == {(0, "relu6")}
+        assert (lite[0].out_channels, lite[-1].out_channels) == (32, 1280)
+        assert [stage.out_channels for stage in lite[1:-1]] == [stage.out_channels for stage in plain[1:-1]]
+        assert [stage.layers for stage in lite[2:-2]] == [stage.layers for stage in plain[2:-2]]
+        assert lite[1].layers == lite[-2].layers == 1
+        assert scaled_image_size(variant.baseline, variant.coefficients) == variant.image_size
+
+
 def test_released_coefficients_do_not_follow_equation_3():
     expected = {
         "b0": (0, 0, 0),
@@ -165,6 +177,7 @@ def test_the_objective_of_the_baselines_search():
 
 def test_variant_names_are_forgiving_and_unknown_ones_list_the_known():
     assert get_variant("EfficientNet-B3") is get_variant("b3")
+    assert get_variant("efficientnet-lite2") is LITE_VARIANTS["lite2"]
     with pytest.raises(ValueError, match="b0, b1"):
         get_variant("b9")
 
