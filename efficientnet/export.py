@@ -1,0 +1,122 @@
+"""A trained checkpoint as a file that other programs run: ONNX, or PyTorch's own exported program.
+
+    python -m efficientnet.export --checkpoint runs/b3-1/best.pt --onnx b3.onnx
+    python -m efficientnet.export --checkpoint runs/b3-1/best.pt --program b3.pt2
+
+The input is "images", float32 (N, C, H, W) of any N, H and W from 32, preprocessed and normalised as the metadata of
+the file say; the output is "logits", float32 (N, T), whose sigmoid is the probability of each target.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from efficientnet.command_line import CommandError, Parser, run
+from efficientnet.ensemble import Member, load_member
+from efficientnet.extras import require
+from efficientnet.files import atomic_file
+from efficientnet.inference import optimize_for_inference
+from efficientnet.training.checkpoint import CheckpointError
+
+PROGRAM = "python -m efficientnet.export"
+INPUT, OUTPUT = "images", "logits"
+
+
+class Corrected(nn.Module):
+    """The network, with the first target's logit brought back to the prior, as evaluate.py does it."""
+
+    def __init__(self, network: nn.Module, targets: int, logit_shift: float) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("shift", torch.tensor([logit_shift] + [0.0] * (targets - 1)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images) - self.shift
+
+
+def exported(network: nn.Module, channels: int) -> ExportedProgram:
+    """`torch.export` of a network of images (N, channels, H, W) for any N, H and W.
+
+    The example is of a size that no padding leaves alone, and of two images, since one is a constant to the exporter.
+    """
+    example = torch.zeros(2, channels, 97, 66)
+    sizes = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
+    with torch.no_grad():
+        return torch.export.export(network.eval(), (example,), dynamic_shapes=(sizes,))
+
+
+def metadata(member: Member) -> dict[str, str]:
+    """What a program needs beside the network, as text: JSON but for plain words."""
+    settings = member.preprocessing.to_dict()
+    values: dict[str, Any] = {
+        "targets": list(member.targets),
+        "preprocessing": settings,
+        "prior": member.prior,
+        "threshold": member.threshold,
+        "image_to_breast": "mean of the probabilities of a breast's images",
+        "probability": "sigmoid(logits)",
+        "not_a_medical_device": "for research only",
+    }
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+
+
+def write_onnx(program: ExportedProgram, path: Path, properties: dict[str, str]) -> None:
+    """Raises MissingExtra without the packages onnx and onnxscript."""
+    require("onnx", "export", "writing ONNX")
+    require("onnxscript", "export", "writing ONNX")
+    onnx_program = torch.onnx.export(
+        program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False, optimize=True
+    )
+    model = onnx_program.model_proto
+    for name, value in properties.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = name, value
+    with atomic_file(path) as file:
+        file.write(model.SerializeToString())
+
+
+def write_program(program: ExportedProgram, path: Path, properties: dict[str, str]) -> None:
+    """`torch.export.load(path, extra_files={"metadata.json": ""})` reads both back."""
+    with atomic_file(path) as file:
+        torch.export.save(program, file, extra_files={"metadata.json": json.dumps(properties)})
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="best.pt of a run")
+    parser.add_argument("--onnx", type=Path, metavar="FILE.onnx", help="write ONNX (packages onnx and onnxscript)")
+    parser.add_argument("--program", type=Path, metavar="FILE.pt2", help="write torch.export's program")
+    parser.add_argument("--no-fold", action="store_true", help="the network as it was trained, layer by layer")
+    arguments = parser.parse_args()
+    if arguments.onnx is None and arguments.program is None:
+        parser.error("name what to write: --onnx FILE, --program FILE, or both")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    try:
+        member = load_member(arguments.checkpoint, torch.device("cpu"), optimize=False)
+    except CheckpointError as error:
+        raise CommandError(error) from None
+    network = member.model if arguments.no_fold else optimize_for_inference(member.model, fused=False)
+    program = exported(Corrected(network, len(member.targets), member.logit_shift), member.model.in_channels)
+    properties = metadata(member)
+    for path, write in ((arguments.onnx, write_onnx), (arguments.program, write_program)):
+        if path is not None:
+            write(program, path, properties)
+            print(
+                f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {INPUT} (N, {member.model.in_channels}, H, W) -> "
+                f"{OUTPUT} (N, {len(member.targets)}), {', '.join(member.targets)}"
+            )
+
+
+if __name__ == "__main__":
+    run(PROGRAM, main)

@@ -1,0 +1,79 @@
+"""Exported files give what the network gives, for any batch and size, and say how to use them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from commands import assert_one_line_error, run
+
+from efficientnet import create_model
+from efficientnet.training.checkpoint import load_checkpoint, save_checkpoint
+
+SIZES = [(1, 64, 131), (3, 97, 64), (2, 96, 96)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "run"
+    process = run(
+        *("train.py", "--variant", "b0", "--image-size", 32, "--batch-size", 4, "--epochs", 1, "--data", tiny_data),
+        *("--output", folder, "--positive-share", 0.4),
+    )
+    assert process.returncode == 0, process.stderr
+    # With the statistics of noise, since noise is what it is compared on: with others its values would explode.
+    content = load_checkpoint(folder / "best.pt")
+    model = create_model(**content["architecture"] | {"batch_norm_momentum": 1.0})
+    model.load_state_dict(content["weights"])
+    with torch.no_grad():
+        model.train()(torch.from_numpy(random_images(4, 96, 96)))
+    save_checkpoint(folder / "noise.pt", content | {"weights": model.state_dict()})
+    return folder / "noise.pt"
+
+
+def expected(checkpoint, images):
+    """Logits of the network of the checkpoint, corrected back to the prior."""
+    content = load_checkpoint(checkpoint)
+    model = create_model(**content["architecture"]).eval()
+    model.load_state_dict(content["weights"])
+    with torch.no_grad():
+        logits = model(torch.from_numpy(images)).numpy()
+    logits[:, 0] -= content["logit_shift"]
+    return logits
+
+
+def random_images(count, height, width):
+    return np.random.default_rng(0).standard_normal((count, 1, height, width)).astype(np.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--no-fold",)], ids=["folded", "plain"])
+def test_onnxruntime_gives_the_networks_logits_at_any_batch_and_size(checkpoint, tmp_path, options):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path, program = tmp_path / "b0.onnx", tmp_path / "b0.pt2"
+    process = run(
+        *("-m", "efficientnet.export", "--checkpoint", checkpoint, "--onnx", path, "--program", program, *options)
+    )
+    assert process.returncode == 0, process.stderr
+    session = onnxruntime.InferenceSession(path)
+    extra = {"metadata.json": ""}
+    loaded = torch.export.load(program, extra_files=extra).module()
+    for size in SIZES:
+        images = random_images(*size)
+        logits = expected(checkpoint, images)
+        scale = np.abs(logits).max()
+        (found,) = session.run(["logits"], {"images": images})
+        assert np.abs(found - logits).max() < 1e-4 * scale
+        assert np.abs(loaded(torch.from_numpy(images)).detach().numpy() - logits).max() < 1e-4 * scale
+    properties = session.get_modelmeta().custom_metadata_map
+    assert json.loads(extra["metadata.json"]) == properties
+    content = load_checkpoint(checkpoint)
+    assert json.loads(properties["preprocessing"]) == content["preprocessing"]
+    assert json.loads(properties["targets"]) == content["targets"]
+
+
+def test_what_is_missing_is_said_in_one_line(tmp_path):
+    process = run("-m", "efficientnet.export", "--checkpoint", tmp_path / "none.pt", "--onnx", tmp_path / "a.onnx")
+    assert_one_line_error(process, 1, "none.pt", "no such file")
+    assert_one_line_error(run("-m", "efficientnet.export", "--checkpoint", "x.pt"), 2, "--onnx")
