@@ -1,14 +1,17 @@
 """Rows and files -> tensors: where images are found, what they become, and what happens to broken ones."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_data import write_tiny_data
 
-from efficientnet.mammography.dataset import MammogramDataset, collate, find_images, read_any_image
-from efficientnet.mammography.dicom import ImageError
+from efficientnet.mammography.dataset import MammogramDataset, collate, to_tensor
+from efficientnet.mammography.image_files import every_image, find_images
 from efficientnet.mammography.preprocessing import Preprocessing
-from efficientnet.mammography.table import read_table
+from efficientnet.mammography.table import TableError, read_table
 
 PREPROCESSING = Preprocessing((32, 32), crop=False, side="as-is", mean=0.0, std=1.0)
 
@@ -23,6 +26,33 @@ def folder(tmp_path):
         Image.fromarray(np.full((32, 32), 40 * number, np.uint8)).save(tmp_path / f"{number}.png")
     (tmp_path / "train.csv").write_text("\n".join(lines))
     return tmp_path
+
+
+def test_links_are_followed_within_the_data_folder_and_for_the_image_folder_itself(tmp_path):
+    """A table's row must not show a file of somewhere else; but images may lie on another disk."""
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "data"
+    write_tiny_data(elsewhere, patients=3)
+    folder.mkdir()
+    (folder / "train.csv").write_text((elsewhere / "train.csv").read_text())
+    (folder / "train_images").symlink_to(elsewhere / "train_images")
+    table = table_of(folder)
+    assert None not in find_images(table, folder)
+
+    images = elsewhere / "train_images"
+    secret = tmp_path / "secret.png"
+    (images / "100" / "10000.png").rename(secret)
+    (images / "100" / "10000.png").symlink_to(secret)  # out of it
+    (images / "100" / "10001.png").rename(images / "moved.png")
+    (images / "100" / "10001.png").symlink_to("../moved.png")  # within it
+    (images / "101").rename(tmp_path / "101")
+    (images / "101").symlink_to(tmp_path / "101")
+    (images / "102").rename(folder / "102")
+    (images / "102").symlink_to(folder / "102")  # to the data folder
+    found = dict(zip((row.image_id for row in table.rows), find_images(table, folder), strict=True))
+    without = {image for image, file in found.items() if file is None}
+    assert without == {"10000", *(row.image_id for row in table.rows if row.patient_id == "101")}
+    _, left_out = every_image(folder, "train_images", [file for file in found.values() if file])
+    assert sorted(map(os.path.basename, left_out)) == ["10000.png", "101"]
 
 
 def table_of(folder):
@@ -40,6 +70,25 @@ def test_images_are_found_flat_nested_and_under_train_images(folder):
     assert [path and path.name for path in found] == [None, None, "2.PNG", "3.png", None, None]
 
 
+def test_community_copies_are_found_under_their_own_folders_and_names(folder):
+    table = table_of(folder)
+    copies = folder / "train_images_512"
+    for number in range(6):
+        place = copies / str(number // 2) / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").rename(place)
+    (folder / "docs").mkdir()
+    assert [path.parent.parent.name for path in find_images(table, folder)] == ["train_images_512"] * 6
+    for number in range(6):
+        (copies / str(number // 2) / f"{number}.png").rename(copies / f"{number // 2}_{number}.png")
+    assert [path.name for path in find_images(table, folder)] == [f"{n // 2}_{n}.png" for n in range(6)]
+    (folder / "train_images_1024").mkdir()
+    assert None not in find_images(table, folder)
+    Image.new("L", (8, 8)).save(folder / "train_images_1024" / "3.png")
+    with pytest.raises(TableError, match=r"train_images_1024 and in .*train_images_512"):
+        find_images(table, folder)
+
+
 def test_dicom_goes_before_its_copies(folder):
     (folder / "0.dcm").write_bytes(b"")
     assert find_images(table_of(folder), folder)[0].suffix == ".dcm"
@@ -49,24 +98,6 @@ def test_the_patients_folder_goes_before_a_flat_file(folder):
     (folder / "0").mkdir()
     Image.new("L", (8, 8)).save(folder / "0" / "0.png")
     assert find_images(table_of(folder), folder)[0].parent.name == "0"
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_eight_bits_are_over_255_and_sixteen_over_65535(tmp_path, suffix):
-    Image.fromarray(np.full((4, 4), 51, np.uint8)).save(tmp_path / f"a.{suffix}")
-    assert read_any_image(tmp_path / f"a.{suffix}") == pytest.approx(0.2, abs=0.005)
-    Image.fromarray(np.full((4, 4), 13107, np.uint16)).save(tmp_path / "b.png")
-    assert read_any_image(tmp_path / "b.png") == pytest.approx(0.2, abs=1e-6)
-    assert read_any_image(tmp_path / "b.png").dtype == np.float32
-    Image.new("RGB", (4, 4), (255, 255, 255)).save(tmp_path / f"c.{suffix}")
-    assert read_any_image(tmp_path / f"c.{suffix}") == pytest.approx(1.0)
-
-
-def test_an_unreadable_image_is_one_line_that_names_it(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"\x89PNG nonsense")
-    with pytest.raises(ImageError) as caught:
-        read_any_image(tmp_path / "a.png")
-    assert "a.png" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_an_item_is_image_targets_and_row(folder):
@@ -110,3 +141,14 @@ def test_a_transform_sees_the_draw(folder):
 
     dataset = MammogramDataset(table, find_images(table, folder), PREPROCESSING, transform)
     assert torch.equal(dataset[Key()][0], torch.zeros(1, 32, 32))
+
+
+def test_the_tensor_is_normalised_and_replicated():
+    picture = np.random.default_rng(0).random((64, 32)).astype(np.float32)
+    settings = Preprocessing((64, 32), in_channels=3, mean=0.25, std=0.5)
+    tensor = to_tensor(picture, settings)
+    assert tensor.shape == (3, 64, 32)
+    assert tensor.dtype == torch.float32
+    assert tensor.is_contiguous()
+    for channel in tensor:
+        np.testing.assert_allclose(channel.numpy(), (picture - 0.25) / 0.5, rtol=1e-6)

