@@ -1,0 +1,43 @@
+"""What this process's CPU can do, and one setting of its memory that decides how fast it does it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from pathlib import Path
+
+
+def usable_cores() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed blocks for the next use instead of returning them to the kernel.
+
+    By default every activation of some size is mapped anew and its pages are zeroed one fault at a time, which costs
+    more than the arithmetic of a layer on a CPU.  What is free when it is called goes back once more.  Linux with glibc
+    only; elsewhere nothing happens.
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return
+    m_trim_threshold, m_mmap_threshold, largest = -1, -3, 2**31 - 1
+    libc = ctypes.CDLL(None)
+    libc.malloc_trim(0)
+    if not libc.mallopt(m_mmap_threshold, largest):
+        libc.mallopt(m_mmap_threshold, 2**25)  # the most that glibc took before 2.35
+    libc.mallopt(m_trim_threshold, largest)
+
+
+def has_bf16_units() -> bool:
+    """Whether the processor multiplies bf16 in hardware: by AMX's tiles or by AVX-512's dot products.
+
+    Read from Linux's own list of its flags; elsewhere, and on other processors, False.
+    """
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    flags = next((line.partition(":")[2].split() for line in text.splitlines() if line.startswith("flags")), [])
+    return "amx_bf16" in flags or "avx512_bf16" in flags
