@@ -7,16 +7,22 @@
     torchrun --nproc_per_node=2 train.py --resume runs/b3-1       go on after an interruption
 
 Read `train` from top to bottom: data, model, optimizer, autocast, step, average, validation, checkpoint.
+
+A run that was stopped or killed, and resumed, ends with the bits of one that was left alone: each update is a function
+of the state that a checkpoint holds and of (seed, epoch, position, rank).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import io
+import math
 import signal
 import sys
 import time
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +34,64 @@ from tqdm import tqdm
 
 from efficientnet import create_model
 from efficientnet.command_line import CommandError, run
+from efficientnet.cpu import has_bf16_units
+from efficientnet.fast_training import accelerate_training
+from efficientnet.files import write_json
+from efficientnet.inference import autocast, optimize_for_inference
 from efficientnet.mammography.dataset import MammogramDataset, collate
 from efficientnet.mammography.report import model_card
 from efficientnet.mammography.scoring import BreastScores, score_breasts, sigmoid, write_predictions
 from efficientnet.mammography.table import TableError
+from efficientnet.model import EfficientNet
 from efficientnet.plan import Data, Plan, load_data, make_parser, make_plan, print_plan
 from efficientnet.training.augment import augment_draw
-from efficientnet.training.checkpoint import CheckpointError, atomic_file, save_checkpoint, write_json
+from efficientnet.training.checkpoint import CheckpointError, serialise
 from efficientnet.training.distributed import Process, start, stop
 from efficientnet.training.ema import ExponentialMovingAverage
-from efficientnet.training.loop import autocast, default_workers, predict, recalibrate_batch_norm, take_step, to_device
+from efficientnet.training.failures import explain_failure
+from efficientnet.training.freeze import freeze, train_mode
+from efficientnet.training.loop import (
+    default_workers,
+    predict,
+    recalibrate_batch_norm,
+    seed_update,
+    settle_buckets,
+    take_step,
+    timed,
+    to_device,
+)
 from efficientnet.training.loss import masked_binary_cross_entropy, prior_shift, start_classifier_at
-from efficientnet.training.optim import learning_rate_at, parameter_groups
-from efficientnet.training.run import append_metrics, choose_folder, mark_launch, truncate_metrics
+from efficientnet.training.optim import learning_rate_at, parameter_groups, set_learning_rate
+from efficientnet.training.progress import Progress
+from efficientnet.training.run import (
+    FolderInUse,
+    choose_folder,
+    is_stopped,
+    launch_name,
+    lock,
+    mark_launch,
+    mark_stopped,
+    metrics_text,
+    own_folder,
+    remove_leftovers,
+    restarted,
+    unmark_stopped,
+)
 from efficientnet.training.sampler import BalancedSampler
+from efficientnet.training.signals import StopRequest, exit_code, leave_signals_to_parent
+from efficientnet.training.writer import CheckpointWriter
+from efficientnet.weights import WeightsError
 
 # In fewer updates than this, moving averages of batch-norm statistics at the paper's momentum of 0.01, and their
 # average in turn, still hold much of where they began.  Such a run measures them anew before each validation.
 SHORT_RUN = 3000
+# So many updates in a row without a finite loss and gradients, and the run gives up.  fp16's scaler halves its scale of
+# 65,536 at each of them; after 20 it is far below what could still overflow for want of a smaller one.
+PATIENCE = 20
 
 
-def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
+def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: StopRequest) -> int:
+    """The exit code: 0, or another one where `request` stopped the run."""
     recipe, device = plan.recipe, process.device
 
     # Data.  Each rank takes every W-th draw of a global batch; validation images are dealt out, none of them twice.
@@ -73,7 +116,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
         "num_workers": workers,
         "collate_fn": collate,
         "pin_memory": device.type == "cuda",
-        "worker_init_fn": leave_interrupts_to_parent,
+        "worker_init_fn": leave_signals_to_parent,
         "generator": torch.Generator(),  # or loaders would draw from the numbers of dropout
     }
     train_loader = DataLoader(train_set, batch_sampler=sampler, persistent_workers=workers > 0, **loading)
@@ -89,20 +132,18 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
     updates = sampler.updates * recipe.epochs
     warmup = min(round(recipe.warmup_epochs * sampler.updates), updates // 2)
     peak_rate = recipe.learning_rate * sampler.global_batch / 16
-    architecture = {
-        "name_or_stages": plan.variant,
-        "num_classes": labels.shape[1],
-        "in_channels": plan.settings.in_channels,
-        "dropout": recipe.dropout,
-        "stochastic_depth": recipe.stochastic_depth,
-        "batch_norm_momentum": recipe.batch_norm_momentum,
-    }
     torch.manual_seed(recipe.seed)
-    model = create_model(**architecture, checkpoint_activations=recipe.checkpoint_activations)
-    start_classifier_at(model.classifier, [sampler.share, *np.nan_to_num(mean_labels(labels[:, 1:]))])
+    model, architecture, pretrained = build_model(plan, labels.shape[1])
+    if "classifier.weight" not in pretrained:
+        start_classifier_at(model.classifier, [sampler.share, *np.nan_to_num(mean_labels(labels[:, 1:]))])
     if recipe.sync_batch_norm:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    precision = recipe.precision or default_precision(process)
+    if device.type == "cpu" and precision == "bf16":
+        accelerate_training(model)
     model = model.to(device, memory_format=torch.channels_last)
+    frozen = first_stages(model, recipe.freeze_until)
+    freeze(frozen)
     average = ExponentialMovingAverage(model, recipe.ema_decay) if recipe.ema_decay else None
     evaluated = average.average if average else model
     ddp = model
@@ -110,9 +151,9 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
         device_ids = [device.index] if device.type == "cuda" else None
         ddp = DistributedDataParallel(model, device_ids, gradient_as_bucket_view=True)
 
-    # Optimizer and precision.
-    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=peak_rate, fused=True)
-    precision = recipe.precision or ("fp16" if device.type == "cuda" else "fp32")
+    # Optimizer, and the scaler that fp16 needs.
+    groups = parameter_groups(model, recipe.weight_decay, pretrained, recipe.pretrained_rate)
+    optimizer = torch.optim.AdamW(groups, lr=peak_rate, fused=True)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     # Positives drawn more often raise the odds of every prediction by one factor, which comes off again.
     shift = prior_shift(sampler.share, sampler.natural_share) if recipe.prior_correction else 0.0
@@ -126,47 +167,87 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
             if shift
             else "predictions as learned",
             "machine": f"{process.world_size} x {device.type}, {process.backend or 'one process'}, {precision}, "
-            f"{workers} loader processes each",
+            f"{workers} loader process{'es' * (workers != 1)} each",
         }
+        if model.load_report is not None:
+            details = {"weights": model.load_report.text().replace("\n", "\n" + 12 * " "), **details}
         print_plan(plan, data, sampler, model, process, details)
     if arguments.dry_run:
-        return
+        return 0
 
     # Run folder, and where a resumed run stands.
     output = Path(process.broadcast(str(open_folder(plan)) if process.is_main else None))
-    first_epoch, update, best = 0, 0, None
+    if ddp is not model:
+        shape = (recipe.batch_size, plan.settings.in_channels, *plan.settings.image_size)
+        settle_buckets(ddp, shape, device, precision)
+    progress = Progress()
     if plan.checkpoint is not None:
-        state = plan.checkpoint["training"]
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"] and scaler.is_enabled():  # a run may go on at another machine's default precision
-            scaler.load_state_dict(state["scaler"])
-        if average:
-            average.load_state_dict({"average": plan.checkpoint["weights"], "updates": state["average_updates"]})
-        first_epoch, update, best = plan.checkpoint["epoch"], state["update"], state["best"]
+        progress = restore(plan, sampler, model, average, optimizer, scaler, process)
+    positions = process.gather((progress.epoch, progress.position))
+    if len(set(positions)) > 1:
+        raise CommandError(
+            f"the ranks found different checkpoints (epoch, update): {', '.join(map(str, positions))}; do all machines "
+            "see the same run folder?  Give --output and --resume auto on each"
+        )
     if process.is_main:
-        print(f"output      {output}" + f", resumed after epoch {first_epoch}" * (first_epoch > 0) + "\n", flush=True)
+        resumed = f", resumed after epoch {progress.epoch}, update {progress.position}"
+        print(f"output      {output}" + resumed * (plan.checkpoint is not None), flush=True)
+        before = plan.checkpoint["training"].get("precision", precision) if plan.checkpoint else precision
+        if before != precision:  # what a machine trains in is its own default
+            print(f"precision   {precision} on this machine; so far it was {before}")
+        print(flush=True)
+    writer = CheckpointWriter(output, arguments.checkpoint_every, arguments.keep_checkpoints)
 
-    explain_interrupts(output)
-    unreadable: set[str] = set()
-    for epoch in range(first_epoch, recipe.epochs):
-        started = time.monotonic()
-        sampler.epoch = epoch
-        # Dropout and stochastic depth: other numbers on each rank, the same ones when the epoch is run again.
-        torch.manual_seed(((recipe.seed * 1_000_003 + epoch) * 65_537 + process.rank) % 2**63)
-        ddp.train()
-        loss_sum, skipped = torch.zeros((), device=device), 0
-        progress = tqdm(
-            desc=f"epoch {epoch + 1}/{recipe.epochs}",
+    def state() -> dict[str, Any]:
+        """The content of a checkpoint at this moment, between two updates.  Every rank takes part."""
+        metrics = progress.history[-1] if progress.history else {}
+        return {
+            "architecture": architecture,
+            "pretrained": pretrained,
+            "weights": evaluated.state_dict(),
+            "targets": list(data.train.target_names),
+            "preprocessing": data.preprocessing.to_dict(),
+            "logit_shift": shift,
+            "prior": sampler.natural_share,
+            "threshold": metrics.get("threshold"),
+            "training_patients": list(data.train.patients),
+            "plan": plan.to_dict(),
+            "epoch": progress.epoch,
+            "metrics": metrics,
+            "training": {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "scaler": scaler.state_dict(),
+                "average_updates": average.updates if average else 0,
+                "global_batch": sampler.global_batch,
+                "precision": precision,
+                "progress": progress.to_dict(process),
+            },
+        }
+
+    request.listen()
+    while progress.epoch < recipe.epochs:
+        started = time.monotonic() - progress.seconds
+        sampler.epoch, sampler.start = progress.epoch, progress.position
+        train_mode(ddp, frozen, recipe.freeze_batch_norm)
+        bar = tqdm(
+            desc=f"epoch {progress.epoch + 1}/{recipe.epochs}",
+            initial=progress.position,
             total=sampler.updates,
             unit=" updates",
             disable=not (process.is_main and sys.stderr.isatty()),
             leave=False,
         )
-        for step, batch in enumerate(train_loader):
+        for step, (batch, waited) in enumerate(timed(train_loader)):
+            progress.waited += waited
+            if step % recipe.accumulate == 0:
+                # Dropout and stochastic depth: other numbers on each rank, the same ones when the update is done again.
+                seed_update(recipe.seed, progress.epoch, progress.position, process.rank)
+                loss_of_update, images_of_update = torch.zeros((), device=device), []
             if batch.failures and arguments.strict:
                 raise CommandError(batch.failures[0])
-            unreadable.update(batch.failures)
+            progress.unreadable.update(batch.failures)
+            images_of_update += [data.train.rows[index].image_id for index in batch.indices]
             images = to_device(batch.images, device)  # (N, C, H, W)
             targets = batch.targets.to(device, non_blocking=True)  # (N, T)
             last_pass = (step + 1) % recipe.accumulate == 0
@@ -175,95 +256,208 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process) -> None:
                 with autocast(device, precision):
                     logits = ddp(images)  # (N, T)
                 loss = masked_binary_cross_entropy(logits, targets, recipe.auxiliary_weight, recipe.label_smoothing)
-                scaler.scale(loss / recipe.accumulate).backward()
-            loss_sum += loss.detach()
+                loss = loss / recipe.accumulate
+                scaler.scale(loss).backward()
+            loss_of_update += loss.detach()
             if not last_pass:
                 continue
-            rate = learning_rate_at(update, updates, warmup, peak_rate)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            if take_step(optimizer, scaler, model.parameters(), recipe.clip):
-                update += 1
+            set_learning_rate(optimizer, learning_rate_at(progress.update, updates, warmup, peak_rate))
+            # One small message in which the ranks agree: whether a loss is broken, whether to stop, whether to save.
+            mean_loss = loss_of_update.item()
+            number = progress.epoch * sampler.updates + progress.position + 1
+            broken, stop_signal, save = process.maximum(
+                not math.isfinite(mean_loss), request.signal, process.is_main and writer.due(number)
+            )
+            if take_step(optimizer, scaler, model.parameters(), recipe.clip, loss_is_finite=not broken):
+                progress.update += 1
+                progress.loss_sum += mean_loss
+                progress.suspects = []
                 if average:
                     average.update(model)
-            else:  # an overflowed update moves neither the weights nor the schedule nor the average
-                skipped += 1
-            if not progress.disable:
-                speed = sampler.global_batch * (step + 1) / recipe.accumulate / (time.monotonic() - started)
-                shown = f"loss {loss.item():.3f}, rate {rate:.1e}, {speed:.1f} images/s"
-                progress.set_postfix_str(shown, refresh=False)
-                progress.update()
-        progress.close()
-        trained = time.monotonic() - started
-        if update == 0 and not scaler.is_enabled():  # fp16's scaler may need more updates to find its scale
+            else:  # moves neither the weights nor the schedule nor the average
+                progress.skipped += 1
+                progress.suspects.append(images_of_update)
+                if len(progress.suspects) == PATIENCE:
+                    raise give_up(progress, output, process)
+            progress.position += 1
+            if save or stop_signal:
+                progress.seconds = time.monotonic() - started
+                content = state()
+                if process.is_main:
+                    writer.save(number, serialise(content))
+            if stop_signal:
+                bar.close()
+                return leave_early(stop_signal, progress, writer, process)
+            if not bar.disable:
+                speed = sampler.global_batch * progress.position / (time.monotonic() - started)
+                rate = optimizer.param_groups[0]["lr"]
+                waiting = f"{100 * progress.waited / (time.monotonic() - started):.0f} % waiting for data"
+                text = f"loss {mean_loss:.3f}, rate {rate:.1e}, {speed:.1f} images/s, {waiting}"
+                bar.set_postfix_str(text, refresh=False)
+                bar.update()
+        bar.close()
+        progress.seconds = time.monotonic() - started
+        if progress.update == 0 and not scaler.is_enabled():  # fp16's scaler may need more updates to find its scale
             raise CommandError("not one update of the first epoch had finite gradients: lower --learning-rate")
 
         # Validation of the averaged weights.  Batch-norm statistics differ between ranks after every step: rank 0's.
+        writer.wait()  # loader processes are forked here, which no thread should be writing in
         process.broadcast_buffers(model)
         process.broadcast_buffers(evaluated)
-        if updates < SHORT_RUN:
+        if updates < SHORT_RUN and not recipe.freeze_batch_norm:
             images = torch.cat([batch.images for batch in calibration_loader])
-            recalibrate_batch_norm(evaluated, images, device, precision)
+            kept = first_stages(evaluated, recipe.freeze_until)
+            recalibrate_batch_norm(evaluated, images, device, "fp32" if device.type == "cpu" else precision, kept)
             process.average_buffers(evaluated)
-        scores, values, failures = validate(evaluated, validation_loader, data, process, precision, shift, plan)
-        losses = process.gather(loss_sum.item() / len(train_loader))
+        validated = validate(evaluated, validation_loader, data, process, precision, shift, plan, request)
+        if isinstance(validated, int):
+            content = state()
+            if process.is_main:
+                writer.save((progress.epoch + 1) * sampler.updates, serialise(content))
+            return leave_early(validated, progress, writer, process)
+        scores, values, failures = validated
         if failures and arguments.strict:
             raise CommandError(failures[0])
-        unreadable.update(failures, *process.gather(sorted(unreadable)))
+        progress.unreadable.update(failures)
+        gathered = process.gather((progress.loss_sum, sorted(progress.unreadable)))
+        unreadable = sorted({line for _, lines in gathered for line in lines})
+        taken = (sampler.updates - progress.skipped) * process.world_size
         values = {
-            "epoch": epoch + 1,
-            "step": update,
-            "learning_rate": rate,
-            "train_loss": sum(losses) / len(losses),
+            "epoch": progress.epoch + 1,
+            "step": progress.update,
+            "learning_rate": optimizer.param_groups[0]["lr"],
+            "train_loss": sum(loss_sum for loss_sum, _ in gathered) / taken if taken else math.nan,
             **values,
-            "skipped_updates": skipped,
+            "skipped_updates": progress.skipped,
             "unreadable_images": len(unreadable),
             "seconds": round(time.monotonic() - started, 3),
-            "images_per_second": round(sampler.updates * sampler.global_batch / trained, 3),
+            "images_per_second": round(sampler.updates * sampler.global_batch / progress.seconds, 3),
+            "waiting_share": round(progress.waited / progress.seconds, 4),  # rank 0's, for data
         }
 
         # Checkpoint: `last` to go on from, `best` to use.
         score = values[recipe.select]
         score = float("-inf") if score is None else -score if recipe.select == "val_loss" else score
-        improved = best is None or score > best
-        best = score if improved else best
+        improved = progress.best is None or score > progress.best
+        progress.best = score if improved else progress.best
+        progress.history.append(values)
+        progress.begin_epoch()
+        content = state()
         if process.is_main:
-            content = {
-                "architecture": architecture,
-                "weights": evaluated.state_dict(),
-                "targets": list(data.train.target_names),
-                "preprocessing": data.preprocessing.to_dict(),
-                "logit_shift": shift,
-                "prior": sampler.natural_share,
-                "threshold": values["threshold"],
-                "training_patients": list(data.train.patients),
-                "plan": plan.to_dict(),
-                "epoch": epoch + 1,
-                "metrics": values,
-            }
-            training = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "scaler": scaler.state_dict(),
-                "average_updates": average.updates if average else 0,
-                "update": update,
-                "best": best,
-            }
+            files = {"metrics.jsonl": metrics_text(progress.history).encode()}
+            if unreadable:
+                files["unreadable.txt"] = "".join(f"{line}\n" for line in unreadable).encode()
             if improved:
-                save_checkpoint(output / "best.pt", content)
-                with atomic_file(output / "predictions.csv", "w") as file:
-                    write_predictions(file, scores, data.train.target_names, data.fold_of)
-                with atomic_file(output / "MODEL_CARD.md", "w") as file:
-                    file.write(
-                        model_card(plan.to_dict(), data.train, data.validation, values, scores.metrics(intervals=True))
-                    )
-            append_metrics(output, values)
-            save_checkpoint(output / "last.pt", {**content, "training": training})
-            print_epoch(values, recipe.epochs, improved)
-        process.barrier()
+                card = model_card(plan.to_dict(), data.train, data.validation, values, scores.metrics(intervals=True))
+                predictions = io.StringIO()
+                write_predictions(predictions, scores, data.train.target_names, data.fold_of)
+                files["best.pt"] = serialise({name: content[name] for name in content if name != "training"})
+                files["predictions.csv"] = predictions.getvalue().encode()
+                files["MODEL_CARD.md"] = card.encode()
+            number = progress.epoch * sampler.updates
+            writer.save(number, serialise(content), files, say=epoch_text(values, recipe.epochs, improved))
 
+    writer.wait()
+    if writer.error:
+        raise CommandError(f"the run is finished, but {output} could not be written: {writer.error.strerror}")
+    process.barrier()
     if process.is_main:
-        print_end(plan, output, sorted(unreadable))
+        print_end(plan, output, progress.history)
+    return 0
+
+
+def restore(
+    plan: Plan,
+    sampler: BalancedSampler,
+    model: torch.nn.Module,
+    average: ExponentialMovingAverage | None,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    process: Process,
+) -> Progress:
+    """Puts everything into the state of the plan's checkpoint; returns where it stands.  Raises CheckpointError."""
+    try:
+        state = plan.checkpoint["training"]
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"] and scaler.is_enabled():  # a run may go on at another machine's default precision
+            scaler.load_state_dict(state["scaler"])
+        if average:
+            average.load_state_dict({"average": plan.checkpoint["weights"], "updates": state["average_updates"]})
+        progress = Progress.from_dict(state["progress"], process)
+        global_batch = state["global_batch"]
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{plan.output}: its checkpoint does not fit this version of the project ({reason})"
+        ) from None
+    if global_batch != sampler.global_batch:
+        raise CommandError(
+            f"the run has {global_batch} images an update, but {process.world_size} ranks x --batch-size "
+            f"{sampler.batch_size} x --accumulate {sampler.accumulate} make {sampler.global_batch}: make them agree"
+        )
+    return progress
+
+
+def give_up(progress: Progress, output: Path, process: Process) -> CommandError:
+    """After too many broken updates in a row; their images go into the run folder."""
+    suspects = [list(chain(*parts)) for parts in zip(*process.gather(progress.suspects), strict=True)]
+    if process.is_main:
+        write_json(output / "not_finite.json", suspects)
+    return CommandError(
+        f"{PATIENCE} updates in a row had a loss or gradients that are not finite: lower --learning-rate, or use "
+        f"--precision bf16 or fp32.  {output / 'not_finite.json'} lists the images of each"
+    )
+
+
+def leave_early(stop_signal: int, progress: Progress, writer: CheckpointWriter, process: Process) -> int:
+    """The end of a run that a signal stopped, once its state is on the disk; returns the exit code."""
+    name, output = signal.Signals(stop_signal).name, writer.folder
+    writer.wait()
+    if writer.error:
+        raise CommandError(f"stopped by {name}, but {output} could not be written: {writer.error.strerror}")
+    launches = process.gather(launch_name())
+    if process.is_main:
+        where = f"stopped by {name} after epoch {progress.epoch}, update {progress.position}"
+        mark_stopped(output, where, launches)
+        print(f"train.py: {where}: all of it is saved, go on with --resume {output}", file=sys.stderr, flush=True)
+    process.barrier()  # torchrun ends the others when the first rank leaves
+    return exit_code(stop_signal)
+
+
+def build_model(plan: Plan, num_classes: int) -> tuple[EfficientNet, dict[str, Any], list[str]]:
+    """The model, the arguments of `create_model` that make such a one again, and the names of its pretrained tensors.
+
+    A resumed run takes these from its checkpoint, and needs the file of --weights no longer.
+    """
+    recipe, common = plan.recipe, {"checkpoint_activations": plan.recipe.checkpoint_activations}
+    if plan.checkpoint is not None:
+        architecture = plan.checkpoint["architecture"]
+        return create_model(**architecture, **common), architecture, plan.checkpoint["pretrained"]
+    architecture = {
+        "name_or_stages": plan.variant,
+        "num_classes": num_classes,
+        "in_channels": plan.settings.in_channels,
+        "dropout": recipe.dropout,
+        "stochastic_depth": recipe.stochastic_depth,
+        "batch_norm_momentum": recipe.batch_norm_momentum,
+    }
+    model = create_model(**architecture, **common, weights=plan.weights, source=plan.source)
+    architecture |= {"padding": model.convention.padding, "batch_norm_eps": model.convention.batch_norm_eps}
+    report = model.load_report
+    return model, architecture, [*report.loaded, *report.adapted] if report else []
+
+
+def default_precision(process: Process) -> str:
+    """fp16 on CUDA; bf16 where the CPU of every rank has units for it (`fast_training`), otherwise fp32."""
+    if process.device.type == "cuda":
+        return "fp16"
+    return "fp32" if process.maximum(not has_bf16_units())[0] else "bf16"
+
+
+def first_stages(model: EfficientNet, count: int) -> list[torch.nn.Module]:
+    """The modules of the first `count` stages, in the order of Table 1."""
+    return [model.stem, *model.body, model.head][:count]
 
 
 def validate(
@@ -274,11 +468,24 @@ def validate(
     precision: str,
     shift: float,
     plan: Plan,
-) -> tuple[BreastScores, dict[str, Any], list[str]]:
-    """Scores of the held-out breasts, metrics, and what could not be read; complete on every rank."""
+    request: StopRequest,
+) -> tuple[BreastScores, dict[str, Any], list[str]] | int:
+    """Scores of the held-out breasts, metrics, and what could not be read; complete on every rank.
+
+    Where a rank is asked to stop meanwhile, the number of the signal instead.
+    """
     indices, parts, failures = [], [np.zeros((0, len(data.train.target_names)), np.float32)], []
     model.eval()
-    for batch in loader:
+    if process.device.type == "cpu":  # as evaluate.py predicts, which is exact there and faster than autocast
+        model, precision = optimize_for_inference(model), "fp32"
+    batches = iter(loader)
+    for _ in range(process.maximum(len(loader))[0]):
+        stop_signal = process.maximum(request.signal)[0]
+        if stop_signal:
+            return stop_signal
+        batch = next(batches, None)
+        if batch is None:  # another rank has one more
+            continue
         indices += [batch.indices[place] for place in batch.readable]
         parts.append(predict(model, batch.images, process.device, precision)[batch.readable])
         failures += batch.failures
@@ -316,69 +523,76 @@ def mean_labels(labels: np.ndarray) -> np.ndarray:
 
 
 def open_folder(plan: Plan) -> Path:
-    """The run folder with its config.json; on resume, with the metrics of later epochs taken back."""
-    if plan.checkpoint is not None:
-        truncate_metrics(plan.output, plan.checkpoint["epoch"])
-        return plan.output
+    """The run folder, locked, with its config.json; on resume, without the lines of later epochs in metrics.jsonl."""
     output = plan.output or choose_folder(plan.variant)
     output.mkdir(parents=True, exist_ok=True)
+    lock(output)
+    remove_leftovers(output)
+    unmark_stopped(output)
     mark_launch(output)
-    write_json(output / "config.json", plan.to_dict())
+    if plan.checkpoint is None:
+        write_json(output / "config.json", plan.to_dict())
     return output
 
 
-def print_epoch(values: dict[str, Any], epochs: int, improved: bool) -> None:
+def epoch_text(values: dict[str, Any], epochs: int, improved: bool) -> str:
     shown = {name: "-" if values[name] is None else f"{values[name]:.3f}" for name in values if name != "epoch"}
-    print(
+    return (
         f"epoch {values['epoch']}/{epochs}  loss {shown['train_loss']} train {shown['val_loss']} validation  "
         f"pF1 {shown['pf1']}  best-threshold F1 {shown['pf1_best']} at {shown['threshold']}  AUC {shown['auc']}  "
-        f"AP {shown['average_precision']}  {values['seconds']:.0f} s, {values['images_per_second']:.1f} images/s"
-        + ("  best" if improved else ""),
-        flush=True,
+        f"AP {shown['average_precision']}  {values['seconds']:.0f} s, {values['images_per_second']:.1f} images/s, "
+        f"{100 * values['waiting_share']:.0f} % waiting for data" + ("  best" if improved else "")
     )
 
 
-def print_end(plan: Plan, output: Path, unreadable: list[str]) -> None:
+def print_end(plan: Plan, output: Path, history: list[dict[str, Any]]) -> None:
+    skipped = sum(values["skipped_updates"] for values in history)
+    if skipped:
+        print(f"\n{skipped} updates were left out, because their loss or gradients were not finite")
+    unreadable = history[-1]["unreadable_images"]
     if unreadable:
-        print(f"\n{len(unreadable)} images could not be read and were replaced or left out; the first:")
-        print("\n".join(f"  {line}" for line in unreadable[:5]))
-    card = (output / "MODEL_CARD.md").read_text(encoding="utf-8")
-    summary = next(line for line in card.splitlines() if line.startswith("Probabilistic F1"))
+        listed = (output / "unreadable.txt").read_text(encoding="utf-8").splitlines()
+        print(f"\n{unreadable} images could not be read and were replaced or left out; unreadable.txt lists them:")
+        print("\n".join(f"  {line}" for line in listed[:5]))
+    card = output / "MODEL_CARD.md"
+    if not card.exists():
+        print(f"\nno epoch after the checkpoint was better than the best before it, which is not in {output}")
+        return
+    lines = card.read_text(encoding="utf-8").splitlines()
+    summary = next(line for line in lines if line.startswith("Probabilistic F1"))
     data = "" if plan.data is None else f" --data {plan.data}"
     print(f"\n{summary}\n\nrun folder  {output}\nnext        python evaluate.py --checkpoint {output}/best.pt{data}")
 
 
-def explain_interrupts(output: Path) -> None:
-    """From here on Ctrl-C says what is kept and how to go on."""
-
-    def interrupt(*_: Any) -> None:
-        kept = f"{output / 'last.pt'} keeps the finished epochs: go on with --resume {output}"
-        raise KeyboardInterrupt(kept if (output / "last.pt").exists() else "no epoch was finished")
-
-    signal.signal(signal.SIGINT, interrupt)
+def explained(error: Exception, arguments: argparse.Namespace) -> Exception:
+    """What to raise in place of a failure of the machinery; a mistake of ours stays what it is."""
+    text = explain_failure(error, arguments.timeout)
+    return error if text is None else CommandError(text)
 
 
-def leave_interrupts_to_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the loaders end with the process that they serve."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def main() -> None:
+def main() -> int:
     sys.stdout.reconfigure(line_buffering=True)
     parser = make_parser(__doc__)
     arguments = parser.parse_args()
     try:
+        folder = own_folder(arguments.output) or arguments.output
+        if restarted() and folder is not None and is_stopped(folder):
+            print(f"train.py: {folder} was stopped on request, so it is not started again", file=sys.stderr)
+            return 0
         plan = make_plan(arguments)
-        process = start(arguments.device, arguments.backend)
+        process = start(arguments.device, arguments.backend, arguments.timeout)
         if plan.recipe.sync_batch_norm and process.device.type != "cuda":
             raise ValueError("--sync-batch-norm works on CUDA only; leave it out")
+    except (CheckpointError, WeightsError) as error:
+        raise CommandError(error) from None
     except ValueError as error:
         parser.error(str(error))
-    except CheckpointError as error:
-        raise CommandError(error) from None
+    except RuntimeError as error:
+        raise explained(error, arguments) from None
     try:
-        train(plan, arguments, process)
-    except TableError as error:
+        with StopRequest() as request:
+            code = train(plan, arguments, process, request)
+    except (TableError, CheckpointError, FolderInUse, WeightsError) as error:
         raise CommandError(error) from None
     except torch.OutOfMemoryError:
         size = "x".join(map(str, plan.settings.image_size))
@@ -386,7 +600,10 @@ def main() -> None:
             f"out of GPU memory with {plan.recipe.batch_size} images of {size} a rank: lower --batch-size (and raise "
             "--accumulate by as much), add --checkpoint-activations, or lower --image-size"
         ) from None
+    except (RuntimeError, MemoryError) as error:
+        raise explained(error, arguments) from None
     stop(process)  # not after a failure: see command_line.leave
+    return code
 
 
 if __name__ == "__main__":

@@ -7,38 +7,68 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from efficientnet.command_line import Parser, number
+from efficientnet.command_line import Parser, number, rank
 from efficientnet.complexity import complexity
 from efficientnet.mammography import settings as data_settings
-from efficientnet.mammography.dataset import find_images
+from efficientnet.mammography.image_files import find_images
 from efficientnet.mammography.phantom import write_phantom_dataset
+from efficientnet.mammography.prepared import check_prepared, prepared_settings
 from efficientnet.mammography.preprocessing import Preprocessing
 from efficientnet.mammography.settings import DEMO_FOLDS, DEMO_PATIENTS, DEMO_RECIPE, RECIPE, DataSettings
 from efficientnet.mammography.table import Table, TableError, assign_folds, available_targets, read_table
 from efficientnet.model import EfficientNet
-from efficientnet.scaling import VARIANTS, get_variant
+from efficientnet.scaling import LITE_VARIANTS, VARIANTS, get_variant
 from efficientnet.training import recipe as recipes
-from efficientnet.training.checkpoint import CheckpointError, load_checkpoint
+from efficientnet.training.checkpoint import NUMBERED, CheckpointError, load_checkpoint, load_newest
 from efficientnet.training.distributed import Process
 from efficientnet.training.recipe import Recipe
+from efficientnet.training.run import is_free, is_run_folder, own_folder, restarted
 from efficientnet.training.sampler import BalancedSampler
+from efficientnet.training.writer import interval
+from efficientnet.weights import CONVENTIONS, WeightsError, read_weights
 
 
 def make_parser(description: str) -> Parser:
     parser = Parser(prog="train.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", default=argparse.SUPPRESS, help=f"{', '.join(VARIANTS)} (default b3)")
+    parser.add_argument(
+        "--variant", default=argparse.SUPPRESS, help=f"{', '.join(VARIANTS | LITE_VARIANTS)} (default b3)"
+    )
     parser.add_argument("--data", type=Path, help="folder with train.csv and train_images/ (default: phantoms)")
     parser.add_argument("--output", type=Path, help="run folder (default: runs/<variant>-<n>)")
-    parser.add_argument("--resume", metavar="auto|DIR|FILE", help="go on from last.pt of a run folder")
+    parser.add_argument("--weights", metavar="FILE|lite0", help="start from a file of weights, or an installed package")
+    parser.add_argument("--source", metavar="LIBRARY", help=f"whose weights, where unclear: {', '.join(CONVENTIONS)}")
+    parser.add_argument(
+        "--resume",
+        metavar="auto|DIR|FILE",
+        help="go on from the newest whole checkpoint of a run folder, or from this one; auto: of --output, if any",
+    )
+    parser.add_argument(
+        "--checkpoint-every",
+        type=interval,
+        default="10m",
+        metavar="10m|500",
+        help="save after so much time (s, m, h) or so many updates, besides after every epoch (default 10m)",
+    )
+    parser.add_argument(
+        "--keep-checkpoints", type=number(int, 1), default=3, metavar="N", help="newest ones to keep (default 3)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be trained, and stop")
     parser.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
     parser.add_argument("--workers", type=number(int, 0), metavar="N", help="processes a rank that read images")
     parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda where there is one")
     parser.add_argument("--backend", choices=["nccl", "gloo"], help="default: nccl on CUDA, else gloo")
+    parser.add_argument(
+        "--timeout",
+        type=number(float, above=0),
+        default=10.0,
+        metavar="MINUTES",
+        help="how long a rank waits for another before it gives up (default 10)",
+    )
     data_settings.add_arguments(parser)
     recipes.add_arguments(parser, Recipe(**RECIPE))
     return parser
@@ -53,6 +83,8 @@ class Plan:
     settings: DataSettings
     recipe: Recipe
     output: Path | None  # None: the next free name
+    weights: str | None = None  # file or package that the model starts from
+    source: str | None = None  # the library that it is of, where it had to be said
     checkpoint: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,6 +92,8 @@ class Plan:
         return {
             "variant": self.variant,
             "data": None if self.data is None else str(self.data),
+            "weights": self.weights,
+            "source": self.source,
             "settings": self.settings.to_dict(),
             "recipe": self.recipe.to_dict(),
         }
@@ -68,59 +102,109 @@ class Plan:
 def make_plan(arguments: argparse.Namespace) -> Plan:
     """ValueError for flags that contradict each other or the run to resume; CheckpointError for a bad checkpoint."""
     given = {**data_settings.given_values(arguments), **recipes.given_values(arguments)}
-    path = resume_path(arguments)
-    if path is not None:
-        return resumed_plan(arguments, given, path)
-    variant = get_variant(getattr(arguments, "variant", "b3"))
-    defaults = {"image_size": (variant.image_size, variant.image_size)}
-    defaults |= RECIPE if arguments.data else {**DEMO_RECIPE, "folds": DEMO_FOLDS}
+    found = find_checkpoint(arguments)
+    if found is not None:
+        return resumed_plan(arguments, given, *found)
+    name, defaults = getattr(arguments, "variant", None), {}
+    if arguments.weights is not None:
+        weights = read_weights(arguments.weights, arguments.source)
+        name = name or weights.known_variant()
+        if weights.provenance.variant not in (None, *VARIANTS, *LITE_VARIANTS):
+            raise WeightsError(f"{weights.path}: holds {weights.provenance.variant}, but train.py trains EfficientNets")
+        defaults = {"mean": average(weights.provenance.mean), "std": average(weights.provenance.std)}
+    variant = get_variant(name or "b3")
+    defaults |= {"image_size": (variant.image_size, variant.image_size)}
+    defaults |= RECIPE | prepared_settings(arguments.data) if arguments.data else DEMO_RECIPE | {"folds": DEMO_FOLDS}
     values = defaults | given
     recipe = Recipe(**{name: value for name, value in values.items() if name in recipes.NAMES})
     settings = DataSettings(**{name: value for name, value in values.items() if name not in recipes.NAMES})
+    if arguments.weights is None:
+        if arguments.source is not None:
+            raise ValueError("--source says whose --weights are: name them too")
+        for name in ("freeze_until", "freeze_batch_norm", "pretrained_rate"):
+            if name in given:
+                flag = "--freeze-stem/--freeze-until" if name == "freeze_until" else f"--{name.replace('_', '-')}"
+                raise ValueError(f"{flag} is about pretrained layers: it needs --weights")
+    if recipe.freeze_until > len(variant.stages):
+        raise ValueError(f"--freeze-until {recipe.freeze_until}: {variant.name} has {len(variant.stages)} stages")
     if settings.fold >= settings.folds:
         raise ValueError(f"--fold {settings.fold}: folds count from 0 to {settings.folds - 1}")
-    if arguments.output is not None and (arguments.output / "config.json").exists():
-        raise ValueError(
-            f"{arguments.output} already holds a run: choose another --output, or go on with "
-            f"--resume {arguments.output}"
-        )
+    output = arguments.output
+    if output is not None and not is_free(output) and own_folder(output) is None:
+        is_run = is_run_folder(output)
+        if not (is_run and arguments.resume == "auto"):
+            go_on = f"a run: go on there with --resume auto --output {output}, or"
+            held = go_on if is_run else "files, and no run to --resume:"
+            raise ValueError(f"{output} already holds {held} choose another --output")
     if recipe.batch_size == 1 and settings.image_size == (32, 32) and not recipe.sync_batch_norm:
         raise ValueError("--batch-size 1 with 32x32 pixels: batch norm needs two images a rank there, or larger ones")
-    return Plan(variant.name, arguments.data, settings, recipe, arguments.output)
+    return Plan(variant.name, arguments.data, settings, recipe, arguments.output, arguments.weights, arguments.source)
 
 
-def resume_path(arguments: argparse.Namespace) -> Path | None:
-    """The checkpoint that --resume means; None to start anew (`auto` where --output has none yet)."""
-    if arguments.resume is None:
-        return None
-    if arguments.resume == "auto":
-        if arguments.output is None:
+def average(values: Sequence[float]) -> float:
+    """One number for the channels of a gray image: see `weights.adapt_stem`."""
+    return sum(values) / len(values)
+
+
+def find_checkpoint(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that --resume means, and its content; None to start anew (`auto` where there is none yet).
+
+    A damaged one is named on stderr, and the one before it used.  Workers that torchrun has started again go on from
+    the newest, whatever their first start went on from.
+    """
+    own = own_folder(arguments.output)
+    if arguments.resume == "auto" or own is not None:
+        folder = own or arguments.output
+        if folder is None:
             raise ValueError("--resume auto needs --output: the folder to go on in, or to start where it is empty")
-        path = arguments.output / "last.pt"
-        return path if path.exists() else None
-    path = Path(arguments.resume)
-    return path / "last.pt" if path.is_dir() else path
+        if not (folder / "last.pt").exists() and not any((folder / NUMBERED).glob("*.pt")):
+            return None
+    elif arguments.resume is None:
+        return None
+    else:
+        path = Path(arguments.resume)
+        if not path.is_dir() and path.name != "last.pt" and not restarted():
+            return path, load_checkpoint(path)
+        folder = path if path.is_dir() else folder_of(path)
+    path, content, damaged = load_newest(folder)
+    for text in damaged if rank() == 0 else ():
+        print(f"train.py: warning: {text}: going on from {path}", file=sys.stderr)
+    return path, content
 
 
-def resumed_plan(arguments: argparse.Namespace, given: dict[str, Any], path: Path) -> Plan:
+def folder_of(path: Path) -> Path:
+    """The run folder that a checkpoint is in."""
+    return path.parent.parent if path.parent.name == NUMBERED else path.parent
+
+
+def resumed_plan(arguments: argparse.Namespace, given: dict[str, Any], path: Path, checkpoint: dict[str, Any]) -> Plan:
     """The stored plan; what the command line names besides must agree with it, but for the place of the data."""
-    checkpoint = load_checkpoint(path)
     if "training" not in checkpoint:
         raise CheckpointError(f"{path}: has no optimizer state to go on from; name the run's last.pt")
-    stored = checkpoint["plan"]
-    settings, recipe = data_settings.from_dict(stored["settings"]), recipes.from_dict(stored["recipe"])
-    kept = {"variant": stored["variant"], **vars(settings), **vars(recipe)}
-    given = {**given, "variant": get_variant(getattr(arguments, "variant", stored["variant"])).name}
+    output = folder_of(path)
+    try:
+        stored = checkpoint["plan"]
+        settings, recipe = data_settings.from_dict(stored["settings"]), recipes.from_dict(stored["recipe"])
+        kept = {"variant": get_variant(stored["variant"]).name, **vars(settings), **vars(recipe)}
+        start = {name: stored[name] for name in ("weights", "source")}
+        stored_data = None if stored["data"] is None else Path(stored["data"])
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{path}: does not fit this version of the project ({error})") from None
+    given = {**given, "variant": get_variant(getattr(arguments, "variant", kept["variant"])).name}
+    given |= {name: value for name in start if (value := getattr(arguments, name)) is not None}
+    kept |= start
     for name, value in given.items():
-        if value != kept[name]:
+        if value != kept[name] and name not in ("batch_size", "accumulate"):
             raise ValueError(
                 f"--{name.replace('_', '-')} {value} is not the {kept[name]} of the run in {path}: "
                 "a resumed run keeps its settings"
             )
-    if arguments.output not in (None, path.parent):
-        raise ValueError(f"--output {arguments.output}: a resumed run goes on in its own folder, {path.parent}")
-    data = arguments.data or (None if stored["data"] is None else Path(stored["data"]))
-    return Plan(stored["variant"], data, settings, recipe, path.parent, checkpoint)
+    if arguments.output not in (None, output):
+        raise ValueError(f"--output {arguments.output}: a resumed run goes on in its own folder, {output}")
+    # Another number of ranks may share the images of an update otherwise; train.py checks their number.
+    shared = {name: given[name] for name in ("batch_size", "accumulate") if name in given}
+    data = arguments.data or stored_data
+    return Plan(kept["variant"], data, settings, replace(recipe, **shared), output, **start, checkpoint=checkpoint)
 
 
 @dataclass(frozen=True)
@@ -169,7 +253,8 @@ def load_data(plan: Plan, process: Process) -> Data:
         if not chosen:
             raise TableError(
                 f"{root}: no image of the patients to {part} is there; images belong in "
-                "train_images/<patient_id>/<image_id>.dcm (or png, jpg), or flat in the folder itself"
+                "train_images/<patient_id>/<image_id>.dcm (or png, jpg), or flat in the folder itself; links "
+                "in it that lead out of the data folder are not followed"
             )
     preprocessing = Preprocessing(
         settings.image_size,
@@ -177,7 +262,10 @@ def load_data(plan: Plan, process: Process) -> Data:
         crop=settings.crop,
         side=settings.side,
         window=settings.window,
+        **{name: value for name in ("mean", "std") if (value := getattr(settings, name)) is not None},
+        reduce_jpeg2000=settings.reduce_jpeg2000,
     )
+    check_prepared(root, preprocessing)
     (train, train_files), (validation, validation_files) = parts
     without_file = len(files) - len(there)
     return Data(root, train, validation, fold_of, train_files, validation_files, without_file, preprocessing)
@@ -202,6 +290,8 @@ def print_plan(
     lines += [("warning", text) for text in data.train.warnings]
     lines.append(("targets", ", ".join(data.train.target_names)))
     lines.append(("input", f"{size[0]}x{size[1]} pixels, {model.in_channels} channel{'s' * (model.in_channels > 1)}"))
+    used = data.preprocessing
+    lines.append(("normalised", f"mean {used.mean:.4g}, std {used.std:.4g} of pixels in [0, 1]"))
     described = (
         f"EfficientNet-{plan.variant.upper()}, {counts.parameters:,} parameters, "
         f"{counts.multiply_adds / 1e9:.2f} G multiply-adds an image"
@@ -212,6 +302,13 @@ def print_plan(
         f"{recipe.accumulate} passes), {100 * sampler.share:.1f} % positive"
     )
     lines.append(("batches", batches))
+    first = "the first" if recipe.freeze_until == 1 else f"the first {recipe.freeze_until}"
+    frozen = [f"{first} of {len(model.stages)} stages"] * (recipe.freeze_until > 0)
+    frozen += ["batch-norm statistics in every layer"] * recipe.freeze_batch_norm
+    if frozen:
+        lines.append(("frozen", "; ".join(frozen)))
+    if recipe.pretrained_rate != 1:
+        lines.append(("pretrained", f"layers learn at {recipe.pretrained_rate:g} of the learning rate"))
     lines += details.items()
     lines.append(("memory", f"about {memory_estimate(plan, model, counts.activations):.1f} GiB a rank (fp32 estimate)"))
     print("\n".join(f"{name:<11} {text}" for name, text in lines), flush=True)

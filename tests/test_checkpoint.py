@@ -1,4 +1,4 @@
-"""Files are whole or not there, and nothing in a checkpoint is executed."""
+"""Checkpoints come back as they were, and nothing in one is executed."""
 
 import os
 import pickle
@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from efficientnet.training.checkpoint import CheckpointError, atomic_file, load_checkpoint, save_checkpoint, write_json
+from efficientnet.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 
 def test_a_checkpoint_comes_back(tmp_path):
@@ -16,35 +16,6 @@ def test_a_checkpoint_comes_back(tmp_path):
     assert torch.equal(content["weights"]["w"], torch.arange(3))
     assert (content["names"], content["value"], content["none"]) == (["x"], 1.5, None)
     assert torch.load(path, weights_only=True)["value"] == 1.5
-
-
-def test_a_failure_while_writing_keeps_the_old_file_and_leaves_no_other(tmp_path):
-    path = tmp_path / "a.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    with pytest.raises(KeyboardInterrupt), atomic_file(path) as file:
-        file.write(b"half")
-        raise KeyboardInterrupt
-    assert path.read_text() == '{\n  "a": 1\n}\n'
-    assert os.listdir(tmp_path) == ["a.json"]
-
-
-def test_the_file_is_not_there_before_it_is_whole(tmp_path):
-    path = tmp_path / "a.bin"
-    with atomic_file(path) as file:
-        file.write(b"all")
-        assert not path.exists()
-    assert path.read_bytes() == b"all"
-
-
-def test_permissions_follow_the_umask(tmp_path):
-    path = tmp_path / "a.bin"
-    with atomic_file(path) as file:
-        file.write(b"x")
-    plain = tmp_path / "plain"
-    plain.write_bytes(b"x")
-    assert path.stat().st_mode == plain.stat().st_mode
 
 
 class Malicious:

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from efficientnet import create_model
-from efficientnet.training.loop import autocast, predict, recalibrate_batch_norm, take_step
+from efficientnet.inference import autocast
+from efficientnet.training.loop import predict, recalibrate_batch_norm, take_step
 
 CPU = torch.device("cpu")
 

@@ -3,9 +3,10 @@
 import itertools
 
 import pytest
+import torch
 
 from efficientnet import create_model
-from efficientnet.training.optim import learning_rate_at, parameter_groups
+from efficientnet.training.optim import learning_rate_at, parameter_groups, set_learning_rate
 
 
 def test_norms_and_biases_have_no_decay_and_everything_is_in_one_group():
@@ -17,6 +18,30 @@ def test_norms_and_biases_have_no_decay_and_everything_is_in_one_group():
     names = {id(p): name for name, p in model.named_parameters()}
     assert all(names[id(p)].endswith(".weight") and "norm" not in names[id(p)] for p in decayed["params"])
     assert all("norm" in names[id(p)] or names[id(p)].endswith(".bias") for p in free["params"])
+
+
+def test_pretrained_parameters_make_groups_of_their_own_at_a_lower_rate():
+    model = create_model("b0", 2, 1)
+    pretrained = {name for name, _ in model.named_parameters() if not name.startswith("classifier")}
+    groups = parameter_groups(model, 0.01, pretrained, 0.1)
+    assert [(group["weight_decay"], group["rate_factor"]) for group in groups] == [
+        (0.01, 1.0),
+        (0.0, 1.0),
+        (0.01, 0.1),
+        (0.0, 0.1),
+    ]
+    assert [id(p) for group in groups[:2] for p in group["params"]] == [id(p) for p in model.classifier.parameters()]
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    optimizer = torch.optim.AdamW(groups, lr=1.0)
+    set_learning_rate(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5, 0.05, 0.05]
+
+
+def test_frozen_parameters_are_left_out():
+    model = create_model("b0", 2, 1)
+    model.stem.requires_grad_(False)
+    left = {id(p) for group in parameter_groups(model, 0.01) for p in group["params"]}
+    assert not left & {id(p) for p in model.stem.parameters()}
 
 
 def test_warm_up_is_linear_from_a_hundredth():

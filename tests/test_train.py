@@ -14,6 +14,8 @@ import torch
 from commands import ROOT, assert_one_line_error, run, torchrun
 from tiny_data import write_tiny_data
 
+from efficientnet.cpu import has_bf16_units, usable_cores
+
 FAST = ["--variant", "b0", "--image-size", 32, "--batch-size", 4, "--learning-rate", 1e-3, "--warmup-epochs", 0.5]
 
 
@@ -46,15 +48,47 @@ def assert_same_weights(a, b):
         assert torch.equal(first[name], second[name]), name
 
 
+def test_a_cpu_trains_in_bf16_where_it_has_units_for_it(finished):
+    _, process = finished
+    if torch.cuda.is_available():
+        pytest.skip("CUDA has fp16 as its default")
+    assert f" x cpu, one process, {'bf16' if has_bf16_units() else 'fp32'}, " in process.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_bf16_units(), reason="this CPU has no units for bf16: it trains in fp32, and bf16 is slow")
+def test_bf16_learns_from_the_phantoms_what_fp32_learns(tmp_path):
+    """A small demo in both: the same loss and score, but for noise, and both above the best constant prediction."""
+    last = {}
+    for precision in ("fp32", "bf16"):
+        process = run(
+            *("train.py", "--variant", "b0", "--image-size", 160, "--epochs", 2, "--device", "cpu", "--seed", 0),
+            *("--precision", precision, "--output", tmp_path / precision),
+            environment={"OMP_NUM_THREADS": str(usable_cores())},
+        )
+        assert process.returncode == 0, process.stderr
+        last[precision] = lines(tmp_path / precision)[-1]
+    print(last)
+    assert last["bf16"]["train_loss"] != last["fp32"]["train_loss"]
+    assert last["bf16"]["train_loss"] == pytest.approx(last["fp32"]["train_loss"], rel=0.25)
+    assert last["bf16"]["auc"] == pytest.approx(last["fp32"]["auc"], abs=0.05)
+    assert last["bf16"]["pf1"] == pytest.approx(last["fp32"]["pf1"], abs=0.15)
+    assert min(metrics["pf1"] for metrics in last.values()) > 0.4
+
+
 def test_the_run_folder_holds_what_it_should(finished):
     output, process = finished
     assert {path.name for path in output.iterdir()} == {
         "config.json",
         "metrics.jsonl",
         "last.pt",
+        "last.pt.sha256",
         "best.pt",
+        "best.pt.sha256",
+        "checkpoints",
         "predictions.csv",
         "MODEL_CARD.md",
+        ".lock",
     }
     assert json.loads((output / "config.json").read_text())["variant"] == "b0"
     for text in (str(output), "evaluate.py --checkpoint", "Probabilistic F1", "EfficientNet-B0"):
@@ -118,7 +152,8 @@ def test_evaluation_statistics_fit_the_weights_of_a_short_run(data, tmp_path):
     from torch.utils.data import DataLoader
 
     from efficientnet import create_model
-    from efficientnet.mammography.dataset import MammogramDataset, collate, find_images
+    from efficientnet.mammography.dataset import MammogramDataset, collate
+    from efficientnet.mammography.image_files import find_images
     from efficientnet.mammography.preprocessing import Preprocessing
     from efficientnet.mammography.table import read_table
 

@@ -1,97 +1,131 @@
-"""Files that are either whole or not there: atomic writing, checkpoints, and their reading without executing code."""
+"""Checkpoints: written whole or not at all, verified, and read without executing code.
+
+A run folder has the newest checkpoint as last.pt and the newest few as checkpoints/update-<number>.pt.  Beside each
+file X.pt stands its SHA-256 in X.pt.sha256, as sha256sum writes it.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
+import hashlib
+import io
 import os
-import pickle
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
+from efficientnet.files import UNFINISHED, CheckpointError, atomic_file, explain_failures, load_tensors
+
 FORMAT = "efficientnet-reference checkpoint 1"
-
-
-class CheckpointError(Exception):
-    """A checkpoint that cannot be used; str() is one line that names the file and what to do."""
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO]:
-    """A file that appears at `path` whole when the block ends, or not at all.
-
-    Written beside it under a temporary name, flushed to the disk, then renamed: a kill at any instant leaves either
-    the old file or the new one.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~current_umask())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-    with contextlib.suppress(OSError):  # the rename itself, where a directory can be synced
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
-
-def current_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_json(path: Path, value: Any) -> None:
-    with atomic_file(path, "w") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
+NUMBERED = "checkpoints"  # the folder of the newest few
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Atomically.  `content` is made of tensors, numbers, strings, lists and dicts, so that `weights_only` opens it."""
+    write_checkpoint(path, serialise(content))
+
+
+def serialise(content: dict[str, Any]) -> memoryview:
+    """What `save_checkpoint` writes: a copy of the content as it is at this moment."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **content}, buffer)
+    return buffer.getbuffer()
+
+
+def write_checkpoint(path: Path, data: bytes | memoryview) -> None:
+    """Serialised content to a file, atomically, then its checksum.
+
+    A kill between the two leaves the file without a checksum rather than with that of the file before.
+    """
+    checksum = checksum_path(path)
     with atomic_file(path) as file:
-        torch.save({"format": FORMAT, **content}, file)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # a full disk says so here, with the old file and its checksum still there
+        checksum.unlink(missing_ok=True)
+    with atomic_file(checksum, "w") as file:
+        file.write(f"{hashlib.sha256(data).hexdigest()}  {path.name}\n")
+
+
+def write_numbered(folder: Path, number: int, data: bytes | memoryview, keep: int) -> None:
+    """A checkpoint after `number` updates, which becomes last.pt as well; of the earlier ones the last `keep` - 1 stay.
+
+    last.pt is a second name of the same file, or a copy where the disk has no hard links.  Later numbers than this
+    are of a run that was taken back, and go.
+    """
+    path, last = numbered_path(folder, number), folder / "last.pt"
+    write_checkpoint(path, data)
+    checksum_path(last).unlink(missing_ok=True)
+    link = path.with_name(f".last.pt{UNFINISHED}")
+    try:
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        os.replace(link, last)
+        with atomic_file(checksum_path(last), "w") as file:
+            file.write(checksum_path(path).read_text(encoding="utf-8").replace(path.name, last.name))
+    except OSError:
+        write_checkpoint(last, data)
+    numbered = numbered_checkpoints(folder)
+    place = numbered.index(path)
+    for old in numbered[:place] + numbered[place + keep :]:
+        checksum_path(old).unlink(missing_ok=True)
+        old.unlink(missing_ok=True)
+
+
+def numbered_path(folder: Path, number: int) -> Path:
+    return folder / NUMBERED / f"update-{number:08}.pt"
+
+
+def numbered_checkpoints(folder: Path) -> list[Path]:
+    """The newest first."""
+    return sorted((folder / NUMBERED).glob("update-*.pt"), reverse=True)
+
+
+def checksum_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
     """The content of a checkpoint of this project.  Nothing in the file is executed (`weights_only=True`).
 
-    Raises CheckpointError for a missing, truncated or foreign file.
+    Raises CheckpointError for a missing, truncated or foreign file, and where the checksum beside it is another's.
     """
+    explain_failures(path, lambda: verify(path))
     content = load_tensors(path, map_location)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of this project; train.py writes last.pt and best.pt")
     return content
 
 
-def load_tensors(path: Path, map_location: str | torch.device = "cpu") -> Any:
-    """`torch.load` with weights_only=True, and every way that it fails told in one line."""
-    return explain_failures(path, lambda: torch.load(path, map_location=map_location, weights_only=True))
+def verify(path: Path) -> None:
+    """Raises CheckpointError where the file is not the one that its checksum was made of.  Without one, it passes."""
+    checksum = checksum_path(path)
+    if not checksum.exists():
+        return
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if checksum.read_text(encoding="utf-8").partition(" ")[0] != digest.hexdigest():
+        raise CheckpointError(f"{path}: damaged, its checksum differs from {checksum.name}; use another copy")
 
 
-def explain_failures(path: Path, load: Callable[[], Any]) -> Any:
-    try:
-        return load()
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise CheckpointError(f"{path}: is a folder; name the file in it, such as best.pt") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except pickle.UnpicklingError:
-        raise CheckpointError(f"{path}: holds more than tensors and plain values, so it is refused unread") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, UnicodeDecodeError):
-        raise CheckpointError(f"{path}: damaged, truncated, or not a PyTorch file; use another copy") from None
+def load_newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
+    """The newest checkpoint of a run folder that is whole, its content, and a line for each damaged one before it.
+
+    Raises CheckpointError where there is none.
+    """
+    damaged: dict[Path, str] = {}
+    for path in (folder / "last.pt", *numbered_checkpoints(folder)):
+        if not path.exists() or any(path.samefile(other) for other in damaged):
+            continue
+        try:
+            return path, load_checkpoint(path), list(damaged.values())
+        except CheckpointError as error:
+            damaged[path] = str(error)
+    if damaged:
+        raise CheckpointError(f"{next(iter(damaged.values()))} (no other checkpoint of this run is whole)")
+    raise CheckpointError(
+        f"{folder / 'last.pt'}: no such file; the run had not saved a checkpoint yet: start it anew with "
+        f"--resume auto --output {folder}, or delete the folder"
+    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
+import gc
+import importlib
 import os
-import platform
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from efficientnet.command_line import rank
+from efficientnet.cpu import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,14 @@ class Process:
         dist.all_gather_object(values, value)
         return values
 
+    def maximum(self, *values: int) -> list[int]:
+        """For each value the largest over the ranks, on every rank: how ranks agree on a flag in one small message."""
+        if self.backend is None:
+            return [int(value) for value in values]
+        largest = torch.tensor(values, dtype=torch.int32, device=self.device)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return largest.tolist()
+
     @torch.no_grad()
     def broadcast_buffers(self, model: nn.Module) -> None:
         """Rank 0's batch-norm statistics on every rank.
@@ -71,9 +81,10 @@ class Process:
                     buffer /= self.world_size
 
 
-def start(device: str | None, backend: str | None, timeout_minutes: float = 30) -> Process:
+def start(device: str | None, backend: str | None, timeout_minutes: float = 10) -> Process:
     """Joins the run.  device: "cuda" or "cpu", by default what the machine has; backend: nccl with CUDA, else gloo.
 
+    timeout_minutes: how long a rank waits for the others, here and in every later exchange, before it fails.
     Raises ValueError where more ranks than GPUs would share them under nccl, or CUDA is asked for and absent.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
@@ -99,24 +110,46 @@ def start(device: str | None, backend: str | None, timeout_minutes: float = 30) 
     if "RANK" not in os.environ:
         return Process(0, 1, 0, 1, chosen)
     bound = chosen if backend == "nccl" else None
-    dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes), device_id=bound)
+    timeout = timedelta(minutes=timeout_minutes)
+    # DDP imports this when it is made, and there the process group of that moment becomes the default of an argument,
+    # which no destroy_process_group reaches: gloo's threads would live into the end of the interpreter, where one that
+    # lets go of its last message aborts a process that has done all its work.
+    importlib.import_module("torch.distributed.fsdp")
+
+    store = fresh_store(world_size, timeout)
+    dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size, timeout=timeout, device_id=bound)
     return Process(rank(), world_size, local_rank, local_world, chosen, backend)
 
 
-def stop(process: Process) -> None:
-    if process.backend is not None and dist.is_initialized():
-        dist.destroy_process_group()
+def fresh_store(world_size: int, timeout: timedelta) -> dist.Store:
+    """The store in which the ranks find each other, under a prefix that no earlier start of them has used.
 
-
-def keep_freed_memory() -> None:
-    """Tells glibc to keep freed blocks for the next use instead of returning them to the kernel.
-
-    By default every activation of some size is mapped anew and its pages are zeroed one fault at a time, which costs
-    more than the arithmetic of a layer on a CPU.  Linux with glibc only; elsewhere nothing happens.
+    torchrun keeps one store through its restarts (https://github.com/pytorch/pytorch/issues/135712).  A rank that
+    finds there the address which another had before the restart would wait for it until the timeout; and torchrun's
+    own count of restarts differs between machines.  So rank 0 counts the starts, and answers each rank that asks: a
+    number that was not asked for before is answered by none but the rank 0 of this start.
     """
-    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
-        return
-    m_trim_threshold, m_mmap_threshold, largest = -1, -3, 2**31 - 1
-    libc = ctypes.CDLL(None)
-    libc.mallopt(m_mmap_threshold, largest)
-    libc.mallopt(m_trim_threshold, largest)
+    store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+    if rank() != 0:
+        asked = store.add(f"asked/{rank()}", 1)
+        start = int(store.get(f"answer/{rank()}/{asked}"))  # waits for it
+        store.set(f"joined/{start}/{rank()}", "")
+        return dist.PrefixStore(f"start/{start}", store)
+    start, deadline = store.add("starts", 1), time.monotonic() + timeout.total_seconds()
+    missing = set(range(1, world_size))
+    while missing:
+        for other in list(missing):
+            store.set(f"answer/{other}/{store.add(f'asked/{other}', 0)}", str(start))
+            if store.check([f"joined/{start}/{other}"]):
+                missing.remove(other)
+        if time.monotonic() > deadline:
+            raise dist.DistStoreError(f"timed out: ranks {sorted(missing)} did not join")
+        time.sleep(0.01)
+    return dist.PrefixStore(f"start/{start}", store)
+
+
+def stop(process: Process) -> None:
+    """Leaves the run, and ends gloo's threads, once every DistributedDataParallel is out of use."""
+    if process.backend is not None and dist.is_initialized():
+        gc.collect()
+        dist.destroy_process_group()

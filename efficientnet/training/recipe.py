@@ -43,10 +43,18 @@ class Recipe:
     ema_decay: float = option(0.0, number(float, 0, 0.999999), "moving average of the weights; 0: none")
     augmentation: float = option(0.0, number(float, 0, 2), "strength of flips, affine, contrast, dropout; 0: none")
     batch_norm_momentum: float = option(0.01, number(float, 0, 1), "weight of the newest batch in the statistics")
+    pretrained_rate: float = option(1.0, number(float, above=0), "factor on the rate of layers that --weights filled")
+    freeze_until: int = option(
+        0, number(int, 0), "stages, counted from the stem as 1, that keep the weights of --weights and their statistics"
+    )
+    freeze_batch_norm: bool = option(False, None, "batch norm keeps the statistics of --weights in every layer")
     sync_batch_norm: bool = option(False, None, "batch norm over all ranks, for small batches on each GPU")
     checkpoint_activations: bool = option(False, None, "keep less for the backward pass: less memory, more time")
     precision: str | None = option(
-        None, str, "autocast type (default: fp16 on CUDA, fp32 on CPU)", choices=["fp32", "bf16", "fp16"]
+        None,
+        str,
+        "autocast type (default: fp16 on CUDA, bf16 on CPUs with units for it, else fp32)",
+        choices=["fp32", "bf16", "fp16"],
     )
     select: str = option(
         "pf1", str, "metric that decides which epoch is best.pt",
@@ -79,6 +87,14 @@ def add_arguments(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
                 default=argparse.SUPPRESS,
                 help=text,
             )
+    group.add_argument(
+        "--freeze-stem",
+        dest="freeze_until",
+        action="store_const",
+        const=1,
+        default=argparse.SUPPRESS,
+        help="the same as --freeze-until 1",
+    )
 
 
 def given_values(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -87,8 +103,16 @@ def given_values(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> Recipe:
-    """A recipe read back from JSON or a checkpoint.  ValueError names fields that this version does not know."""
+    """A recipe read back from JSON or a checkpoint.  ValueError names fields that are unknown or out of range."""
     unknown = sorted(set(values) - NAMES)
     if unknown:
         raise ValueError(f"unknown recipe fields: {', '.join(unknown)}")
+    for item in fields(Recipe):
+        value, convert = values.get(item.name, item.default), item.metadata["type"]
+        try:
+            plain = value is None or isinstance(value, bool | int | float | str)
+            if not plain or (value != item.default and (convert(str(value)) if convert else bool(value)) != value):
+                raise ValueError(f"{value!r} is not a {type(item.default).__name__}")
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise ValueError(f"recipe field {item.name}: {error}") from None
     return Recipe(**values)

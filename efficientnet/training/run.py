@@ -1,22 +1,42 @@
-"""The run folder: its name, its log, and whether a new run may write into it."""
+"""The run folder: its name, its log, its lock, and the mark of a run that was asked to stop."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import math
 import os
+import socket
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from efficientnet.training.checkpoint import atomic_file
+from efficientnet.files import UNFINISHED, atomic_file
+from efficientnet.training.checkpoint import NUMBERED
 
 RUNS = Path("runs")
+STOPPED = "STOPPED"
+LOCK, LAUNCH = ".lock", ".launch"
+
+
+class FolderInUse(Exception):
+    """Another run writes into the folder; str() is one line."""
 
 
 def launch_name() -> str | None:
-    """Names this start of torchrun, the same for the workers of a restart; None under plain python."""
-    identifier = os.environ.get("TORCHELASTIC_RUN_ID")
-    return None if identifier is None else f"{identifier}-{os.getppid()}"
+    """Names this machine's start of torchrun, the same for the workers of a restart; None under plain python.
+
+    On each of several machines it is another, and another one after a container has come back with the same numbers.
+    """
+    identifier, agent = os.environ.get("TORCHELASTIC_RUN_ID"), os.getppid()
+    if identifier is None:
+        return None
+    started = ""
+    with contextlib.suppress(OSError):  # in clock ticks after the start of the machine (proc(5), stat); Linux only
+        started = Path(f"/proc/{agent}/stat").read_text().rpartition(")")[2].split()[19]
+    return f"{identifier} {socket.gethostname()} {agent} {started}".strip()
 
 
 def restarted() -> bool:
@@ -24,13 +44,24 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
+def own_folder(output: Path | None) -> Path | None:
+    """For workers that torchrun has started again, the folder of their first start, if that came so far; None else.
+
+    output: the folder that they were given; without one, it was a default one.
+    """
+    if restarted():
+        for folder in [output] if output else RUNS.glob("*"):
+            marker = folder / LAUNCH
+            if marker.exists() and marker.read_text(encoding="utf-8") == launch_name():
+                return folder
+    return None
+
+
 def choose_folder(variant: str) -> Path:
     """`runs/<variant>-<n>` with the next free number, made at once; a restart finds the folder of its first start."""
-    launch = launch_name()
-    if launch is not None and restarted():
-        for marker in RUNS.glob(f"{variant}-*/.launch"):
-            if marker.read_text(encoding="utf-8") == launch:
-                return marker.parent
+    own = own_folder(None)
+    if own is not None:
+        return own
     taken = [path.name.rpartition("-")[2] for path in RUNS.glob(f"{variant}-*")]
     number = max((int(text) for text in taken if text.isdigit()), default=0)
     while True:
@@ -47,29 +78,85 @@ def choose_folder(variant: str) -> Path:
 def mark_launch(folder: Path) -> None:
     launch = launch_name()
     if launch is not None:
-        (folder / ".launch").write_text(launch, encoding="utf-8")
+        (folder / LAUNCH).write_text(launch, encoding="utf-8")
 
 
-def append_metrics(folder: Path, values: dict[str, Any]) -> None:
-    """One line of metrics.jsonl, on the disk before this returns; what is not a finite number is null."""
-    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(clean) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+def lock(folder: Path) -> None:
+    """Keeps other runs out of the folder until this process ends, however it ends: the kernel holds the lock.
 
-
-def truncate_metrics(folder: Path, epochs: int) -> None:
-    """Keeps the lines of the first `epochs` epochs: those after the checkpoint that a resumed run starts from go."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    Raises FolderInUse where another run has it.  A run that was just killed is given three seconds to be gone.
+    """
+    # Of the two kinds of lock, the one that loader processes do not inherit; they may outlive a killed rank.
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)  # open for as long as the process lives
+    deadline = time.monotonic() + 3
+    while True:
         try:
-            if json.loads(line)["epoch"] <= epochs:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):  # a line cut short by a kill
-            continue
-    with atomic_file(path, "w") as file:
-        file.writelines(kept)
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() > deadline:
+                holder = os.pread(handle, 200, 0).decode("utf-8", "replace")
+                raise FolderInUse(
+                    f"{folder}: another run is writing there ({holder}); stop it first, or choose another --output"
+                ) from None
+            time.sleep(0.1)
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Unfinished temporary files of a run that was killed while it wrote.  Only with the lock held."""
+    for pattern in (f".*{UNFINISHED}", f"{NUMBERED}/.*{UNFINISHED}"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def is_free(folder: Path) -> bool:
+    """Whether a new run may have it: it is not there, or has nothing but what a run makes before its config.json."""
+    if not folder.exists():
+        return True
+    return folder.is_dir() and all(
+        path.name in (LOCK, LAUNCH) or (path.name.startswith(".config.json.") and path.suffix == UNFINISHED)
+        for path in folder.iterdir()
+    )
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a run of this project has begun there."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and {"variant", "data", "settings", "recipe"} <= set(config)
+
+
+def mark_stopped(folder: Path, reason: str, launches: Iterable[str | None]) -> None:
+    """Says to whoever looks that the run stopped because it was asked, and to workers that torchrun starts again.
+
+    launches: the `launch_name` of each rank; workers of other starts are not meant.
+    """
+    names = sorted({name for name in launches if name is not None})
+    with atomic_file(folder / STOPPED, "w") as file:
+        file.writelines(f"{line}\n" for line in (reason, *names))
+
+
+def is_stopped(folder: Path) -> bool:
+    """Whether the run there was stopped on request under this very start of torchrun."""
+    try:
+        lines = (folder / STOPPED).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return False
+    return launch_name() in lines[1:]
+
+
+def unmark_stopped(folder: Path) -> None:
+    (folder / STOPPED).unlink(missing_ok=True)
+
+
+def metrics_text(history: list[dict[str, Any]]) -> str:
+    """metrics.jsonl: a line an epoch; what is not a finite number is null."""
+    lines = []
+    for values in history:
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        lines.append(json.dumps(clean) + "\n")
+    return "".join(lines)

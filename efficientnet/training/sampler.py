@@ -27,6 +27,7 @@ class BalancedSampler:
     share: the least share of positives in an update.  Positives are drawn again where the set has fewer, each as
         often as any other but for one; at or below the natural share, plain shuffling.
     An epoch has as many draws as the set has images, without the last incomplete batch, but one update at least.
+    `epoch` and `start` are to be set before each iteration: which epoch, and how many of its updates are done already.
     """
 
     def __init__(
@@ -49,18 +50,18 @@ class BalancedSampler:
         self.batch_size, self.accumulate = batch_size, accumulate
         self.rank, self.world_size = rank, world_size
         self.seed = seed
-        self.epoch = 0
+        self.epoch, self.start = 0, 0
         self.global_batch = batch_size * accumulate * world_size
         self.updates = max(1, flags.size // self.global_batch)
 
     def __len__(self) -> int:
-        """Forward passes of this rank in an epoch."""
-        return self.updates * self.accumulate
+        """Forward passes of this rank in what is left of the epoch."""
+        return (self.updates - self.start) * self.accumulate
 
     def __iter__(self) -> Iterator[list[Draw]]:
         order = self.global_order(self.epoch)  # (updates, global_batch)
         stride = self.world_size * self.accumulate
-        for update in range(self.updates):
+        for update in range(self.start, self.updates):
             for step in range(self.accumulate):
                 positions = range(step * self.world_size + self.rank, self.global_batch, stride)
                 yield [Draw(int(order[update, p]), self.epoch, update * self.global_batch + p) for p in positions]

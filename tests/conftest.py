@@ -1,0 +1,28 @@
+"""What several test files need once: tiny data, and undisturbed runs to compare with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_data import write_tiny_data
+from tiny_runs import RECIPE, train
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    return write_tiny_data(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def straight(tiny_data, tmp_path_factory) -> Callable[[int], Path]:
+    """The folder of an undisturbed run of RECIPE on so many ranks (0: plain python), with all of its checkpoints."""
+    folders: dict[int, Path] = {}
+
+    def folder(ranks: int) -> Path:
+        if ranks not in folders:
+            folders[ranks] = tmp_path_factory.mktemp("straight") / "run"
+            keep = ("--checkpoint-every", 1, "--keep-checkpoints", 100)
+            train(ranks, *RECIPE, *keep, "--data", tiny_data, "--output", folders[ranks], "--workers", 2)
+        return folders[ranks]
+
+    return folder

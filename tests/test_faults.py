@@ -1,0 +1,160 @@
+"""Runs that are killed, hang, or are fed what they cannot use; and what they are worth afterwards."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import time
+
+import pytest
+from commands import assert_one_line_error, run
+from tiny_runs import ALWAYS, RECIPE, assert_same_run, children, kill, start, train, wait_for, whole_suite
+
+from efficientnet.training.checkpoint import load_newest
+from efficientnet.training.failures import explain_failure
+
+KILLS = {}  # seed of a chain -> how many SIGKILLs it has seen
+
+
+def kill_repeatedly(folder, data, kills, generator):
+    """Starts a run on two ranks and kills it, again and again, until it was killed so often; how often in all.
+
+    A kill hits everything at once, as a power cut does, or one rank alone; at a random moment, or within a save.  A run
+    that came to its end before makes way for a new chain.
+    """
+    count = delivered = 0
+    while count < kills:
+        process = start(2, *RECIPE, *ALWAYS, "--data", data, "--output", folder, "--resume", "auto")
+        wait_for(process, "output")
+        if generator.random() < 0.5:
+            time.sleep(generator.uniform(0, 2))
+        else:
+            time.sleep(generator.uniform(0, 1))
+            deadline = time.monotonic() + 5
+            while not list(folder.glob("checkpoints/.update-*")) and time.monotonic() < deadline:
+                time.sleep(0.001)
+        victims = generator.choice([[process.pid], children(process.pid)[:1], children(process.pid)[1:]])
+        kill(*victims)
+        _, errors = process.communicate(timeout=90)
+        if (
+            process.returncode == -signal.SIGKILL or "SIGKILL" in errors
+        ):  # torchrun's own end, or what it says of a rank
+            count, delivered = count + 1, delivered + 1
+        else:
+            assert process.returncode == 0, errors
+            shutil.rmtree(folder)
+            count = 0
+    return delivered
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=whole_suite) for seed in range(1, 16))])
+def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(tiny_data, straight, tmp_path, seed):
+    KILLS[seed] = kill_repeatedly(tmp_path / "r", tiny_data, 4, random.Random(seed))
+    train(2, *RECIPE, "--data", tiny_data, "--output", tmp_path / "r", "--resume", "auto")
+    assert_same_run(straight(2), tmp_path / "r")
+
+
+@whole_suite
+def test_there_were_at_least_50_kills(capsys):
+    if len(KILLS) < 16:
+        pytest.skip("not all chains of kills were run")
+    with capsys.disabled():
+        print(f"\n{sum(KILLS.values())} SIGKILLs survived in {len(KILLS)} chains")
+    assert sum(KILLS.values()) >= 50
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_the_run_going_and_the_older_checkpoint_whole(tiny_data, straight, tmp_path):
+    """The disk is a limit on the size of a file, which is lifted after the run has met it."""
+    process = start(0, *RECIPE, *ALWAYS, "--data", tiny_data, "--output", tmp_path / "r")
+    wait_for(process, "output")
+    while not (tmp_path / "r" / "last.pt").exists():
+        time.sleep(0.01)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+    warning = process.stderr.readline()
+    assert "warning" in warning and "last.pt could not be saved (File too large)" in warning
+    load_newest(tmp_path / "r")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert_same_run(straight(0), tmp_path / "r")
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_makes_the_other_leave_with_one_message(tiny_data, tmp_path):
+    process = start(2, *RECIPE, "--epochs", 200, "--data", tiny_data, "--output", tmp_path / "r")
+    wait_for(process, "epoch 1/")
+    kill(children(process.pid)[1])
+    started = time.monotonic()
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 1 and time.monotonic() - started < 20
+    assert errors.count("train.py: ") == 1 and "train.py: error: lost another rank" in errors
+    assert "Signal 9 (SIGKILL)" in errors  # torchrun's part: which it was, and why
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_is_given_up_after_the_timeout(tiny_data, tmp_path):
+    process = start(2, *RECIPE, "--epochs", 200, "--timeout", 0.1, "--data", tiny_data, "--output", tmp_path / "r")
+    wait_for(process, "epoch 1/")
+    hanging = children(process.pid)[1]
+    os.kill(hanging, signal.SIGSTOP)
+    started = time.monotonic()
+    line = next(line for line in process.stderr if line.startswith("train.py: "))
+    assert time.monotonic() - started < 30
+    assert "lost another rank" in line and "0.1 minutes of --timeout" in line
+    os.kill(hanging, signal.SIGCONT)
+    assert process.wait(timeout=60) == 1
+    process.communicate()
+
+
+@pytest.mark.slow
+def test_a_loader_process_killed_for_memory_is_reported_as_that(tiny_data, tmp_path):
+    process = start(0, *RECIPE, "--epochs", 200, "--data", tiny_data, "--output", tmp_path / "r", "--workers", 1)
+    wait_for(process, "epoch 1/")
+    kill(children(process.pid)[0])
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Traceback" not in errors
+    assert len(errors.splitlines()) == 1 and "running out of memory" in errors and "--workers" in errors
+
+
+def test_failures_of_the_machinery_are_told_and_mistakes_of_ours_are_not_hidden():
+    lost = "[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:3"
+    assert "lost another rank" in explain_failure(RuntimeError(lost), 30)
+    bus = "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ..."
+    assert "/dev/shm" in explain_failure(RuntimeError(bus), 30)
+    assert "running out of memory" in explain_failure(
+        RuntimeError("DataLoader worker (pid(s) 5, 6) exited unexpectedly"), 30
+    )
+    assert "Segmentation fault" in explain_failure(
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Segmentation fault. "), 30
+    )
+    assert "out of memory" in explain_failure(MemoryError(), 30)
+    assert explain_failure(RuntimeError("The size of tensor a (3) must match"), 30) is None
+
+
+@pytest.mark.slow
+def test_too_many_broken_updates_in_a_row_stop_the_run_with_their_images(tiny_data, tmp_path):
+    process = run(
+        *("train.py", *RECIPE, "--data", tiny_data, "--output", tmp_path / "r", "--clip", 0, "--accumulate", 1),
+        *("--batch-size", 1, "--image-size", 64, "--learning-rate", 1e30, "--warmup-epochs", 0),
+    )
+    assert_one_line_error(process, 1, "20 updates in a row", "finite", "--learning-rate", "not_finite.json")
+    suspects = json.loads((tmp_path / "r" / "not_finite.json").read_text())
+    assert len(suspects) == 20 and all(len(images) == 1 and images[0].isdigit() for images in suspects)
+
+
+@pytest.mark.slow
+def test_broken_images_are_replaced_by_the_same_others_and_listed_in_full(tiny_data, tmp_path):
+    copy = shutil.copytree(tiny_data, tmp_path / "data")
+    broken = sorted((copy / "train_images").rglob("*.png"))[::5]
+    for file in broken:
+        file.write_bytes(file.read_bytes()[:50])
+    for name, workers in (("a", 0), ("b", 2)):
+        process = train(0, *RECIPE, "--data", copy, "--output", tmp_path / name, "--workers", workers)
+        listed = (tmp_path / name / "unreadable.txt").read_text()
+        assert all(file.name in listed for file in broken) and len(listed.splitlines()) == len(broken)
+        assert f"{len(broken)} images could not be read" in process.stdout
+    assert_same_run(tmp_path / "a", tmp_path / "b")
