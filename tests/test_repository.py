@@ -11,7 +11,8 @@ from commands import ROOT
 
 RUN_TIME = {"torch", "numpy", "PIL", "pydicom", "tqdm", "efficientnet"}
 SOURCES = sorted([*ROOT.glob("*.py"), *(ROOT / "efficientnet").rglob("*.py")])
-COMMANDS = {"efficientnet/plan.py"}  # stands above the rooms, like train.py
+# These stand above the rooms, like train.py.
+COMMANDS = {f"efficientnet/{name}.py" for name in ("plan", "ensemble", "benchmark", "benchmark_checkpoint", "export")}
 
 
 def imported(path: Path) -> set[str]:
@@ -31,6 +32,19 @@ def test_only_the_run_time_packages_are_imported(path):
     for name in imported(path):
         top = name.partition(".")[0]
         assert top in RUN_TIME or top in sys.stdlib_module_names, f"{path} imports {name}"
+
+
+def test_packages_of_extras_are_imported_by_name_and_stand_in_their_extra():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "require":
+                module, extra = (argument.value for argument in node.args[:2])
+                requirements = re.search(rf"^{extra} = \[(.*?)\]", text, re.MULTILINE | re.DOTALL).group(1)
+                assert f'"{module.partition(".")[0]}' in requirements, f"{path} requires {module} of {extra}"
+                found.add(extra)
+    assert "safetensors" in found
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
