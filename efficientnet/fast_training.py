@@ -92,7 +92,8 @@ class Depthwise(torch.autograd.Function):
                 of_kernel = gradient_of_5x5(gradient, x, stride, padding)
             else:
                 of_kernel = gradient_of_kernel(gradient, x, kernel.shape[-1], stride, padding)
-            of_kernel = of_kernel.to(ctx.weight_dtype)
+            # In memory as the kernel, to the stride of a side of one, or DDP copies it.
+            of_kernel = torch.empty_like(kernel, dtype=ctx.weight_dtype).copy_(of_kernel)
         return of_x, of_kernel, None, None
 
 
@@ -120,7 +121,7 @@ def gradient_of_5x5(gradient: Tensor, x: Tensor, stride: int, padding: int) -> T
     """
     padded = F.pad(x, (padding, padding, padding, padding)) if padding else x
     height, width = (stride * (side - 1) + 3 for side in gradient.shape[2:])
-    result = x.new_empty(x.shape[1], 1, 5, 5).to(memory_format=torch.channels_last)  # as the kernel lies in memory
+    result = x.new_empty(x.shape[1], 1, 5, 5)
     for a in (0, 2):
         for b in (0, 2):
             part = padded[:, :, a : a + height, b : b + width].contiguous(memory_format=torch.channels_last)

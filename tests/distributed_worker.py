@@ -39,4 +39,5 @@ assert torch.allclose(ddp.module.weight.grad, reference.weight.grad, atol=1e-6)
 process.barrier()
 if process.is_main:
     print("ok")
+del ddp
 stop(process)

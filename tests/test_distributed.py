@@ -1,8 +1,11 @@
 """Ranks: what they share, and which starts are refused."""
 
+import sys
+
 import pytest
 import torch
 from commands import torchrun
+from tiny_runs import RECIPE
 
 from efficientnet.training.distributed import start
 from efficientnet.training.run import RUNS, choose_folder, mark_launch
@@ -12,6 +15,17 @@ def test_two_ranks_share_objects_buffers_and_gradients():
     process = torchrun(2, "tests/distributed_worker.py")
     assert process.returncode == 0, process.stderr
     assert process.stdout.strip() == "ok"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the names of threads are in /proc")
+def test_a_finished_run_leaves_no_thread_of_gloo_behind(tiny_data, tmp_path):
+    """One that is there when the interpreter ends may abort the process, whose work would count as failed."""
+    arguments = (*RECIPE, "--epochs", 1, "--data", tiny_data, "--output", tmp_path / "r")
+    process = torchrun(2, "tests/threads_at_exit.py", "train.py", *arguments)
+    assert process.returncode == 0, process.stderr
+    threads = [line for line in process.stdout.splitlines() if line.startswith("threads at exit:")]
+    assert len(threads) == 2
+    assert not [line for line in threads if "gloo" in line]
 
 
 def pretend(monkeypatch, gpus, ranks):

@@ -85,12 +85,13 @@ def test_a_step_in_bf16_is_as_near_to_fp32_as_autocast_alone_and_gradients_stay_
     assert error(by_fast) < 1.5 * error(by_autocast)
 
 
-def test_gradients_lie_in_memory_as_their_parameters_do():
+@pytest.mark.parametrize("size", [32, 64])
+def test_gradients_lie_in_memory_as_their_parameters_do(size):
     """Else DistributedDataParallel copies each of them, and warns of it."""
     model = create_model("b0", num_classes=10)
     accelerate_training(model)
     model = model.to(memory_format=torch.channels_last).train()
-    step(model, torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last), autocast=True)
+    step(model, torch.randn(2, 3, size, size).contiguous(memory_format=torch.channels_last), autocast=True)
     for name, parameter in model.named_parameters():
         assert parameter.grad.stride() == parameter.stride(), name
 

@@ -19,12 +19,11 @@ from efficientnet.training.loss import masked_binary_cross_entropy
 from efficientnet.training.sampler import BalancedSampler
 
 process = start("cpu", None)
-labels = torch.arange(24) % 4 == 0
-images = torch.randn(24, 1, 64, 64, generator=torch.Generator().manual_seed(1)) + labels[:, None, None, None]
-losses = {}
-for mode in ("fixed", "per rank"):
+
+
+def losses_with_batch_norm(mode: str) -> list[float]:
     torch.manual_seed(0)
-    model = create_model("b0", 1, 1, dropout=0.0, stochastic_depth=0.0)
+    model = create_model("b0", 1, 1, dropout=0.0, stochastic_depth=0.0).to(memory_format=torch.channels_last)
     ddp = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
     if mode == "fixed":  # to statistics that fit, or the logits of fresh weights all but vanish
         recalibrate_batch_norm(model, images, process.device, "fp32")
@@ -36,7 +35,7 @@ for mode in ("fixed", "per rank"):
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     size, rank = 6 // process.world_size, process.rank
     sampler = BalancedSampler(labels.numpy(), 0.5, size, rank=rank, world_size=process.world_size)
-    losses[mode] = []
+    losses = []
     for epoch in range(2):
         sampler.epoch = epoch
         for draws in sampler:
@@ -44,7 +43,13 @@ for mode in ("fixed", "per rank"):
             loss = masked_binary_cross_entropy(ddp(images[rows]), labels[rows, None].float())
             loss.backward()
             take_step(optimizer, scaler, model.parameters(), clip=1.0)
-            losses[mode].append(sum(process.gather(loss.item())) / process.world_size)
+            losses.append(sum(process.gather(loss.item())) / process.world_size)
+    return losses
+
+
+labels = torch.arange(24) % 4 == 0
+images = torch.randn(24, 1, 64, 64, generator=torch.Generator().manual_seed(1)) + labels[:, None, None, None]
+losses = {mode: losses_with_batch_norm(mode) for mode in ("fixed", "per rank")}
 if process.is_main:
     print(json.dumps(losses))
 stop(process)
