@@ -1,17 +1,22 @@
-"""Runs a command as `python COMMAND ARGUMENTS` does and prints, as the last of all, the names of its threads."""
+"""Runs a command, as `python COMMAND ARGUMENTS` does, and at last writes the names of its threads to FOLDER/RANK.
+
+Usage: threads_at_exit.py FOLDER COMMAND ARGUMENTS
+"""
 
 import atexit
+import os
 import runpy
 import sys
 from pathlib import Path
 
+_, folder, *sys.argv = sys.argv
+
 
 @atexit.register
-def print_threads() -> None:
-    names = sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
-    print("threads at exit:", " ".join(names), flush=True)
+def write_threads() -> None:
+    names = (path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
+    Path(folder, os.environ["RANK"]).write_text(" ".join(names))
 
 
-sys.argv.pop(0)
 sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
 runpy.run_path(sys.argv[0], run_name="__main__")
