@@ -49,7 +49,7 @@ class ShownImage:
             np.copyto(out, values)
             np.clip(out, min(self.ramp), max(self.ramp), out=out)
         else:
-            np.take(self.brightness, values, out=out, mode="clip")
+            np.take(self.brightness, values, out=out, mode="wrap")  # faster than to raise an error; none is outside
 
     @property
     def is_straight(self) -> bool:
@@ -70,11 +70,13 @@ class ShownImage:
             return None
         first, last = int(between[0]), int(between[-1])
         slope = (float(self.brightness[last]) - float(self.brightness[first])) / (last - first)
-        if slope == 0:
+        ends = self.brightness[:first], self.brightness[last + 1 :]
+        if slope == 0 or any((end != shown).any() for end, shown in zip(ends, (slope < 0, slope > 0), strict=True)):
             return None
         black = first - float(self.brightness[first]) / slope
-        line = np.clip((np.arange(_STORED_VALUES) - black) * slope, 0, 1)
-        return (black, black + 1 / slope) if np.abs(line - self.brightness).max() < 1e-5 else None
+        line = (np.arange(first, last + 1) - black) * slope
+        is_line = np.abs(line - self.brightness[first : last + 1]).max() < 1e-5
+        return (black, black + 1 / slope) if is_line else None
 
 
 def shown_image(pixels: NDArray[Any], dataset: Dataset, window: int) -> ShownImage:

@@ -6,6 +6,7 @@ costs, and turning every breast the same way takes a symmetry off what the netwo
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -26,7 +27,7 @@ VERSION = 1  # of the picture that the same file and settings give; raise it wit
 # What decides the picture; the channels and the normalisation come after it, in `dataset.to_tensor`.
 PICTURE_SETTINGS = ("image_size", "crop", "side", "window", "reduce_jpeg2000")
 
-SEARCH_SIZE = 384  # longest side of the copy on which the breast is looked for
+SEARCH_SIZE = 352  # longest side of the copy on which the breast is looked for
 FRAME_WIDTH = 0.03  # of a side: bright borders of scanned film are narrower than this, a breast is not
 FRAME_SHARE = 0.2  # of a row or column: from this much frame on it is left out of the box
 EVEN = 1e-3  # by less does brightness differ within a row or column of padding, and in a breast by more
@@ -182,11 +183,12 @@ def _pad(image: Image, size: tuple[int, int], side: str) -> Image:
 def _reduce(image: ShownImage) -> Image:
     """The brightness on a grid of at most SEARCH_SIZE cells a side, on which the breast is looked for.
 
-    Averaging over the pixels of a cell takes most of the noise away; two rows of them are enough.
+    Averaging over the pixels of a cell takes most of the noise away; one row of them is enough.
     """
     factor = max(1.0, max(image.values.shape) / SEARCH_SIZE)
     height, width = (max(1, round(length / factor)) for length in image.values.shape)
-    return _brightness(image, image.values[:: max(1, int(factor) // 2)], (height, width))
+    step = int(factor)
+    return _brightness(image, image.values[(image.values.shape[0] - 1) % step // 2 :: step], (height, width))
 
 
 def _cells_of(box: Box, reduced: Image, shape: tuple[int, int]) -> Image:
@@ -217,7 +219,7 @@ def _find_breast(reduced: Image, shape: tuple[int, int]) -> Box:
 def _chest_wall_side(reduced: Image) -> Side | None:
     mask = reduced > _tissue_threshold(reduced)
     half = mask.shape[1] // 2
-    left, right = int(mask[:, :half].sum()), int(mask[:, -half:].sum()) if half else 0
+    left, right = np.count_nonzero(mask[:, :half]), np.count_nonzero(mask[:, mask.shape[1] - half :])
     if abs(left - right) <= UNDECIDED * max(left + right, 1):
         return None
     return "left" if left > right else "right"
@@ -230,12 +232,11 @@ def _tissue_threshold(reduced: Image) -> float:
     to the background than to the gland. It only says what is dark. The most frequent of the dark values is the
     background, since tissue has many values, and the spread of what is darker still, where no tissue is, its noise.
     """
-    bins = np.minimum(reduced * np.float32(256), 255).astype(np.uint8)
-    counts = np.bincount(bins.reshape(-1), minlength=256)
+    counts = np.bincount((reduced * np.float32(255.999)).astype(np.uint8).reshape(-1), minlength=256)
     split = _otsu_split(counts)
-    background = (int(np.argmax(counts[:split])) + 0.5) / 256
-    below = reduced[reduced <= background] - background
-    noise = float(np.sqrt(np.mean(below**2))) if below.size else 0.0
+    background = np.float32((int(np.argmax(counts[:split])) + 0.5) / 256)
+    below = np.minimum(reduced - background, 0).reshape(-1)
+    noise = math.sqrt(float(below @ below) / max(1, np.count_nonzero(reduced < background)))
     return min(split / 256, background + max(CONTRAST, CONTRAST_DEVIATIONS * noise))
 
 
