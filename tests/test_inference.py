@@ -10,6 +10,7 @@ from torch import nn
 from efficientnet import LITE_VARIANTS, MOBILENET_V2, VARIANTS, compound_coefficients, create_model, scale
 from efficientnet.inference import (
     ONEDNN_NAMES,
+    FoldedConvolution,
     RecordedCalls,
     mean_of_pixels,
     onednn_fuses,
@@ -74,6 +75,22 @@ def test_every_variant_is_within_1e_5(name):
 def test_any_scaled_architecture_has_a_fast_path():
     model = randomised(create_model(scale(MOBILENET_V2, compound_coefficients(phi=1.5)), num_classes=3))
     assert_as_exact(optimize_for_inference(model), model, torch.randn(1, 3, 50, 71))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+def test_weights_in_blocks_give_the_same_whatever_shapes_follow_one_another(padding, precision):
+    torch.manual_seed(0)
+    fast = optimize_for_inference(randomised(create_model("b0", num_classes=5, padding=padding)), precision)
+    first, second = torch.randn(2, 3, 64, 96), torch.randn(1, 3, 97, 66)
+    weights = [layer.weight.clone() for layer in fast.modules() if isinstance(layer, FoldedConvolution)]
+    plain = {id(images): fast(images) for images in (first, second)}  # no shape twice in a row
+    for images in (first, first, first, second, second, first, second, second):
+        assert difference(fast(images), plain[id(images)]) < (1e-5 if precision == "fp32" else 0.02)
+    layers = [layer for layer in fast.modules() if isinstance(layer, FoldedConvolution)]
+    assert all(layer.weight.is_mkldnn == layer.fused for layer in layers)
+    fast(first)
+    assert all(torch.equal(layer.weight, weight) for layer, weight in zip(layers, weights, strict=True))
 
 
 def test_a_constant_background_costs_no_digits():
