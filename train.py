@@ -37,13 +37,14 @@ from efficientnet.command_line import CommandError, run
 from efficientnet.cpu import has_bf16_units
 from efficientnet.fast_training import accelerate_training
 from efficientnet.files import write_json
-from efficientnet.inference import autocast, optimize_for_inference
+from efficientnet.inference import autocast
 from efficientnet.mammography.dataset import MammogramDataset, collate
 from efficientnet.mammography.report import model_card
-from efficientnet.mammography.scoring import BreastScores, score_breasts, sigmoid, write_predictions
+from efficientnet.mammography.scoring import write_predictions
 from efficientnet.mammography.table import TableError
 from efficientnet.model import EfficientNet
-from efficientnet.plan import Data, Plan, load_data, make_parser, make_plan, print_plan
+from efficientnet.plan import Plan, load_data, make_parser, make_plan
+from efficientnet.run_text import epoch_text, print_end, print_plan
 from efficientnet.training.augment import augment_draw
 from efficientnet.training.checkpoint import CheckpointError, serialise
 from efficientnet.training.distributed import Process, start, stop
@@ -52,7 +53,6 @@ from efficientnet.training.failures import explain_failure
 from efficientnet.training.freeze import freeze, train_mode
 from efficientnet.training.loop import (
     default_workers,
-    predict,
     recalibrate_batch_norm,
     seed_update,
     settle_buckets,
@@ -80,6 +80,7 @@ from efficientnet.training.run import (
 from efficientnet.training.sampler import BalancedSampler
 from efficientnet.training.signals import StopRequest, exit_code, leave_signals_to_parent
 from efficientnet.training.writer import CheckpointWriter
+from efficientnet.validation import validate
 from efficientnet.weights import WeightsError
 
 # In fewer updates than this, moving averages of batch-norm statistics at the paper's momentum of 0.01, and their
@@ -309,7 +310,9 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
             kept = first_stages(evaluated, recipe.freeze_until)
             recalibrate_batch_norm(evaluated, images, device, "fp32" if device.type == "cpu" else precision, kept)
             process.average_buffers(evaluated)
-        validated = validate(evaluated, validation_loader, data, process, precision, shift, plan, request)
+        validated = validate(
+            evaluated, validation_loader, data, process, precision, shift, recipe.auxiliary_weight, request
+        )
         if isinstance(validated, int):
             content = state()
             if process.is_main:
@@ -460,56 +463,6 @@ def first_stages(model: EfficientNet, count: int) -> list[torch.nn.Module]:
     return [model.stem, *model.body, model.head][:count]
 
 
-def validate(
-    model: torch.nn.Module,
-    loader: DataLoader,
-    data: Data,
-    process: Process,
-    precision: str,
-    shift: float,
-    plan: Plan,
-    request: StopRequest,
-) -> tuple[BreastScores, dict[str, Any], list[str]] | int:
-    """Scores of the held-out breasts, metrics, and what could not be read; complete on every rank.
-
-    Where a rank is asked to stop meanwhile, the number of the signal instead.
-    """
-    indices, parts, failures = [], [np.zeros((0, len(data.train.target_names)), np.float32)], []
-    model.eval()
-    if process.device.type == "cpu":  # as evaluate.py predicts, which is exact there and faster than autocast
-        model, precision = optimize_for_inference(model), "fp32"
-    batches = iter(loader)
-    for _ in range(process.maximum(len(loader))[0]):
-        stop_signal = process.maximum(request.signal)[0]
-        if stop_signal:
-            return stop_signal
-        batch = next(batches, None)
-        if batch is None:  # another rank has one more
-            continue
-        indices += [batch.indices[place] for place in batch.readable]
-        parts.append(predict(model, batch.images, process.device, precision)[batch.readable])
-        failures += batch.failures
-    gathered = process.gather((indices, np.concatenate(parts), failures))
-    indices = [index for part in gathered for index in part[0]]
-    logits = np.concatenate([part[1] for part in gathered])
-    failures = [line for part in gathered for line in part[2]]
-    if not indices:
-        raise CommandError(f"not one validation image could be read; the first: {failures[0]}")
-    if not np.isfinite(logits).all():
-        raise CommandError(
-            "the model's outputs are no longer finite: lower --learning-rate, or use --precision bf16 or fp32; "
-            "last.pt keeps the epoch before"
-        )
-    logits[:, 0] -= shift
-    loss = masked_binary_cross_entropy(
-        torch.from_numpy(logits), torch.from_numpy(data.validation.labels[indices]), plan.recipe.auxiliary_weight
-    )
-    scores = score_breasts(data.validation, indices, sigmoid(logits))
-    metrics = scores.metrics()
-    names = ("pf1", "pf1_best", "threshold", "auc", "average_precision")
-    return scores, {"val_loss": loss.item(), **{name: metrics[name] for name in names}}, failures
-
-
 def random_rows(rows: int, count: int, seed: int, process: Process) -> list[int]:
     """This rank's `count` of the rows, other ones on each rank while there are enough, the same for the same seed."""
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(rows)
@@ -533,35 +486,6 @@ def open_folder(plan: Plan) -> Path:
     if plan.checkpoint is None:
         write_json(output / "config.json", plan.to_dict())
     return output
-
-
-def epoch_text(values: dict[str, Any], epochs: int, improved: bool) -> str:
-    shown = {name: "-" if values[name] is None else f"{values[name]:.3f}" for name in values if name != "epoch"}
-    return (
-        f"epoch {values['epoch']}/{epochs}  loss {shown['train_loss']} train {shown['val_loss']} validation  "
-        f"pF1 {shown['pf1']}  best-threshold F1 {shown['pf1_best']} at {shown['threshold']}  AUC {shown['auc']}  "
-        f"AP {shown['average_precision']}  {values['seconds']:.0f} s, {values['images_per_second']:.1f} images/s, "
-        f"{100 * values['waiting_share']:.0f} % waiting for data" + ("  best" if improved else "")
-    )
-
-
-def print_end(plan: Plan, output: Path, history: list[dict[str, Any]]) -> None:
-    skipped = sum(values["skipped_updates"] for values in history)
-    if skipped:
-        print(f"\n{skipped} updates were left out, because their loss or gradients were not finite")
-    unreadable = history[-1]["unreadable_images"]
-    if unreadable:
-        listed = (output / "unreadable.txt").read_text(encoding="utf-8").splitlines()
-        print(f"\n{unreadable} images could not be read and were replaced or left out; unreadable.txt lists them:")
-        print("\n".join(f"  {line}" for line in listed[:5]))
-    card = output / "MODEL_CARD.md"
-    if not card.exists():
-        print(f"\nno epoch after the checkpoint was better than the best before it, which is not in {output}")
-        return
-    lines = card.read_text(encoding="utf-8").splitlines()
-    summary = next(line for line in lines if line.startswith("Probabilistic F1"))
-    data = "" if plan.data is None else f" --data {plan.data}"
-    print(f"\n{summary}\n\nrun folder  {output}\nnext        python evaluate.py --checkpoint {output}/best.pt{data}")
 
 
 def explained(error: Exception, arguments: argparse.Namespace) -> Exception:

@@ -67,8 +67,8 @@ def optimize_for_inference(
     compile: `torch.compile` on top, which takes half a minute for a new kind of input.
     cuda_graph: record the kernels for each shape of input and replay them, which spares small batches the launches.
 
-    Raises ValueError for another precision, and where `fused` or `cuda_graph` cannot be; TypeError for a model with
-    layers that are not those of `EfficientNet`.
+    Raises ValueError for another precision, where `fused` or `cuda_graph` cannot be, and for `fused` with `compile`;
+    TypeError for a model with layers that are not those of `EfficientNet`.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
@@ -76,6 +76,8 @@ def optimize_for_inference(
     can_fuse = device.type == "cpu" and onednn_fuses(PRECISIONS[precision])
     if fused and not can_fuse:
         raise ValueError(f"this PyTorch fuses no {precision} convolutions on {device.type}: leave fused out")
+    if fused and compile:
+        raise ValueError("fused and compile are two ways to the same, of which only one can be")
     if cuda_graph and device.type != "cuda":
         raise ValueError(f"a CUDA graph needs a model on CUDA, and this one is on {device.type}: leave cuda_graph out")
     fused = (can_fuse and not compile) if fused is None else fused
@@ -104,7 +106,8 @@ class InferenceModel(nn.Module):
         self.dtype = PRECISIONS[precision] if self.on_cpu else torch.float32
         self.pooled = fused and self.dtype == torch.bfloat16
         self.mirrored = model.convention.padding == "same"
-        rewrite = functools.partial(rewritten, dtype=self.dtype, fused=fused, mirrored=self.mirrored)
+        how = {"dtype": self.dtype, "fused": fused, "mirrored": self.mirrored, "pooled": self.pooled}
+        rewrite = functools.partial(rewritten, **how)
         self.stem, self.head = rewrite(model.stem), rewrite(model.head)
         self.body = nn.ModuleList(map(rewrite, model.body))
         self.classifier = copy.deepcopy(model.classifier).to(self.dtype).requires_grad_(False)
@@ -193,14 +196,15 @@ class RecordedCalls:
 
 
 def rewritten(
-    module: nn.Module, act: nn.Module | None = None, *, dtype: torch.dtype, fused: bool, mirrored: bool
+    module: nn.Module, act: nn.Module | None = None, *, dtype: torch.dtype, fused: bool, mirrored: bool, pooled: bool
 ) -> nn.Module:
     """The module as the fast path has it.  act: of a convolution, instead of its own."""
-    again = functools.partial(rewritten, dtype=dtype, fused=fused, mirrored=mirrored)
+    again = functools.partial(rewritten, dtype=dtype, fused=fused, mirrored=mirrored, pooled=pooled)
     if isinstance(module, ConvNormAct):
-        return FoldedConvolution(module, act or module.act, dtype, fused, mirrored)
+        kind = FusedConvolution if fused else FoldedConvolution
+        return kind(module, act or module.act, dtype, mirrored)
     if isinstance(module, SqueezeExcitation):
-        return Gate(module, dtype, fused and dtype == torch.bfloat16)
+        return Gate(module, dtype, pooled)
     if isinstance(module, MBConv):
         return FoldedMBConv(module, again)
     if isinstance(module, Bottleneck):
@@ -222,7 +226,7 @@ class FoldedConvolution(nn.Module):
     (N, in_channels, H, W) and (N, out_channels, ceil(H / stride), ceil(W / stride)) or None -> as the latter.
     """
 
-    def __init__(self, layer: ConvNormAct, act: nn.Module, dtype: torch.dtype, fused: bool, mirrored: bool) -> None:
+    def __init__(self, layer: ConvNormAct, act: nn.Module, dtype: torch.dtype, mirrored: bool) -> None:
         super().__init__()
         conv, norm = layer.conv, layer.norm
         factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
@@ -234,36 +238,64 @@ class FoldedConvolution(nn.Module):
         self.stride, self.padding, self.groups = conv.stride[0], conv.kernel_size[0] // 2, conv.groups
         # A 1x1 convolution takes each second pixel from the first on; in the mirror of an even size, from the second.
         self.offset = mirrored and self.padding == 0 and self.stride == 2
-        self.act, self.fused = act, fused
-        self.onednn = ONEDNN_NAMES[type(act)]
-        self.shape: torch.Size | None = None  # of the last input
+        self.act = act
 
     def forward(self, x: Tensor, summand: Tensor | None = None) -> Tensor:
-        if self.offset:
-            x = x[:, :, (x.shape[2] + 1) % 2 :, (x.shape[3] + 1) % 2 :]
-        if not self.fused:
-            x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, 1, self.groups)
-            return self.act(x if summand is None else x + summand)
-        sides = (self.padding,) * 2, (self.stride,) * 2, (1, 1), self.groups
-        weight = self.weight_for(x.shape, sides)
+        x = F.conv2d(self.from_offset(x), self.weight, self.bias, self.stride, self.padding, 1, self.groups)
+        return self.act(x if summand is None else x + summand)
+
+    def from_offset(self, x: Tensor) -> Tensor:
+        return x[:, :, (x.shape[2] + 1) % 2 :, (x.shape[3] + 1) % 2 :] if self.offset else x
+
+
+class FusedConvolution(FoldedConvolution):
+    """The same by oneDNN, which does the activation or the sum within the convolution, and wants weights in blocks.
+
+    Of a weight that lies as PyTorch's do it makes the blocks anew in every call, a fifth of the time of one image
+    through B0. Here they are made once, at the third input of the same shape in a row. Another shape has other blocks,
+    and to make those from wrong ones takes several times as long as from no blocks at all: hence the way back.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.onednn = ONEDNN_NAMES[type(self.act)]
+        self.sides = (self.padding,) * 2, (self.stride,) * 2, (1, 1), self.groups
+        # The shape of the last input, how many in a row had it, and the weight for it.  They change together, so that
+        # several threads may share the layer.  In place of the buffer, since blocks can be neither copied nor saved.
+        self.laid_out: tuple[torch.Size | None, int, Tensor] = None, 0, self.weight
+        del self.weight
+
+    def forward(self, x: Tensor, summand: Tensor | None = None) -> Tensor:
+        x = self.from_offset(x)
+        weight = self.weight_for(x.shape)
         if summand is None:
-            return fused_convolution(x, weight, self.bias, sides, *self.onednn)
-        return self.act(fused_sum(x, weight, self.bias, sides, summand))
+            return fused_convolution(x, weight, self.bias, self.sides, *self.onednn)
+        return self.act(fused_sum(x, weight, self.bias, self.sides, summand))
 
-    def weight_for(self, shape: torch.Size, sides: tuple) -> Tensor:
-        """The weight, in blocks from the second input of the same shape on.
+    def weight_for(self, shape: torch.Size) -> Tensor:
+        before, count, weight = self.laid_out
+        if shape != before:
+            weight = self.plain_weight()
+            self.laid_out = shape, 1, weight
+        elif count < 3:
+            weight = in_blocks(weight, self.sides, shape) if count == 2 else weight
+            self.laid_out = shape, count + 1, weight
+        return weight
 
-        Of a weight that lies as PyTorch's do oneDNN makes the blocks anew in every call, a fifth of the time of one
-        image through B0. Inputs of another shape have other blocks, and from wrong ones they take several times as long
-        to make as from no blocks at all: hence the way back.
-        """
-        if shape != self.shape:
-            self.shape = shape
-            if self.weight.is_mkldnn:
-                self.weight = self.weight.to_dense().contiguous(memory_format=torch.channels_last)
-        elif not self.weight.is_mkldnn:
-            self.weight = in_blocks(self.weight, sides, shape)
-        return self.weight
+    def plain_weight(self) -> Tensor:
+        weight = self.laid_out[2]
+        return weight.to_dense().contiguous(memory_format=torch.channels_last) if weight.is_mkldnn else weight
+
+    def get_extra_state(self) -> Tensor:
+        """The weight, for `state_dict`."""
+        return self.plain_weight()
+
+    def set_extra_state(self, weight: Tensor) -> None:
+        self.laid_out = None, 0, weight
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled."""
+        return {**self.__dict__, "laid_out": (None, 0, self.plain_weight())}
 
 
 def fused_convolution(

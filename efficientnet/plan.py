@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from efficientnet.command_line import Parser, number, rank
-from efficientnet.complexity import complexity
 from efficientnet.mammography import settings as data_settings
 from efficientnet.mammography.image_files import find_images
 from efficientnet.mammography.phantom import write_phantom_dataset
@@ -21,16 +20,15 @@ from efficientnet.mammography.prepared import check_prepared, prepared_settings
 from efficientnet.mammography.preprocessing import Preprocessing
 from efficientnet.mammography.settings import DEMO_FOLDS, DEMO_PATIENTS, DEMO_RECIPE, RECIPE, DataSettings
 from efficientnet.mammography.table import Table, TableError, assign_folds, available_targets, read_table
-from efficientnet.model import EfficientNet
 from efficientnet.scaling import LITE_VARIANTS, VARIANTS, get_variant
 from efficientnet.training import recipe as recipes
 from efficientnet.training.checkpoint import NUMBERED, CheckpointError, load_checkpoint, load_newest
 from efficientnet.training.distributed import Process
 from efficientnet.training.recipe import Recipe
 from efficientnet.training.run import is_free, is_run_folder, own_folder, restarted
-from efficientnet.training.sampler import BalancedSampler
 from efficientnet.training.writer import interval
-from efficientnet.weights import CONVENTIONS, WeightsError, read_weights
+from efficientnet.weight_conventions import CONVENTIONS
+from efficientnet.weights import WeightsError, read_weights
 
 
 def make_parser(description: str) -> Parser:
@@ -269,57 +267,3 @@ def load_data(plan: Plan, process: Process) -> Data:
     (train, train_files), (validation, validation_files) = parts
     without_file = len(files) - len(there)
     return Data(root, train, validation, fold_of, train_files, validation_files, without_file, preprocessing)
-
-
-def print_plan(
-    plan: Plan, data: Data, sampler: BalancedSampler, model: EfficientNet, process: Process, details: dict[str, str]
-) -> None:
-    """The page that --dry-run shows and every run begins with; `details` are further lines."""
-    recipe, size = plan.recipe, plan.settings.image_size
-    counts = complexity(model.stages, size, model.num_classes)
-    lines = [("data", f"{data.root}{' (embedded phantoms, no real mammograms)' if plan.data is None else ''}")]
-    for name, table in (("training", data.train), ("validation", data.validation)):
-        every, positive = table.counts, table.positive_counts
-        text = (
-            f"{every.patients} patients, {every.breasts} breasts, {every.images} images; {table.target_names[0]}: "
-            f"{positive.patients}, {positive.breasts}, {positive.images} ({100 * positive.images / every.images:.1f} %)"
-        )
-        lines.append((name, text))
-    if data.without_file:
-        lines.append(("warning", f"{data.without_file} rows of the table have no image file and are left out"))
-    lines += [("warning", text) for text in data.train.warnings]
-    lines.append(("targets", ", ".join(data.train.target_names)))
-    lines.append(("input", f"{size[0]}x{size[1]} pixels, {model.in_channels} channel{'s' * (model.in_channels > 1)}"))
-    used = data.preprocessing
-    lines.append(("normalised", f"mean {used.mean:.4g}, std {used.std:.4g} of pixels in [0, 1]"))
-    described = (
-        f"EfficientNet-{plan.variant.upper()}, {counts.parameters:,} parameters, "
-        f"{counts.multiply_adds / 1e9:.2f} G multiply-adds an image"
-    )
-    lines.append(("model", described))
-    batches = (
-        f"{sampler.global_batch} images an update ({recipe.batch_size} x {process.world_size} ranks x "
-        f"{recipe.accumulate} passes), {100 * sampler.share:.1f} % positive"
-    )
-    lines.append(("batches", batches))
-    first = "the first" if recipe.freeze_until == 1 else f"the first {recipe.freeze_until}"
-    frozen = [f"{first} of {len(model.stages)} stages"] * (recipe.freeze_until > 0)
-    frozen += ["batch-norm statistics in every layer"] * recipe.freeze_batch_norm
-    if frozen:
-        lines.append(("frozen", "; ".join(frozen)))
-    if recipe.pretrained_rate != 1:
-        lines.append(("pretrained", f"layers learn at {recipe.pretrained_rate:g} of the learning rate"))
-    lines += details.items()
-    lines.append(("memory", f"about {memory_estimate(plan, model, counts.activations):.1f} GiB a rank (fp32 estimate)"))
-    print("\n".join(f"{name:<11} {text}" for name, text in lines), flush=True)
-
-
-def memory_estimate(plan: Plan, model: EfficientNet, activations: int) -> float:
-    """GiB of one rank in fp32: weights, gradients, AdamW's two moments and the average; and what backward needs.
-
-    For backward, 3.3 tensors are kept for each output element of a convolution (measured on B0 and B3 with autograd's
-    saved-tensor hooks); with activation checkpointing the peak was two fifths of that (B3 at 300 pixels, batch 8).
-    """
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    kept = 3.3 * activations * plan.recipe.batch_size * (0.4 if plan.recipe.checkpoint_activations else 1)
-    return 4 * (5 * weights + kept) / 2**30

@@ -5,15 +5,15 @@
     python -m efficientnet.weights convert tf_efficientnet_b3_ns-9d44bf68.pth b3.safetensors
     python -m efficientnet.weights convert runs/b3-1/best.pt b3.pth --to lukemelas
 
-A file's library is recognised from the names of its tensors (`weight_names.py`), its variant from their shapes.
-Nothing in a file is executed (`weight_files.py`).
+A file's library is recognised from the names of its tensors (`weight_names.py`), its variant from their shapes; what
+follows from both for padding, eps and normalisation is in `weight_conventions.py`. Nothing in a file is executed
+(`weight_files.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -22,9 +22,10 @@ from typing import Any
 from torch import Tensor
 
 from efficientnet.command_line import CommandError, Parser, run
-from efficientnet.layers import AUTHORS, Convention
+from efficientnet.layers import Convention
 from efficientnet.model import EfficientNet, create_model
 from efficientnet.scaling import LITE_VARIANTS
+from efficientnet.weight_conventions import CONVENTIONS, WITHOUT_LITE, convention_of, normalisation, published_name
 from efficientnet.weight_files import SUFFIXES, WeightsError, packaged_file, read_tensors, write_tensors
 from efficientnet.weight_names import NAMES, OURS, Names, find_names, operator_of, translate
 from efficientnet.weight_variants import (
@@ -37,31 +38,6 @@ from efficientnet.weight_variants import (
     recognise_variant,
     variant_of,
 )
-
-# What each library does with the weights.  transformers hands TensorFlow's momentum of 0.99 on to PyTorch, where it
-# means the reverse; its models are otherwise the authors', and so is the momentum here.
-CONVENTIONS = {
-    "torchvision": Convention("symmetric", 1e-5, 0.1),
-    "timm": Convention("symmetric", 1e-5, 0.1),
-    "timm_tf": Convention("same", 1e-3, 0.1),
-    "lukemelas": AUTHORS,
-    "transformers": AUTHORS,
-    "mmpretrain": Convention("same", 1e-3, 0.1),
-    "ours": AUTHORS,
-}
-WITHOUT_LITE = ("torchvision", "transformers", "mmpretrain")
-TORCHVISION_B5_TO_B7 = Convention("symmetric", 1e-3, 0.01)  # converted from lukemelas' weights
-
-# Mean and standard deviation per channel, of pixels in [0, 1].
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MINUS_ONE_TO_ONE = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-LITE = (127 / 255,) * 3, (128 / 255,) * 3
-
-# Published files say their family and variant in their names, and AdvProp's and timm's ra4, which were trained on
-# pixels in [-1, 1], say that too.  Hugging Face's files of these names have the model's in a folder above.
-PUBLISHED_NAME = re.compile(r"(adv-|tf_)?efficientnet[-_](b\d|l2|lite\d)[^/\\]*")
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-MINUS_ONE_TO_ONE_NAME = re.compile(r"^adv-|advprop|[._]ap[-_.]|\.ra4_")
 
 
 @dataclass(frozen=True)
@@ -267,31 +243,6 @@ def recognise_library(path: Path, tensors: Mapping[str, Tensor], source: str | N
         f"{path}: timm's plain and tf_ models have the same tensors, but other padding and batch-norm eps; "
         'say which this is: source "timm" or "timm_tf"'
     )
-
-
-def published_name(path: Path) -> str:
-    """The part of the path that is a published model's name, such as "tf_efficientnet_b0_ap-f262efe1.pth", or ""."""
-    found = PUBLISHED_NAME.search(str(path.parent) if path.name in HUB_FILES else path.name)
-    return found.group() if found else ""
-
-
-def convention_of(library: str, variant: str | None) -> Convention:
-    """What the library does with the variant's weights."""
-    if library == "torchvision" and variant in ("b5", "b6", "b7"):
-        return TORCHVISION_B5_TO_B7
-    return CONVENTIONS[library]
-
-
-def normalisation(library: str, variant: str | None, path: Path) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
-    """Mean and standard deviation that the weights were trained with, and whether that is known or assumed."""
-    published, lite = published_name(path), variant in LITE_VARIANTS
-    if library == "torchvision":
-        return *IMAGENET, True
-    if library == "lukemelas" and lite:
-        return *LITE, True
-    if (library == "timm_tf" and lite) or MINUS_ONE_TO_ONE_NAME.search(published):
-        return *MINUS_ONE_TO_ONE, True
-    return *IMAGENET, bool(published)
 
 
 def recorded_provenance(provenance: Provenance, recorded: Mapping[str, Any]) -> Provenance:

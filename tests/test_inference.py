@@ -1,6 +1,8 @@
 """The fast path for prediction gives what the network gives, whatever it is and whatever it sees."""
 
 import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from torch import nn
 from efficientnet import LITE_VARIANTS, MOBILENET_V2, VARIANTS, compound_coefficients, create_model, scale
 from efficientnet.inference import (
     ONEDNN_NAMES,
-    FoldedConvolution,
+    FusedConvolution,
     RecordedCalls,
     mean_of_pixels,
     onednn_fuses,
@@ -18,6 +20,7 @@ from efficientnet.inference import (
 )
 from efficientnet.training.loop import predict
 
+needs_fusion = pytest.mark.skipif(not onednn_fuses(torch.float32), reason="this PyTorch fuses no convolutions")
 # Even at every stage, odd at some, odd at all; and not square.
 SIZES = [(64, 64), (97, 66), (75, 100), (33, 129)]
 
@@ -77,20 +80,57 @@ def test_any_scaled_architecture_has_a_fast_path():
     assert_as_exact(optimize_for_inference(model), model, torch.randn(1, 3, 50, 71))
 
 
+def blocked(fast: nn.Module) -> set[bool]:
+    return {layer.laid_out[2].is_mkldnn for layer in fast.modules() if isinstance(layer, FusedConvolution)}
+
+
+@needs_fusion
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 def test_weights_in_blocks_give_the_same_whatever_shapes_follow_one_another(padding, precision):
     torch.manual_seed(0)
     fast = optimize_for_inference(randomised(create_model("b0", num_classes=5, padding=padding)), precision)
     first, second = torch.randn(2, 3, 64, 96), torch.randn(1, 3, 97, 66)
-    weights = [layer.weight.clone() for layer in fast.modules() if isinstance(layer, FoldedConvolution)]
-    plain = {id(images): fast(images) for images in (first, second)}  # no shape twice in a row
-    for images in (first, first, first, second, second, first, second, second):
-        assert difference(fast(images), plain[id(images)]) < (1e-5 if precision == "fp32" else 0.02)
-    layers = [layer for layer in fast.modules() if isinstance(layer, FoldedConvolution)]
-    assert all(layer.weight.is_mkldnn == layer.fused for layer in layers)
-    fast(first)
-    assert all(torch.equal(layer.weight, weight) for layer, weight in zip(layers, weights, strict=True))
+    before = copy.deepcopy(fast.state_dict())
+    plain = {id(images): fast(images) for images in (first, second)}
+    for count, images in ((4, first), (2, second), (1, first), (5, second), (3, first)):
+        for repetition in range(count):
+            found = fast(images)
+            assert difference(found, plain[id(images)]) < (1e-5 if precision == "fp32" else 0.02)
+            assert blocked(fast) == {repetition >= 2}
+    assert blocked(fast) == {True}
+    after = fast.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in after)
+
+
+@needs_fusion
+def test_fusing_by_both_ways_is_refused():
+    with pytest.raises(ValueError, match="only one can be"):
+        optimize_for_inference(create_model("b0", num_classes=2), fused=True, compile=True)
+
+
+@needs_fusion
+def test_with_weights_in_blocks_it_can_be_copied_and_saved(tmp_path):
+    fast = optimize_for_inference(randomised(create_model("b0", num_classes=2)))
+    images = torch.randn(1, 3, 64, 64)
+    expected = [fast(images) for _ in range(4)][-1]
+    assert blocked(fast) == {True}
+    copies = [copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))]
+    torch.save(fast.state_dict(), tmp_path / "weights.pt")
+    copies.append(optimize_for_inference(randomised(create_model("b0", num_classes=2))))
+    copies[-1].load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    assert all(difference(copied(images), expected) < 1e-5 for copied in copies)
+
+
+@needs_fusion
+def test_threads_may_share_it_though_their_images_differ_in_shape():
+    fast = optimize_for_inference(randomised(create_model("b0", num_classes=2)))
+    inputs = [torch.randn(1, 3, size, 64) for size in (64, 64, 80, 96)]
+    expected = [fast(images) for images in inputs]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(20):
+            for found, wanted in zip(threads.map(fast, inputs), expected, strict=True):
+                assert difference(found, wanted) < 1e-5
 
 
 def test_a_constant_background_costs_no_digits():

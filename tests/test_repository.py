@@ -12,7 +12,8 @@ from commands import ROOT
 RUN_TIME = {"torch", "numpy", "PIL", "pydicom", "tqdm", "efficientnet"}
 SOURCES = sorted([*ROOT.glob("*.py"), *(ROOT / "efficientnet").rglob("*.py")])
 # These stand above the rooms, like train.py.
-COMMANDS = {f"efficientnet/{name}.py" for name in ("plan", "ensemble", "benchmark", "benchmark_checkpoint", "export")}
+ABOVE = ("plan", "run_text", "validation", "ensemble", "benchmark", "benchmark_checkpoint", "export")
+COMMANDS = {f"efficientnet/{name}.py" for name in ABOVE}
 
 
 def imported(path: Path) -> set[str]:

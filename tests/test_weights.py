@@ -10,7 +10,8 @@ from efficientnet import B0, MOBILENET_V2, RESNET_50, Coefficients, create_model
 from efficientnet.command_line import CommandError
 from efficientnet.layers import Convention
 from efficientnet.training.checkpoint import save_checkpoint
-from efficientnet.weights import CONVENTIONS, WeightsError, export_state_dict, main, read_weights, save_weights
+from efficientnet.weight_conventions import CONVENTIONS
+from efficientnet.weights import WeightsError, export_state_dict, main, read_weights, save_weights
 
 LIBRARIES = [library for library in CONVENTIONS if library != "ours"]
 

@@ -16,7 +16,8 @@ from torch import nn
 from efficientnet import MOBILENET_V2, RESNET_50, VARIANTS, create_model, get_variant, stage_complexities
 from efficientnet.inference import optimize_for_inference
 from efficientnet.scaling import round_channels
-from efficientnet.weights import export_state_dict, normalisation
+from efficientnet.weight_conventions import normalisation
+from efficientnet.weights import export_state_dict
 
 TOLERANCE = 1e-4  # the largest difference of two logits over the largest logit
 ODD = (97, 130)  # an odd side, and not square

@@ -70,12 +70,15 @@ class ShownImage:
             return None
         first, last = int(between[0]), int(between[-1])
         slope = (float(self.brightness[last]) - float(self.brightness[first])) / (last - first)
-        ends = self.brightness[:first], self.brightness[last + 1 :]
-        if slope == 0 or any((end != shown).any() for end, shown in zip(ends, (slope < 0, slope > 0), strict=True)):
+        if slope == 0:
             return None
         black = first - float(self.brightness[first]) / slope
-        line = (np.arange(first, last + 1) - black) * slope
-        is_line = np.abs(line - self.brightness[first : last + 1]).max() < 1e-5
+        # With one value more on each side, where the line has reached black and white: then it stays there.
+        around = slice(max(0, first - 1), last + 2)
+        line = np.clip((np.arange(_STORED_VALUES)[around] - black) * slope, 0, 1)
+        is_line = np.abs(line - self.brightness[around]).max() < 1e-5
+        ends = (self.brightness[:first], slope < 0), (self.brightness[last + 1 :], slope > 0)
+        is_line = is_line and all((values == white).all() for values, white in ends)
         return (black, black + 1 / slope) if is_line else None
 
 

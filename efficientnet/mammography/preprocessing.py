@@ -235,8 +235,8 @@ def _tissue_threshold(reduced: Image) -> float:
     counts = np.bincount((reduced * np.float32(255.999)).astype(np.uint8).reshape(-1), minlength=256)
     split = _otsu_split(counts)
     background = np.float32((int(np.argmax(counts[:split])) + 0.5) / 256)
-    below = np.minimum(reduced - background, 0).reshape(-1)
-    noise = math.sqrt(float(below @ below) / max(1, np.count_nonzero(reduced < background)))
+    below = np.minimum(reduced - background, 0)
+    noise = math.sqrt(float(np.square(below, out=below).sum()) / max(1, np.count_nonzero(reduced < background)))
     return min(split / 256, background + max(CONTRAST, CONTRAST_DEVIATIONS * noise))
 
 
