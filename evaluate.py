@@ -21,9 +21,8 @@ import torch
 
 from efficientnet.command_line import CommandError, Parser, number, run
 from efficientnet.cpu import keep_freed_memory
-from efficientnet.ensemble import load_member, predict_images, read_split
+from efficientnet.ensemble import find_split_images, load_member, predict_images, read_split
 from efficientnet.files import atomic_file, write_json
-from efficientnet.mammography.image_files import find_images
 from efficientnet.mammography.prepared import check_prepared
 from efficientnet.mammography.report import metric_texts, score_line
 from efficientnet.mammography.scoring import (
@@ -131,11 +130,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if split == "all" and trained_on:
         say(f"warning: {len(trained_on)} of these patients were trained on; their scores say nothing about new ones")
 
-    folder = "test_images" if split == "test" else "train_images"
     probabilities, failures = predict_images(
         members,
         table,
-        find_images(table, root, folder),
+        find_split_images(split, root, table),
         allowed,
         device,
         batch_size=arguments.batch_size,

@@ -10,8 +10,7 @@ import torch
 
 from efficientnet.command_line import CommandError
 from efficientnet.cpu import keep_freed_memory
-from efficientnet.ensemble import load_member, predict_images, read_split
-from efficientnet.mammography.image_files import find_images
+from efficientnet.ensemble import find_split_images, load_member, predict_images, read_split
 from efficientnet.mammography.prepared import check_prepared
 from efficientnet.mammography.scoring import score_breasts
 from efficientnet.mammography.table import TableError
@@ -35,7 +34,7 @@ def compare_precisions(path: Path, data: Path | None, device: torch.device) -> t
         members = [load_member(path, device, precision, optimize) for _, precision, optimize in ways]
         split, root, table, allowed, _ = read_split(members[:1], data, None, None)
         check_prepared(root, members[0].preprocessing)
-        files = find_images(table, root, "test_images" if split == "test" else "train_images")
+        files = find_split_images(split, root, table)
         for (label, precision, _), member in zip(ways, members, strict=True):
             probabilities, _ = predict_images([member], table, files, allowed, device, precision=precision)
             readable = np.flatnonzero(~np.isnan(probabilities[:, 0]))

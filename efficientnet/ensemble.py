@@ -23,6 +23,7 @@ from efficientnet.command_line import CommandError
 from efficientnet.cpu import usable_cores
 from efficientnet.inference import optimize_for_inference
 from efficientnet.mammography.dataset import MammogramDataset, collate
+from efficientnet.mammography.image_files import find_images
 from efficientnet.mammography.preprocessing import Preprocessing
 from efficientnet.mammography.scoring import sigmoid
 from efficientnet.mammography.settings import DEMO_PATIENTS, phantom_folder
@@ -124,6 +125,11 @@ def read_split(
     table = table.of_patients(held_out)
     allowed = [[row.patient_id not in member.training_patients for row in table.rows] for member in members]
     return split, root, table, np.array(allowed), len(strangers) == len(members)
+
+
+def find_split_images(split: str, root: Path, table: Table) -> list[Path | None]:
+    """`find_images` of the table of a split, as `read_split` gives them."""
+    return find_images(table, root, "test_images" if split == "test" else "train_images")
 
 
 def default_workers() -> int:

@@ -106,8 +106,9 @@ class InferenceModel(nn.Module):
         self.dtype = PRECISIONS[precision] if self.on_cpu else torch.float32
         self.pooled = fused and self.dtype == torch.bfloat16
         self.mirrored = model.convention.padding == "same"
-        how = {"dtype": self.dtype, "fused": fused, "mirrored": self.mirrored, "pooled": self.pooled}
-        rewrite = functools.partial(rewritten, **how)
+        rewrite = functools.partial(
+            rewritten, dtype=self.dtype, fused=fused, mirrored=self.mirrored, pooled=self.pooled
+        )
         self.stem, self.head = rewrite(model.stem), rewrite(model.head)
         self.body = nn.ModuleList(map(rewrite, model.body))
         self.classifier = copy.deepcopy(model.classifier).to(self.dtype).requires_grad_(False)

@@ -19,6 +19,15 @@ def wait_for_checkpoint(folder, number):
         time.sleep(0.01)
 
 
+def kill_a_worker_of_the_second(agents, folder):
+    """While both train; they have to come to a good end all the same."""
+    wait_for_checkpoint(folder, 5)
+    kill(children(agents[1].pid)[0])
+    for agent in agents:
+        _, errors = agent.communicate(timeout=240)
+        assert agent.returncode == 0, errors
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=whole_suite), 1])
 def test_a_killed_worker_brings_all_back_and_the_end_is_the_same(tiny_data, straight, tmp_path, rank):
@@ -42,11 +51,7 @@ def test_a_killed_worker_on_one_of_two_machines_brings_both_back(tiny_data, stra
     arguments = (*RECIPE, *ALWAYS, "--data", tiny_data, "--output", tmp_path / "r", "--resume", "auto")
     elastic = ("--nnodes=2", "--max-restarts=2", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", "--rdzv-id=1")
     agents = [start(1, *arguments, elastic=(*elastic, "--local-addr=127.0.0.1")) for _ in range(2)]
-    wait_for_checkpoint(tmp_path / "r", 5)
-    kill(children(agents[1].pid)[0])
-    for agent in agents:
-        _, errors = agent.communicate(timeout=240)
-        assert agent.returncode == 0, errors
+    kill_a_worker_of_the_second(agents, tmp_path / "r")
     assert_same_run(straight(2), tmp_path / "r")
 
 
@@ -84,11 +89,7 @@ def test_two_machines_with_networks_of_their_own_come_back_too(tiny_data, straig
         )
         for number, (name, device, address) in enumerate(two_hosts)
     ]
-    wait_for_checkpoint(tmp_path / "r", 5)
-    kill(children(agents[1].pid)[0])
-    for agent in agents:
-        _, errors = agent.communicate(timeout=240)
-        assert agent.returncode == 0, errors
+    kill_a_worker_of_the_second(agents, tmp_path / "r")
     assert_same_run(straight(2), tmp_path / "r")
 
 
