@@ -13,13 +13,14 @@ import argparse
 import csv
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from efficientnet.command_line import CommandError, Parser, number, run
+from efficientnet.command_line import CommandError, Parser, command, leave, number
 from efficientnet.cpu import keep_freed_memory
 from efficientnet.ensemble import find_split_images, load_member, predict_images, read_split
 from efficientnet.files import atomic_file, write_json
@@ -35,9 +36,11 @@ from efficientnet.mammography.settings import columns
 from efficientnet.mammography.table import Table, TableError
 from efficientnet.training.checkpoint import CheckpointError
 
+PROGRAM = "evaluate.py"
 
-def parse_arguments() -> argparse.Namespace:
-    parser = Parser(prog="evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--checkpoint", type=Path, nargs="+", required=True, metavar="FILE", help="best.pt of one or more runs"
     )
@@ -62,7 +65,7 @@ def parse_arguments() -> argparse.Namespace:
         "--no-optimize", action="store_true", help="leave out the fast path, to compare: the network as it was trained"
     )
     parser.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch sees no CUDA device here; leave the flag out")
     return arguments
@@ -183,8 +186,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
         print(json.dumps(result, indent=2))
 
 
-def main() -> None:
-    arguments = parse_arguments()
+@command(PROGRAM)
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
     try:
         evaluate(arguments)
     except (CheckpointError, TableError) as error:
@@ -194,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run("evaluate.py", main)
+    leave(main())

@@ -20,57 +20,34 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from efficientnet.baselines import BASELINES, get_baseline
-from efficientnet.command_line import Parser, number, run
+from efficientnet.architecture import (
+    BY_PHI,
+    add_arguments,
+    chosen_architecture,
+    chosen_baseline,
+    chosen_bases,
+    chosen_way,
+    constraint_warning,
+    derive,
+    is_given,
+)
+from efficientnet.command_line import Parser, command, leave, number
 from efficientnet.complexity import grid_search, largest_coefficients
 from efficientnet.paper_tables import TABLES, reproduce
-from efficientnet.scaling import (
-    ALPHA,
-    BETA,
-    GAMMA,
-    LITE_VARIANTS,
-    VARIANTS,
-    Coefficients,
-    compound_coefficients,
-    flops_growth,
-    get_variant,
-)
 from efficientnet.scaling_plot import plot
-from efficientnet.scaling_rows import (
-    FACTORS,
-    Derived,
-    architecture_row,
-    budget_rows,
-    derive,
-    fit_rows,
-    paper_rows,
-    search_rows,
-    table_rows,
-)
+from efficientnet.scaling_rows import architecture_row, budget_rows, fit_rows, paper_rows, search_rows, table_rows
 from efficientnet.scaling_text import architecture_text, budget_text, fit_text, paper_text, search_text, table_text
 
-# The paper's own product is 1.920; further than this from 2, phi no longer counts doublings of the multiply-adds.
-CONSTRAINT_TOLERANCE = 0.2
-KNOWN = VARIANTS | LITE_VARIANTS
-BASES = {"alpha": ALPHA, "beta": BETA, "gamma": GAMMA}
-# The ways to ask, and what may go with each.
-WITH_BASES = ("--phi", "--budget/--max-parameters", "--plot")
-WITH_BASELINE = (*WITH_BASES, "--depth/--width/--resolution", "--search")
+PROGRAM = "scale.py"
+BY_BUDGET = "--budget/--max-parameters"
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = Parser(prog="scale.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--phi", type=float, help="compound coefficient, 0 or more, fractions too (default 0)")
-    parser.add_argument("--alpha", type=float, help=f"base of the depth, at least 1 (default {ALPHA})")
-    parser.add_argument("--beta", type=float, help=f"base of the width, at least 1 (default {BETA})")
-    parser.add_argument("--gamma", type=float, help=f"base of the resolution, at least 1 (default {GAMMA})")
-    parser.add_argument("--baseline", metavar="NAME", help=f"what is scaled: {', '.join(BASELINES)} (default b0)")
-    parser.add_argument("--variant", metavar="NAME", help=f"a released model: {', '.join(KNOWN)}")
-    parser.add_argument("--depth", type=float, help="factor on the baseline's depth, instead of phi (default 1)")
-    parser.add_argument("--width", type=float, help="factor on the baseline's width, instead of phi (default 1)")
-    parser.add_argument("--resolution", type=float, help="factor on its image size, instead of phi (default 1)")
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser, default="--phi 0, the baseline itself")
     parser.add_argument("--table", action="store_true", help="B0-B7 beside the paper's Table 2")
     parser.add_argument("--fit", action="store_true", help="each released variant beside Equation 3 at its best phi")
     parser.add_argument("--paper", metavar="TABLE", help=f"rows of the paper beside ours: {', '.join(TABLES)}")
@@ -81,17 +58,26 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max-parameters", type=count, metavar="N", help="most parameters, such as 10M: gives the phi")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the family (needs matplotlib)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
+    others = {
+        "--table": arguments.table,
+        "--fit": arguments.fit,
+        "--paper": is_given(arguments, "paper"),
+        "--search": arguments.search,
+        "--plot": is_given(arguments, "plot"),
+        BY_BUDGET: is_given(arguments, "budget", "max_parameters"),
+    }
     try:
-        arguments.way = chosen_way(arguments)
-        arguments.scaled = get_baseline(arguments.baseline or "b0")
-        arguments.bases = {
-            name: default if getattr(arguments, name) is None else getattr(arguments, name)
-            for name, default in BASES.items()
-        }
+        with_bases = ("--plot", BY_BUDGET)
+        arguments.way = chosen_way(arguments, others, with_bases, (*with_bases, "--search")) or BY_PHI
+        if is_given(arguments, "step", "tolerance") and arguments.way != "--search":
+            raise ValueError("--step and --tolerance belong to --search")
         arguments.answer = prepare(arguments)
+        warning = constraint_warning(arguments) if arguments.way in (BY_PHI, *with_bases) else None
     except ValueError as error:
         parser.error(str(error))
+    if warning:
+        print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
     return arguments
 
 
@@ -105,39 +91,9 @@ def count(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number such as 1.5G or 400M") from None
 
 
-def given(arguments: argparse.Namespace, *names: str) -> bool:
-    return any(getattr(arguments, name) is not None for name in names)
-
-
-def chosen_way(arguments: argparse.Namespace) -> str:
-    """The one way in which an architecture, or a list of them, is asked for; ValueError where flags contradict."""
-    ways = {
-        "--table": arguments.table,
-        "--fit": arguments.fit,
-        "--paper": given(arguments, "paper"),
-        "--search": arguments.search,
-        "--plot": given(arguments, "plot"),
-        "--variant": given(arguments, "variant"),
-        "--depth/--width/--resolution": given(arguments, *FACTORS),
-        "--phi": given(arguments, "phi"),
-        "--budget/--max-parameters": given(arguments, "budget", "max_parameters"),
-    }
-    chosen = [way for way, used in ways.items() if used] or ["--phi"]
-    if len(chosen) > 1:
-        raise ValueError(f"{' and '.join(chosen)} exclude each other: choose one way to name an architecture")
-    (way,) = chosen
-    if given(arguments, *BASES) and way not in WITH_BASES:
-        raise ValueError(f"--alpha, --beta and --gamma have no part in {way}")
-    if given(arguments, "baseline") and way not in WITH_BASELINE:
-        raise ValueError(f"--baseline has no part in {way}")
-    if given(arguments, "step", "tolerance") and way != "--search":
-        raise ValueError("--step and --tolerance belong to --search")
-    return way
-
-
 def prepare(arguments: argparse.Namespace) -> dict | str:
     """The answer: a dict for --json, text otherwise.  ValueError where it cannot be given."""
-    way, baseline = arguments.way, arguments.scaled
+    way, baseline = arguments.way, chosen_baseline(arguments)
     if way == "--table":
         return {"rows": table_rows()} if arguments.json else table_text()
     if way == "--fit":
@@ -150,44 +106,24 @@ def prepare(arguments: argparse.Namespace) -> dict | str:
         candidates = grid_search(baseline, step, 0.1 if arguments.tolerance is None else arguments.tolerance)
         return {"rows": search_rows(baseline, candidates)} if arguments.json else search_text(baseline, candidates)
     if way == "--plot":
-        drawn = plot(arguments.plot, baseline, **arguments.bases)
+        drawn = plot(arguments.plot, baseline, **chosen_bases(arguments))
         return drawn if arguments.json else f"wrote {arguments.plot}"
-    derived = architecture(arguments)
-    if way == "--budget/--max-parameters":
-        budgets = budget_rows(derived, arguments.budget, arguments.max_parameters)
+    if way == BY_BUDGET:
+        most = (arguments.budget, arguments.max_parameters)
+        derived = derive(baseline, largest_coefficients(baseline, *most, **chosen_bases(arguments)))
+        budgets = budget_rows(derived, *most)
         if arguments.json:
             return architecture_row(derived) | budgets
         return f"{budget_text(budgets)}\n{architecture_text(derived)}"
+    derived = chosen_architecture(arguments, way)
     return architecture_row(derived) if arguments.json else architecture_text(derived)
 
 
-def architecture(arguments: argparse.Namespace) -> Derived:
-    """The one architecture that the flags ask for."""
-    if arguments.way == "--variant":
-        variant = get_variant(arguments.variant)
-        return derive(variant.baseline, variant.coefficients, variant.name)
-    if arguments.way == "--depth/--width/--resolution":
-        factors = {name: getattr(arguments, name) for name in FACTORS if getattr(arguments, name) is not None}
-        return derive(arguments.scaled, Coefficients(**factors))
-    if arguments.way == "--budget/--max-parameters":
-        budgets = (arguments.budget, arguments.max_parameters)
-        coefficients = largest_coefficients(arguments.scaled, *budgets, **arguments.bases)
-    else:
-        coefficients = compound_coefficients(arguments.phi or 0.0, **arguments.bases)
-    return derive(arguments.scaled, coefficients)
-
-
-def main() -> None:
-    arguments = parse_arguments()
-    growth = flops_growth(**arguments.bases)
-    if arguments.way in WITH_BASES and abs(growth - 2) > CONSTRAINT_TOLERANCE:
-        print(
-            f"scale.py: warning: alpha * beta^2 * gamma^2 = {growth:.3f}, far from the 2 of Equation 3: "
-            f"multiply-adds grow by about {growth:.2f}^phi, not 2^phi",
-            file=sys.stderr,
-        )
+@command(PROGRAM)
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
     print(json.dumps(arguments.answer, indent=2) if arguments.json else arguments.answer)
 
 
 if __name__ == "__main__":
-    run("scale.py", main)
+    leave(main())

@@ -1,6 +1,7 @@
 """Train an EfficientNet on mammograms: one plain loop, on one process or many.
 
     python train.py --variant b0                                  the embedded phantoms, one process
+    python train.py --phi 1.5                                     what scale.py derives, by the same flags
     torchrun --nproc_per_node=2 train.py --variant b3             the same on two
     torchrun --nproc_per_node=2 train.py --variant b3 --data RSNA --image-size 1024 512 --batch-size 4
     python train.py --data RSNA --dry-run                         what would be trained
@@ -21,6 +22,8 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -33,7 +36,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from efficientnet import create_model
-from efficientnet.command_line import CommandError, run
+from efficientnet.architecture import constraint_warning
+from efficientnet.command_line import CommandError, command, leave
 from efficientnet.cpu import has_bf16_units
 from efficientnet.fast_training import accelerate_training
 from efficientnet.files import write_json
@@ -91,8 +95,14 @@ SHORT_RUN = 3000
 PATIENCE = 20
 
 
-def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: StopRequest) -> int:
-    """The exit code: 0, or another one where `request` stopped the run."""
+def train(
+    plan: Plan,
+    arguments: argparse.Namespace,
+    process: Process,
+    request: StopRequest,
+    held: contextlib.ExitStack,
+) -> int:
+    """The exit code: 0, or another one where `request` stopped the run.  `held` keeps the run folder's lock."""
     recipe, device = plan.recipe, process.device
 
     # Data.  Each rank takes every W-th draw of a global batch; validation images are dealt out, none of them twice.
@@ -170,6 +180,9 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
             "machine": f"{process.world_size} x {device.type}, {process.backend or 'one process'}, {precision}, "
             f"{workers} loader process{'es' * (workers != 1)} each",
         }
+        warning = constraint_warning(arguments)
+        if warning:
+            details = {"warning": warning, **details}
         if model.load_report is not None:
             details = {"weights": model.load_report.text().replace("\n", "\n" + 12 * " "), **details}
         print_plan(plan, data, sampler, model, process, details)
@@ -177,7 +190,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
         return 0
 
     # Run folder, and where a resumed run stands.
-    output = Path(process.broadcast(str(open_folder(plan)) if process.is_main else None))
+    output = Path(process.broadcast(str(open_folder(plan, held)) if process.is_main else None))
     if ddp is not model:
         shape = (recipe.batch_size, plan.settings.in_channels, *plan.settings.image_size)
         settle_buckets(ddp, shape, device, precision)
@@ -351,7 +364,8 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
             if unreadable:
                 files["unreadable.txt"] = "".join(f"{line}\n" for line in unreadable).encode()
             if improved:
-                card = model_card(plan.to_dict(), data.train, data.validation, values, scores.metrics(intervals=True))
+                metrics = scores.metrics(intervals=True)
+                card = model_card(plan.to_dict(), plan.architecture, data.train, data.validation, values, metrics)
                 predictions = io.StringIO()
                 write_predictions(predictions, scores, data.train.target_names, data.fold_of)
                 files["best.pt"] = serialise({name: content[name] for name in content if name != "training"})
@@ -438,10 +452,10 @@ def build_model(plan: Plan, num_classes: int) -> tuple[EfficientNet, dict[str, A
         architecture = plan.checkpoint["architecture"]
         return create_model(**architecture, **common), architecture, plan.checkpoint["pretrained"]
     architecture = {
-        "name_or_stages": plan.variant,
+        "name_or_stages": [asdict(stage) for stage in plan.architecture.stages],
         "num_classes": num_classes,
         "in_channels": plan.settings.in_channels,
-        "dropout": recipe.dropout,
+        "dropout": plan.architecture.dropout if recipe.dropout is None else recipe.dropout,
         "stochastic_depth": recipe.stochastic_depth,
         "batch_norm_momentum": recipe.batch_norm_momentum,
     }
@@ -475,11 +489,11 @@ def mean_labels(labels: np.ndarray) -> np.ndarray:
     return np.nansum(labels, axis=0) / np.where(present.any(0), present.sum(0), np.nan)
 
 
-def open_folder(plan: Plan) -> Path:
+def open_folder(plan: Plan, held: contextlib.ExitStack) -> Path:
     """The run folder, locked, with its config.json; on resume, without the lines of later epochs in metrics.jsonl."""
-    output = plan.output or choose_folder(plan.variant)
+    output = plan.output or choose_folder(plan.architecture.slug)
     output.mkdir(parents=True, exist_ok=True)
-    lock(output)
+    held.enter_context(lock(output))
     remove_leftovers(output)
     unmark_stopped(output)
     mark_launch(output)
@@ -494,10 +508,11 @@ def explained(error: Exception, arguments: argparse.Namespace) -> Exception:
     return error if text is None else CommandError(text)
 
 
-def main() -> int:
+@command("train.py")
+def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.reconfigure(line_buffering=True)
     parser = make_parser(__doc__)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     try:
         folder = own_folder(arguments.output) or arguments.output
         if restarted() and folder is not None and is_stopped(folder):
@@ -514,8 +529,8 @@ def main() -> int:
     except RuntimeError as error:
         raise explained(error, arguments) from None
     try:
-        with StopRequest() as request:
-            code = train(plan, arguments, process, request)
+        with StopRequest() as request, contextlib.ExitStack() as held:
+            code = train(plan, arguments, process, request, held)
     except (TableError, CheckpointError, FolderInUse, WeightsError) as error:
         raise CommandError(error) from None
     except torch.OutOfMemoryError:
@@ -531,4 +546,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run("train.py", main)
+    leave(main())

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from efficientnet.baselines import BASELINES, get_architecture
 from efficientnet.benchmark_worker import COMPILED, FAST, PEERS, Task
-from efficientnet.command_line import CommandError, Parser, number, run
+from efficientnet.command_line import CommandError, Parser, command, leave, number
 from efficientnet.complexity import complexity
 from efficientnet.files import write_json
 from efficientnet.scaling import SMALLEST_IMAGE, VARIANTS
@@ -194,7 +194,7 @@ def installed_peers(wanted: str | None, variant: str) -> list[str]:
     return chosen
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [*VARIANTS, *(name for name in BASELINES if name not in VARIANTS)]
     parser.add_argument("--variant", choices=names, metavar="NAME", help=f"{', '.join(names)} (b0)")
@@ -215,7 +215,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=number(int, 1), metavar="N", help="of PyTorch (default: its own choice)")
     parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda where there is one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there as well")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     chosen = [f"--{name}" for name in ("train", "scaling", "checkpoint") if getattr(arguments, name)]
     if len(chosen) > 1:
         parser.error(f"{' and '.join(chosen)} exclude each other")
@@ -250,8 +250,9 @@ def compare(
     return text, {"task": vars(task), "reference": reference["label"], "rows": rows, "failures": failures}
 
 
-def main() -> None:
-    arguments = parse_arguments()
+@command(PROGRAM)
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
     import torch
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -292,4 +293,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(PROGRAM, main)
+    leave(main())

@@ -9,7 +9,7 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from efficientnet import create_model
-from efficientnet.command_line import run
+from efficientnet.command_line import command, leave
 from efficientnet.cpu import keep_freed_memory
 from efficientnet.fast_training import accelerate_training
 from efficientnet.inference import PRECISIONS, autocast, optimize_for_inference
@@ -164,9 +164,10 @@ def measure(task: Task) -> dict[str, Any]:
     return {"seconds": times, "peak": peak_mebibytes(task.device)}
 
 
-def main() -> None:
-    print(json.dumps(measure(Task(**json.loads(sys.argv[1])))))
+@command("python -m efficientnet.benchmark_worker")
+def main(argv: Sequence[str] | None = None) -> None:
+    print(json.dumps(measure(Task(**json.loads((argv or sys.argv[1:])[0])))))
 
 
 if __name__ == "__main__":
-    run("python -m efficientnet.benchmark_worker", main)
+    leave(main())

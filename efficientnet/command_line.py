@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from efficientnet.extras import MissingExtra
@@ -40,8 +41,8 @@ class CommandError(Exception):
     """What ends a command with exit code 1; str() is the one or two lines that the person reads."""
 
 
-def fail(program: str, message: object) -> NoReturn:
-    """Exit code 1 with the message and no traceback.
+def fail(program: str, message: object) -> int:
+    """Prints the message without a traceback; returns exit code 1.
 
     Most failures meet every rank, and rank 0 speaks for all.  Another rank waits until torchrun has ended it for rank
     0's failure; if that does not come, the failure is its own, and it says so.
@@ -50,7 +51,7 @@ def fail(program: str, message: object) -> NoReturn:
         time.sleep(10)
         program = f"{program}: rank {rank()}"
     print(f"{program}: error: {message}", file=sys.stderr, flush=True)
-    leave(1)
+    return 1
 
 
 def leave(code: int) -> NoReturn:
@@ -63,27 +64,41 @@ def leave(code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def run(program: str, main: Callable[[], int | None]) -> NoReturn:
-    """Runs a command's `main` and exits: 1 and one line for CommandError and a missing package, 130 for Ctrl-C, quietly
-    for a closed pipe."""
-    try:
-        code = main() or 0
-        sys.stdout.flush()
-    except (CommandError, MissingExtra) as error:
-        fail(program, error)
-    except BrokenPipeError:  # `scale.py --table | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except OSError as error:  # a full disk, a folder without permission
-        fail(program, f"{error.filename}: {error.strerror}" if error.filename else error)
-    except Exception:  # a mistake of ours: the whole traceback
-        traceback.print_exc()
-        leave(1)
-    except KeyboardInterrupt as interruption:
-        if rank() == 0:
-            print(": ".join([program, "interrupted", *map(str, interruption.args)]), file=sys.stderr)
-        code = 130
-    leave(code)
+def command(program: str) -> Callable[[Callable[[Sequence[str] | None], int | None]], Callable[..., int]]:
+    """Decorates a command's `main(argv)` so that it returns its exit code, whatever happens.
+
+    argv: the arguments; None takes those of the command line.
+    0 or what `main` returns; 2 and one line for usage errors; 1 and one line for CommandError, a missing package and
+    failures of the file system; 1 and the traceback for a mistake of ours; 130 for Ctrl-C; 0 for a closed pipe.
+    """
+
+    def decorate(main: Callable[[Sequence[str] | None], int | None]) -> Callable[..., int]:
+        @functools.wraps(main)
+        def guarded(argv: Sequence[str] | None = None) -> int:
+            try:
+                code = main(argv) or 0
+                sys.stdout.flush()
+                return code
+            except SystemExit as leaving:  # argparse: a usage error, or --help
+                return leaving.code
+            except (CommandError, MissingExtra) as error:
+                return fail(program, error)
+            except BrokenPipeError:  # `scale.py --table | head`: the reader has seen enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 0
+            except OSError as error:  # a full disk, a folder without permission
+                return fail(program, f"{error.filename}: {error.strerror}" if error.filename else error)
+            except Exception:
+                traceback.print_exc()
+                return 1
+            except KeyboardInterrupt as interruption:
+                if rank() == 0:
+                    print(": ".join([program, "interrupted", *map(str, interruption.args)]), file=sys.stderr)
+                return 130
+
+        return guarded
+
+    return decorate
 
 
 def number(

@@ -193,7 +193,7 @@ def exceeded(counts: Complexity, multiply_adds: float | None, parameters: float 
     return [name for name, most in budgets.items() if most is not None and getattr(counts, name) > most]
 
 
-# How finely phi is found.
+# How finely phi is found: four decimals, which a person can type.
 PHI_STEP = 1e-4
 
 
@@ -207,8 +207,8 @@ def largest_coefficients(
 ) -> Coefficients:
     """Equation 3 turned around: the coefficients at the largest phi whose architecture keeps within the budgets.
 
-    Counts grow with phi in steps, since channels, layers and pixels are rounded; phi is found by bisection to
-    `PHI_STEP`, from below, so that the budget is never exceeded.
+    Counts grow with phi in steps, since channels, layers and pixels are rounded; phi is found by bisection, as the
+    largest multiple of `PHI_STEP` that does not exceed the budget.
 
     Raises ValueError where no budget is given, where even the baseline (phi = 0) exceeds it, where no base that it
     counts is above 1, and where `scaling` builds no architecture as large.
@@ -232,26 +232,29 @@ def largest_coefficients(
             what, bases = f"{multiply_adds:,.0f} multiply-adds", "alpha, beta and gamma, which are all 1"
         raise ValueError(f"no phi uses a budget of {what}: they grow with {bases}")
 
-    def within(phi: float) -> bool:
+    def coefficients(steps: int) -> Coefficients:
+        return compound_coefficients(round(steps * PHI_STEP, 4), alpha, beta, gamma)
+
+    def within(steps: int) -> bool:
         try:
-            counts = scaled_complexity(baseline, compound_coefficients(phi, alpha, beta, gamma))
+            counts = scaled_complexity(baseline, coefficients(steps))
         except TooLarge:
             return False
         return not exceeded(counts, multiply_adds, parameters)
 
-    low, high = 0.0, 1.0
+    low, high = 0, 2**13
     while within(high):
         low, high = high, 2 * high
-    while high - low > PHI_STEP:
-        middle = (low + high) / 2
+    while high - low > 1:
+        middle = (low + high) // 2
         low, high = (middle, high) if within(middle) else (low, middle)
     try:
-        scaled_complexity(baseline, compound_coefficients(high, alpha, beta, gamma))
+        scaled_complexity(baseline, coefficients(high))
     except TooLarge as error:
         budgets = ((multiply_adds, "multiply-adds"), (parameters, "parameters"))
         given = " and ".join(f"{budget:,.0f} {unit}" for budget, unit in budgets if budget is not None)
         raise ValueError(f"no phi uses a budget of {given}: before it is reached, {error}") from None
-    return compound_coefficients(low, alpha, beta, gamma)
+    return coefficients(low)
 
 
 def closest_coefficients(

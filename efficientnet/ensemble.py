@@ -41,6 +41,7 @@ class Member:
     """
 
     path: Path
+    name: str  # of the architecture
     model: EfficientNet | None  # None where the fast path, in fp32, needs nothing to fall back on
     fast: nn.Module | None
     preprocessing: Preprocessing
@@ -74,6 +75,7 @@ def load_member(path: Path, device: torch.device, precision: str = "fp32", optim
         model = model.to(device, memory_format=torch.channels_last).eval()
         return Member(
             path,
+            checkpoint["plan"]["architecture"]["name"],
             None if optimize and precision == "fp32" else model,
             optimize_for_inference(model, precision) if optimize else None,
             Preprocessing.from_dict(checkpoint["preprocessing"]),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from efficientnet.command_line import CommandError, Parser, run
+from efficientnet.command_line import CommandError, Parser, command, leave
 from efficientnet.ensemble import Member, load_member
 from efficientnet.extras import require
 from efficientnet.files import atomic_file
@@ -56,6 +57,7 @@ def metadata(member: Member) -> dict[str, str]:
     """What a program needs beside the network, as text: JSON but for plain words."""
     settings = member.preprocessing.to_dict()
     values: dict[str, Any] = {
+        "architecture": member.name,
         "targets": list(member.targets),
         "preprocessing": settings,
         "prior": member.prior,
@@ -88,25 +90,28 @@ def write_program(program: ExportedProgram, path: Path, properties: dict[str, st
         torch.export.save(program, file, extra_files={"metadata.json": json.dumps(properties)})
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="best.pt of a run")
     parser.add_argument("--onnx", type=Path, metavar="FILE.onnx", help="write ONNX (packages onnx and onnxscript)")
     parser.add_argument("--program", type=Path, metavar="FILE.pt2", help="write torch.export's program")
     parser.add_argument("--no-fold", action="store_true", help="the network as it was trained, layer by layer")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.onnx is None and arguments.program is None:
         parser.error("name what to write: --onnx FILE, --program FILE, or both")
     return arguments
 
 
-def main() -> None:
-    arguments = parse_arguments()
+@command(PROGRAM)
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
     try:
         member = load_member(arguments.checkpoint, torch.device("cpu"), optimize=False)
     except CheckpointError as error:
         raise CommandError(error) from None
-    network = member.model if arguments.no_fold else optimize_for_inference(member.model, fused=False)
+    # Proofs about the strides of images of any size take minutes for channels_last, and seconds for the usual order.
+    network = member.model.to(memory_format=torch.contiguous_format)
+    network = network if arguments.no_fold else optimize_for_inference(network, fused=False)
     program = exported(Corrected(network, len(member.targets), member.logit_shift), member.model.in_channels)
     properties = metadata(member)
     for path, write in ((arguments.onnx, write_onnx), (arguments.program, write_program)):
@@ -119,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(PROGRAM, main)
+    leave(main())

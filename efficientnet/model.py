@@ -6,10 +6,10 @@ The stages of any other baseline that `scale` scaled are assembled in the same w
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -22,6 +22,9 @@ from efficientnet.scaling import BLOCKS, SMALLEST_IMAGE, Stage, Variant
 
 if TYPE_CHECKING:
     from efficientnet.weights import LoadReport, Provenance
+
+# Endings of files of weights.
+WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
 
 class EfficientNet(nn.Module):
@@ -193,8 +196,13 @@ def frozen_statistics(block: nn.Module) -> Iterator[None]:
                 setattr(norm, name, buffer)
 
 
+def is_file(name: object) -> bool:
+    """Whether what stands for an architecture is rather a file that holds one."""
+    return isinstance(name, Path) or (isinstance(name, str) and Path(name).suffix in WEIGHT_SUFFIXES)
+
+
 def create_model(
-    name_or_stages: str | Sequence[Stage] | None = None,
+    name_or_stages: str | Path | Sequence[Stage | Mapping[str, Any]] | None = None,
     num_classes: int | None = None,
     in_channels: int | None = None,
     *,
@@ -209,12 +217,16 @@ def create_model(
     batch_norm_momentum: float | None = None,
     checkpoint_activations: bool = False,
 ) -> EfficientNet:
-    """A released variant or a baseline by name, or what `scale(baseline, coefficients)` returns.
+    """A released variant or a baseline by name, what `scale(baseline, coefficients)` returns, or what a file holds.
+
+    name_or_stages: the name, the stages (or the dicts that a checkpoint keeps of them), or the file: a Path, or a text
+        with a file's ending, is the same as `weights`.
 
     weights: None initialises at random.  A file of this project or of another library, or "lite0" to "lite2" for the
         installed package; source: its library, mean and std: its normalisation, which the model's `provenance` then
         has, where they cannot be recognised (see `weights.read_weights`).
     name_or_stages, num_classes, in_channels: None takes what the weights have, or else 1000 classes and 3 channels.
+        A file of this project knows the stages of any architecture, another library's those of the known ones.
         With another number of classes the classifier stays random, another number of channels adapts the stem.
     dropout: None takes Table 2's rate of the variant, 0.2 for other stages.
     stochastic_depth: None is 0.2 where there are MBConv stages, 0 for other baselines, which were published without.
@@ -225,6 +237,10 @@ def create_model(
     the architecture.
     """
     pretrained, convention, default_classes, default_channels = None, AUTHORS, 1000, 3
+    if is_file(name_or_stages):
+        if weights is not None:
+            raise ValueError(f"weights are named twice: {name_or_stages} and {weights}")
+        name_or_stages, weights = None, name_or_stages
     if weights is not None:
         from efficientnet.weights import read_weights  # only here, since building a model needs none of it
 
@@ -233,7 +249,9 @@ def create_model(
         default_classes = pretrained.num_classes or default_classes
         default_channels = pretrained.in_channels or default_channels
         if name_or_stages is None:
-            name_or_stages = pretrained.known_variant()
+            architecture = pretrained.known_architecture()
+            name_or_stages = architecture.stages
+            dropout = architecture.dropout if dropout is None else dropout
     elif any(value is not None for value in (source, mean, std)):
         raise ValueError("source, mean and std say what weights are: give weights too")
     if name_or_stages is None:
@@ -250,7 +268,7 @@ def create_model(
         stages = named.stages
         default_dropout = named.dropout if isinstance(named, Variant) else default_dropout
     else:
-        stages = tuple(name_or_stages)
+        stages = tuple(stage if isinstance(stage, Stage) else Stage(**stage) for stage in name_or_stages)
     if stochastic_depth is None:
         stochastic_depth = 0.2 if any(stage.operator == "mbconv" for stage in stages) else 0.0
     chosen = {

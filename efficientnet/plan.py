@@ -12,6 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from efficientnet import architecture as architectures
+from efficientnet.architecture import (
+    Architecture,
+    chosen_architecture,
+    chosen_way,
+    named_architecture,
+    recorded_architecture,
+)
 from efficientnet.command_line import Parser, number, rank
 from efficientnet.mammography import settings as data_settings
 from efficientnet.mammography.image_files import find_images
@@ -20,7 +28,6 @@ from efficientnet.mammography.prepared import check_prepared, prepared_settings
 from efficientnet.mammography.preprocessing import Preprocessing
 from efficientnet.mammography.settings import DEMO_FOLDS, DEMO_PATIENTS, DEMO_RECIPE, RECIPE, DataSettings
 from efficientnet.mammography.table import Table, TableError, assign_folds, available_targets, read_table
-from efficientnet.scaling import LITE_VARIANTS, VARIANTS, get_variant
 from efficientnet.training import recipe as recipes
 from efficientnet.training.checkpoint import NUMBERED, CheckpointError, load_checkpoint, load_newest
 from efficientnet.training.distributed import Process
@@ -28,16 +35,14 @@ from efficientnet.training.recipe import Recipe
 from efficientnet.training.run import is_free, is_run_folder, own_folder, restarted
 from efficientnet.training.writer import interval
 from efficientnet.weight_conventions import CONVENTIONS
-from efficientnet.weights import WeightsError, read_weights
+from efficientnet.weights import read_weights
 
 
 def make_parser(description: str) -> Parser:
     parser = Parser(prog="train.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--variant", default=argparse.SUPPRESS, help=f"{', '.join(VARIANTS | LITE_VARIANTS)} (default b3)"
-    )
+    architectures.add_arguments(parser, default="--variant b3, or that of --weights")
     parser.add_argument("--data", type=Path, help="folder with train.csv and train_images/ (default: phantoms)")
-    parser.add_argument("--output", type=Path, help="run folder (default: runs/<variant>-<n>)")
+    parser.add_argument("--output", type=Path, help="run folder (default: runs/<architecture>-<n>)")
     parser.add_argument("--weights", metavar="FILE|lite0", help="start from a file of weights, or an installed package")
     parser.add_argument("--source", metavar="LIBRARY", help=f"whose weights, where unclear: {', '.join(CONVENTIONS)}")
     parser.add_argument(
@@ -76,7 +81,7 @@ def make_parser(description: str) -> Parser:
 class Plan:
     """Everything that decides a run but the machine.  `checkpoint` is that of the run that goes on, if any."""
 
-    variant: str
+    architecture: Architecture
     data: Path | None  # None: the embedded phantoms
     settings: DataSettings
     recipe: Recipe
@@ -88,7 +93,7 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: config.json, and what a resumed run is held to."""
         return {
-            "variant": self.variant,
+            "architecture": {"name": self.architecture.name, "image_size": self.architecture.image_size},
             "data": None if self.data is None else str(self.data),
             "weights": self.weights,
             "source": self.source,
@@ -100,20 +105,22 @@ class Plan:
 def make_plan(arguments: argparse.Namespace) -> Plan:
     """ValueError for flags that contradict each other or the run to resume; CheckpointError for a bad checkpoint."""
     given = {**data_settings.given_values(arguments), **recipes.given_values(arguments)}
+    way = chosen_way(arguments)
+    architecture, defaults = chosen_architecture(arguments, way) if way else None, {}
     found = find_checkpoint(arguments)
     if found is not None:
-        return resumed_plan(arguments, given, *found)
-    name, defaults = getattr(arguments, "variant", None), {}
+        return resumed_plan(arguments, given, architecture, *found)
     if arguments.weights is not None:
         weights = read_weights(arguments.weights, arguments.source)
-        name = name or weights.known_variant()
-        if weights.provenance.variant not in (None, *VARIANTS, *LITE_VARIANTS):
-            raise WeightsError(f"{weights.path}: holds {weights.provenance.variant}, but train.py trains EfficientNets")
+        architecture = architecture or weights.known_architecture()
         defaults = {"mean": average(weights.provenance.mean), "std": average(weights.provenance.std)}
-    variant = get_variant(name or "b3")
-    defaults |= {"image_size": (variant.image_size, variant.image_size)}
+    architecture = architecture or named_architecture("b3")
+    if architecture.image_size is not None:
+        defaults["image_size"] = (architecture.image_size, architecture.image_size)
     defaults |= RECIPE | prepared_settings(arguments.data) if arguments.data else DEMO_RECIPE | {"folds": DEMO_FOLDS}
     values = defaults | given
+    if "image_size" not in values:
+        raise ValueError(f"{arguments.weights} does not say the size of its images: give --image-size")
     recipe = Recipe(**{name: value for name, value in values.items() if name in recipes.NAMES})
     settings = DataSettings(**{name: value for name, value in values.items() if name not in recipes.NAMES})
     if arguments.weights is None:
@@ -123,8 +130,9 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
             if name in given:
                 flag = "--freeze-stem/--freeze-until" if name == "freeze_until" else f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag} is about pretrained layers: it needs --weights")
-    if recipe.freeze_until > len(variant.stages):
-        raise ValueError(f"--freeze-until {recipe.freeze_until}: {variant.name} has {len(variant.stages)} stages")
+    stages = len(architecture.stages)
+    if recipe.freeze_until > stages:
+        raise ValueError(f"--freeze-until {recipe.freeze_until}: {architecture.name} has {stages} stages")
     if settings.fold >= settings.folds:
         raise ValueError(f"--fold {settings.fold}: folds count from 0 to {settings.folds - 1}")
     output = arguments.output
@@ -136,7 +144,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
             raise ValueError(f"{output} already holds {held} choose another --output")
     if recipe.batch_size == 1 and settings.image_size == (32, 32) and not recipe.sync_batch_norm:
         raise ValueError("--batch-size 1 with 32x32 pixels: batch norm needs two images a rank there, or larger ones")
-    return Plan(variant.name, arguments.data, settings, recipe, arguments.output, arguments.weights, arguments.source)
+    return Plan(architecture, arguments.data, settings, recipe, arguments.output, arguments.weights, arguments.source)
 
 
 def average(values: Sequence[float]) -> float:
@@ -175,7 +183,13 @@ def folder_of(path: Path) -> Path:
     return path.parent.parent if path.parent.name == NUMBERED else path.parent
 
 
-def resumed_plan(arguments: argparse.Namespace, given: dict[str, Any], path: Path, checkpoint: dict[str, Any]) -> Plan:
+def resumed_plan(
+    arguments: argparse.Namespace,
+    given: dict[str, Any],
+    architecture: Architecture | None,
+    path: Path,
+    checkpoint: dict[str, Any],
+) -> Plan:
     """The stored plan; what the command line names besides must agree with it, but for the place of the data."""
     if "training" not in checkpoint:
         raise CheckpointError(f"{path}: has no optimizer state to go on from; name the run's last.pt")
@@ -183,12 +197,16 @@ def resumed_plan(arguments: argparse.Namespace, given: dict[str, Any], path: Pat
     try:
         stored = checkpoint["plan"]
         settings, recipe = data_settings.from_dict(stored["settings"]), recipes.from_dict(stored["recipe"])
-        kept = {"variant": get_variant(stored["variant"]).name, **vars(settings), **vars(recipe)}
+        kept = {**vars(settings), **vars(recipe)}
+        trained = recorded_architecture(checkpoint)
         start = {name: stored[name] for name in ("weights", "source")}
         stored_data = None if stored["data"] is None else Path(stored["data"])
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{path}: does not fit this version of the project ({error})") from None
-    given = {**given, "variant": get_variant(getattr(arguments, "variant", kept["variant"])).name}
+    if architecture is not None and architecture.stages != trained.stages:
+        raise ValueError(
+            f"{architecture.flags}: the run in {path} trains {trained.name}: a resumed run keeps its architecture"
+        )
     given |= {name: value for name in start if (value := getattr(arguments, name)) is not None}
     kept |= start
     for name, value in given.items():
@@ -202,7 +220,7 @@ def resumed_plan(arguments: argparse.Namespace, given: dict[str, Any], path: Pat
     # Another number of ranks may share the images of an update otherwise; train.py checks their number.
     shared = {name: given[name] for name in ("batch_size", "accumulate") if name in given}
     data = arguments.data or stored_data
-    return Plan(kept["variant"], data, settings, replace(recipe, **shared), output, **start, checkpoint=checkpoint)
+    return Plan(trained, data, settings, replace(recipe, **shared), output, **start, checkpoint=checkpoint)
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,10 @@ def print_plan(
     lines.append(("input", f"{size[0]}x{size[1]} pixels, {model.in_channels} channel{'s' * (model.in_channels > 1)}"))
     used = data.preprocessing
     lines.append(("normalised", f"mean {used.mean:.4g}, std {used.std:.4g} of pixels in [0, 1]"))
+    unit, scale = ("G", 1e9) if counts.multiply_adds >= 1e7 else ("M", 1e6)
     described = (
-        f"EfficientNet-{plan.variant.upper()}, {counts.parameters:,} parameters, "
-        f"{counts.multiply_adds / 1e9:.2f} G multiply-adds an image"
+        f"{plan.architecture.title}, {counts.parameters:,} parameters, "
+        f"{counts.multiply_adds / scale:.2f} {unit} multiply-adds an image"
     )
     lines.append(("model", described))
     batches = (

@@ -28,6 +28,8 @@ SMALLEST_IMAGE = 32
 BLOCKS = ("mbconv", "inverted_residual", "separable", "bottleneck")
 # These have no convolution: what enters leaves with as many channels, and width does not touch it.
 KEEP_CHANNELS = ("max_pool", "classifier")
+OPERATORS = ("conv", *BLOCKS, "head", *KEEP_CHANNELS)
+ACTIVATIONS = ("swish", "relu", "relu6")
 
 
 class TooLarge(ValueError):
@@ -46,6 +48,8 @@ class Stage:
     squeeze_ratio: of MBConv, the squeeze-excitation bottleneck over the channels that *enter* the block; 0 for none.
     activation: "swish", "relu" or "relu6".
     fixed_width, fixed_depth: scaling leaves the stage's channels or its layers as they are.
+
+    Raises ValueError for a field that no stage can have, so that stages read from a file are checked like typed ones.
     """
 
     operator: str
@@ -59,6 +63,19 @@ class Stage:
     activation: str = "swish"
     fixed_width: bool = False
     fixed_depth: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in (("operator", OPERATORS), ("activation", ACTIVATIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"a stage's {name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
+        for name in ("kernel_size", "stride", "expansion", "in_channels", "out_channels", "layers"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"a stage's {name} is a whole number of at least 1, not {value!r}")
+        if type(self.squeeze_ratio) not in (int, float) or not 0 <= self.squeeze_ratio <= 1:
+            raise ValueError(f"a stage's squeeze_ratio is a number from 0 to 1, not {self.squeeze_ratio!r}")
+        if self.layers > MOST_LAYERS:
+            raise TooLarge(f"a stage has at most {MOST_LAYERS:,} layers, not {self.layers:,}")
 
     @property
     def label(self) -> str:

@@ -9,11 +9,12 @@ import io
 import os
 from pathlib import Path
 
+from efficientnet.architecture import derive
 from efficientnet.complexity import complexity
 from efficientnet.extras import require
 from efficientnet.paper_tables import TABLES
 from efficientnet.scaling import ALPHA, B0, BETA, GAMMA, VARIANTS, Baseline, Coefficients
-from efficientnet.scaling_rows import curve_rows, derive
+from efficientnet.scaling_rows import curve_rows
 
 FORMATS = ("png", "svg", "pdf")
 

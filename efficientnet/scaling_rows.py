@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
 
+from efficientnet.architecture import BASES, FACTORS, Architecture, derive, named_architecture
 from efficientnet.complexity import (
     PHI_STEP,
     Candidate,
@@ -21,50 +21,14 @@ from efficientnet.scaling import (
     B0,
     BETA,
     GAMMA,
-    SMALLEST_IMAGE,
     VARIANTS,
     Baseline,
-    Coefficients,
-    Stage,
     TooLarge,
     Variant,
     compound_coefficients,
     fit_phi,
     implied_phi,
-    scale,
-    scaled_image_size,
 )
-
-FACTORS = ("depth", "width", "resolution")
-
-
-@dataclass(frozen=True)
-class Derived:
-    """A scaled baseline: what was asked for and what came of it."""
-
-    name: str
-    baseline: Baseline
-    coefficients: Coefficients
-    stages: tuple[Stage, ...]
-    image_size: int
-
-
-def derive(baseline: Baseline, coefficients: Coefficients, name: str | None = None) -> Derived:
-    """The baseline scaled; `name` is made from the coefficients where it is not given.
-
-    Raises ValueError where the images would be smaller than the network's strides, or a stage absurdly deep.
-    """
-    if name is None and coefficients.phi is not None:
-        name = f"{baseline.name} at phi {coefficients.phi:g}"
-    elif name is None:
-        changed = [f"{key} {getattr(coefficients, key):g}" for key in FACTORS if getattr(coefficients, key) != 1]
-        name = " with ".join([baseline.name, *([", ".join(changed)] if changed else [])])
-    image_size = scaled_image_size(baseline, coefficients)
-    if image_size < SMALLEST_IMAGE:
-        raise ValueError(
-            f"resolution {coefficients.resolution:g} gives images of {image_size} pixels; {SMALLEST_IMAGE} is the least"
-        )
-    return Derived(name, baseline, coefficients, scale(baseline, coefficients), image_size)
 
 
 @functools.cache
@@ -80,15 +44,13 @@ def closest_variant(multiply_adds: int) -> tuple[Variant, Complexity]:
     return VARIANTS[name], counts[name]
 
 
-def architecture_row(derived: Derived) -> dict:
+def architecture_row(derived: Architecture) -> dict:
     """One architecture, the contract of `--json`."""
     rows = stage_complexities(derived.stages, derived.image_size)
     total = complexity(derived.stages, derived.image_size)
     return {
         "name": derived.name,
-        "coefficients": {
-            key: getattr(derived.coefficients, key) for key in ("phi", "alpha", "beta", "gamma", *FACTORS)
-        },
+        "coefficients": {key: getattr(derived.coefficients, key) for key in ("phi", *BASES, *FACTORS)},
         "image_size": derived.image_size,
         "stages": [
             {
@@ -111,7 +73,7 @@ def architecture_row(derived: Derived) -> dict:
     }
 
 
-def budget_rows(derived: Derived, multiply_adds: float | None, parameters: float | None) -> dict:
+def budget_rows(derived: Architecture, multiply_adds: float | None, parameters: float | None) -> dict:
     """What `largest_coefficients` made of the budgets: {budgets: {name: {limit, share}}, binding: [name, ...]}.
 
     share: how much of the limit is used.  binding: what the next larger phi would exceed.
@@ -134,7 +96,7 @@ def table_rows() -> list[dict]:
     """The released variants with Table 2's figures, None where the paper has none."""
     rows = []
     for variant in VARIANTS.values():
-        row = architecture_row(derive(B0, variant.coefficients, variant.name))
+        row = architecture_row(named_architecture(variant.name))
         paper = (variant.paper_parameters, 1e6), (variant.paper_flops, 1e9)
         row["paper_parameters"], row["paper_multiply_adds"] = (
             None if value is None else round(value * unit) for value, unit in paper
@@ -166,8 +128,7 @@ def search_rows(baseline: Baseline, candidates: list[Candidate]) -> list[dict]:
     for candidate in candidates:
         chosen = candidate.coefficients
         bases = (chosen.alpha, chosen.beta, chosen.gamma)
-        name = "{} with alpha {:g}, beta {:g}, gamma {:g}".format(baseline.name, *bases)
-        row = architecture_row(derive(baseline, chosen, name))
+        row = architecture_row(derive(baseline, chosen))
         row |= {"product": candidate.product, "growth": candidate.growth}
         rows.append(row | {"paper_choice": bases == (ALPHA, BETA, GAMMA)})
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from efficientnet.architecture import FACTORS, Architecture
 from efficientnet.complexity import Candidate, complexity, stage_complexities
 from efficientnet.paper_tables import Reproduction
 from efficientnet.scaling import (
@@ -10,7 +11,6 @@ from efficientnet.scaling import (
     BETA,
     BLOCKS,
     GAMMA,
-    LITE_VARIANTS,
     VARIANTS,
     Baseline,
     Coefficients,
@@ -18,7 +18,7 @@ from efficientnet.scaling import (
     implied_phi,
     scaled_image_size,
 )
-from efficientnet.scaling_rows import FACTORS, Derived, closest_variant, fit_rows, table_rows
+from efficientnet.scaling_rows import closest_variant, fit_rows, table_rows
 
 
 def percent(ours: float, theirs: float) -> str:
@@ -50,13 +50,10 @@ def equation_text(coefficients: Coefficients) -> str:
     return f"Equation 3: {powers}; " + "{:g} * {:g}^2 * {:g}^2 = {:.3f}".format(*bases, flops_growth(*bases))
 
 
-def architecture_text(derived: Derived) -> str:
+def architecture_text(derived: Architecture) -> str:
     """Stage by stage, as Table 1, with the totals and the closest released variant."""
     baseline, coefficients, size = derived.baseline, derived.coefficients, derived.image_size
-    title = derived.name.replace(baseline.name, baseline.title)
-    if derived.name in VARIANTS | LITE_VARIANTS:
-        title = f"EfficientNet-{derived.name.upper()}"
-    lines = [title, equation_text(coefficients)]
+    lines = [derived.title, equation_text(coefficients)]
     lines += [f"image size {size} x {size} pixels ({baseline.image_size} * {coefficients.resolution:.4f}, rounded)", ""]
 
     line = "{:>5}  {:<19} {:>6} {:>6} {:>9}  {:>12} {:>6}  {:>9} {:>13} {:>15}"
@@ -84,6 +81,7 @@ def architecture_text(derived: Derived) -> str:
         line.format("", "total", "", "", "", "", layers, "", f"{total.parameters:,}", f"{total.multiply_adds:,}")
     )
 
+    lines += ["", f"to train it: python train.py {derived.flags}"]
     variant, counts = closest_variant(total.multiply_adds)
     if derived.name == variant.name:
         return "\n".join(lines)

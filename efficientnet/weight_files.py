@@ -19,7 +19,6 @@ from torch import Tensor
 from efficientnet.extras import require
 from efficientnet.files import CheckpointError, atomic_file, explain_failures, load_tensors
 
-SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 FORMAT = "efficientnet-reference weights 1"
 # Where training scripts put the state_dict; averaged weights first, as that is what the libraries evaluate: timm's and
 # torchvision's are under names of their own.  mmengine's are under `state_dict`, beside the last ones in

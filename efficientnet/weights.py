@@ -21,12 +21,13 @@ from typing import Any
 
 from torch import Tensor
 
-from efficientnet.command_line import CommandError, Parser, run
+from efficientnet.architecture import Architecture, named_architecture, recorded_architecture
+from efficientnet.command_line import CommandError, Parser, command, leave
 from efficientnet.layers import Convention
-from efficientnet.model import EfficientNet, create_model
+from efficientnet.model import WEIGHT_SUFFIXES, EfficientNet, create_model
 from efficientnet.scaling import LITE_VARIANTS
 from efficientnet.weight_conventions import CONVENTIONS, WITHOUT_LITE, convention_of, normalisation, published_name
-from efficientnet.weight_files import SUFFIXES, WeightsError, packaged_file, read_tensors, write_tensors
+from efficientnet.weight_files import WeightsError, packaged_file, read_tensors, write_tensors
 from efficientnet.weight_names import NAMES, OURS, Names, find_names, operator_of, translate
 from efficientnet.weight_variants import (
     ARCHITECTURES,
@@ -39,12 +40,15 @@ from efficientnet.weight_variants import (
     variant_of,
 )
 
+PROGRAM = "efficientnet.weights"
+
 
 @dataclass(frozen=True)
 class Provenance:
     """Where weights come from, and what they expect of the model and of its input.
 
-    library: one of `CONVENTIONS`.  variant: a name in `ARCHITECTURES`, None for an architecture of one's own.
+    library: one of `CONVENTIONS`.
+    variant: a name in `ARCHITECTURES`, or that of an architecture of one's own in a file of this project; else None.
     mean, std: per channel of the file's own input, or one for all of them, of pixels in [0, 1].
     normalisation_known: False where neither the file nor its name tells; mean and std are then ImageNet's.
     """
@@ -90,12 +94,16 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of weights, read and recognised.  `tensors` have the library's names, without prefixes."""
+    """A file of weights, read and recognised.  `tensors` have the library's names, without prefixes.
+
+    architecture: a known one, or the one that a file of this project records; else None.
+    """
 
     path: Path
     names: Names
     tensors: Mapping[str, Tensor]
     provenance: Provenance
+    architecture: Architecture | None
 
     @property
     def num_classes(self) -> int | None:
@@ -135,10 +143,10 @@ class Weights:
         model.load_report = LoadReport(self.provenance, tuple(loaded), tuple(adapted), tuple(fresh))
         return model.load_report
 
-    def known_variant(self) -> str:
-        """The name in `ARCHITECTURES` of what the file is; WeightsError where it is none of them."""
-        if self.provenance.variant is not None:
-            return self.provenance.variant
+    def known_architecture(self) -> Architecture:
+        """What the file is of; WeightsError where it does not say and is of no known architecture."""
+        if self.architecture is not None:
+            return self.architecture
         closest, problems = self.nearest()
         if closest is None:
             raise WeightsError(f"{self.path}: is of no known variant; name the architecture")
@@ -201,9 +209,16 @@ def read_weights(
     variant = recognise_variant(names, tensors)
     convention = convention_of(library, variant)
     provenance = Provenance(path.name, library, variant, convention, *normalisation(library, variant, path))
+    architecture = None if variant is None else named_architecture(variant)
     if library == OURS.library:
         provenance = recorded_provenance(provenance, recorded)
-    result = Weights(path, names, tensors, provenance)
+        if architecture is None and "architecture" in recorded:
+            try:
+                architecture = recorded_architecture(recorded)
+            except (LookupError, TypeError, ValueError) as error:
+                raise WeightsError(f"{path}: the architecture that it records is damaged ({error})") from None
+        provenance = replace(provenance, variant=architecture.name if architecture else None)
+    result = Weights(path, names, tensors, provenance, architecture)
     if mean is None or std is None:
         return result
     mean, std = (per_channel(name, value, result.in_channels) for name, value in (("mean", mean), ("std", std)))
@@ -248,7 +263,7 @@ def recognise_library(path: Path, tensors: Mapping[str, Tensor], source: str | N
 def recorded_provenance(provenance: Provenance, recorded: Mapping[str, Any]) -> Provenance:
     """The same, with what one of our own files says of itself.
 
-    A checkpoint of train.py has it in `architecture` and `preprocessing`, a file of `save_weights` at the top.
+    The convention is in `architecture`; mean and std are in `preprocessing` (train.py) or at the top (`save_weights`).
     """
     values = {**recorded.get("architecture", {}), **recorded.get("preprocessing", {}), **recorded}
     names = [field.name for field in fields(Convention)]
@@ -291,32 +306,34 @@ def export_state_dict(model: EfficientNet, library: str, any_convention: bool = 
 def save_weights(path: Path, model: EfficientNet, library: str = OURS.library, any_convention: bool = False) -> None:
     """Writes `export_state_dict` to .safetensors or, in any other file, as PyTorch does; whole or not at all.
 
-    A file of our own also records the model's convention, and the normalisation of its `provenance` where it is known.
+    A file of our own also records the model's stages and convention, and the normalisation of its `provenance` where it
+    is known.
     Raises what `export_state_dict` raises, and MissingExtra.
     """
     tensors = export_state_dict(model, library, any_convention)
     recorded: dict[str, Any] = {}
     if library == OURS.library:
-        recorded = {"variant": variant_of(model.stages), **asdict(model.convention)}
+        name = variant_of(model.stages) or (model.provenance and model.provenance.variant)
+        stages = [asdict(stage) for stage in model.stages]
+        recorded = {"variant": name, "architecture": {"name_or_stages": stages, **asdict(model.convention)}}
         if model.provenance is not None and model.provenance.normalisation_known:
             recorded |= {"mean": list(model.provenance.mean), "std": list(model.provenance.std)}
     write_tensors(path, tensors, recorded)
 
 
-def main() -> None:
-    parser = Parser(
-        prog="efficientnet.weights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+@command(PROGRAM)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="info|convert")
     raw, libraries = argparse.RawDescriptionHelpFormatter, {"choices": list(CONVENTIONS), "metavar": "LIBRARY"}
     known = f"one of {', '.join(CONVENTIONS)}"
     information = commands.add_parser("info", formatter_class=raw, help="what a file holds, and its conventions")
     conversion = commands.add_parser("convert", formatter_class=raw, help="write a file's weights for another library")
-    for command, name in ((information, "FILE"), (conversion, "IN")):
-        command.add_argument("file", metavar=name, help=".pth, .pt, .bin or .safetensors, or lite0, lite1, lite2")
-        command.add_argument("--source", help=f"where it is from, {known} (default: recognised)", **libraries)
+    for parsed, name in ((information, "FILE"), (conversion, "IN")):
+        parsed.add_argument("file", metavar=name, help=".pth, .pt, .bin or .safetensors, or lite0, lite1, lite2")
+        parsed.add_argument("--source", help=f"where it is from, {known} (default: recognised)", **libraries)
         for name in ("mean", "std"):
-            command.add_argument(
+            parsed.add_argument(
                 f"--{name}",
                 type=float,
                 nargs="+",
@@ -327,11 +344,11 @@ def main() -> None:
     conversion.add_argument("--to", default=OURS.library, help="whose names it gets (default: ours)", **libraries)
     conversion.add_argument("--variant", choices=list(ARCHITECTURES), metavar="NAME", help="fail where it is another")
     conversion.add_argument("--any-convention", action="store_true", help="even if that library would pad otherwise")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.command == "convert":
         out = arguments.out
-        if out.suffix not in SUFFIXES:
-            parser.error(f"{out}: OUT ends in {', '.join(SUFFIXES)}")
+        if out.suffix not in WEIGHT_SUFFIXES:
+            parser.error(f"{out}: OUT ends in {', '.join(WEIGHT_SUFFIXES)}")
         if not out.parent.is_dir():
             parser.error(f"{out}: there is no folder {out.parent}")
         if out.resolve() == Path(arguments.file).resolve():
@@ -345,7 +362,7 @@ def main() -> None:
             classes = "no classifier" if weights.num_classes is None else f"{weights.num_classes} classes"
             print(weights.provenance.text())
             print(f"{len(weights.tensors)} tensors, {weights.in_channels} input channels, {classes}")
-            if weights.provenance.variant is None:
+            if weights.architecture is None:
                 closest, problems = weights.nearest()
                 print(
                     f"nearest: {closest}; {first_three(problems)}" if closest else "nearest: none, most tensors differ"
@@ -367,4 +384,4 @@ if __name__ == "__main__":
     # The module that create_model imports, so that there is one WeightsError.
     from efficientnet.weights import main
 
-    run("efficientnet.weights", main)
+    leave(main())

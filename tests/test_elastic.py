@@ -9,7 +9,7 @@ import time
 
 import pytest
 from commands import torchrun
-from tiny_runs import ALWAYS, RECIPE, assert_same_run, children, kill, start, whole_suite
+from tiny_runs import ALWAYS, RECIPE, assert_same_run, children, kill, start
 
 
 def wait_for_checkpoint(folder, number):
@@ -28,8 +28,7 @@ def kill_a_worker_of_the_second(agents, folder):
         assert agent.returncode == 0, errors
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=whole_suite), 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.nightly), 1])
 def test_a_killed_worker_brings_all_back_and_the_end_is_the_same(tiny_data, straight, tmp_path, rank):
     elastic = ("--standalone", "--max-restarts=2")
     arguments = (*RECIPE, *ALWAYS, "--data", tiny_data, "--output", tmp_path / "r", "--resume", "auto")
@@ -42,7 +41,6 @@ def test_a_killed_worker_brings_all_back_and_the_end_is_the_same(tiny_data, stra
     assert_same_run(straight(2), tmp_path / "r")
 
 
-@pytest.mark.slow
 def test_a_killed_worker_on_one_of_two_machines_brings_both_back(tiny_data, straight, tmp_path):
     """Two agents of torchrun on this machine's loopback."""
     with socket.socket() as free:
@@ -74,7 +72,6 @@ def two_hosts():
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
-@pytest.mark.slow
 def test_two_machines_with_networks_of_their_own_come_back_too(tiny_data, straight, two_hosts, tmp_path):
     arguments = (*RECIPE, *ALWAYS, "--data", tiny_data, "--output", tmp_path / "r", "--resume", "auto")
     endpoint = f"--rdzv-endpoint={two_hosts[0][2]}:29400"
@@ -93,7 +90,6 @@ def test_two_machines_with_networks_of_their_own_come_back_too(tiny_data, straig
     assert_same_run(straight(2), tmp_path / "r")
 
 
-@pytest.mark.slow
 def test_the_number_of_ranks_changes_losses_by_rounding_where_batch_norm_is_fixed():
     losses = {}
     for ranks in (1, 2, 3):

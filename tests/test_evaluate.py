@@ -8,6 +8,7 @@ import pytest
 import torch
 from commands import assert_one_line_error, run
 from tiny_data import write_tiny_data
+from tiny_runs import SMALL
 
 from efficientnet.metrics import probabilistic_f1
 
@@ -20,7 +21,7 @@ def trained(tmp_path_factory):
     write_tiny_data(data, 5, folder="test", labels=False)
     for fold in (0, 1):
         process = run(
-            *("train.py", "--variant", "b0", "--image-size", 32, "--batch-size", 4, "--epochs", 1, "--data", data),
+            *("train.py", *SMALL, "--image-size", 32, "--batch-size", 4, "--epochs", 1, "--data", data),
             *("--output", root / f"fold{fold}", "--folds", 2, "--fold", fold, "--positive-share", 0.4),
         )
         assert process.returncode == 0, process.stderr

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from commands import assert_one_line_error, run
+from tiny_runs import SMALL
 
 from efficientnet import create_model
 from efficientnet.training.checkpoint import load_checkpoint, save_checkpoint
@@ -14,21 +15,29 @@ SIZES = [(1, 64, 131), (3, 97, 64), (2, 96, 96)]
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tiny_data, tmp_path_factory):
+def checkpoints(tiny_data, tmp_path_factory):
+    """Of a trained network, and of one of its first stages, whose export as written takes no minutes."""
     folder = tmp_path_factory.mktemp("export") / "run"
     process = run(
-        *("train.py", "--variant", "b0", "--image-size", 32, "--batch-size", 4, "--epochs", 1, "--data", tiny_data),
+        *("train.py", *SMALL, "--image-size", 32, "--batch-size", 4, "--epochs", 1, "--data", tiny_data),
         *("--output", folder, "--positive-share", 0.4),
     )
     assert process.returncode == 0, process.stderr
-    # With the statistics of noise, since noise is what it is compared on: with others its values would explode.
     content = load_checkpoint(folder / "best.pt")
-    model = create_model(**content["architecture"] | {"batch_norm_momentum": 1.0})
-    model.load_state_dict(content["weights"])
-    with torch.no_grad():
-        model.train()(torch.from_numpy(random_images(4, 96, 96)))
-    save_checkpoint(folder / "noise.pt", content | {"weights": model.state_dict()})
-    return folder / "noise.pt"
+    stages = content["architecture"]["name_or_stages"]
+    few = [*stages[:3], stages[-1] | {"in_channels": stages[2]["out_channels"]}]
+    paths = {}
+    for name, of_it in (("whole", stages), ("short", few)):
+        architecture = content["architecture"] | {"name_or_stages": of_it}
+        model = create_model(**architecture | {"batch_norm_momentum": 1.0})
+        if name == "whole":
+            model.load_state_dict(content["weights"])
+        # With the statistics of noise, since noise is what it is compared on: with others its values would explode.
+        with torch.no_grad():
+            model.train()(torch.from_numpy(random_images(4, 96, 96)))
+        paths[name] = folder / f"{name}.pt"
+        save_checkpoint(paths[name], content | {"architecture": architecture, "weights": model.state_dict()})
+    return paths
 
 
 def expected(checkpoint, images):
@@ -46,15 +55,16 @@ def random_images(count, height, width):
     return np.random.default_rng(0).standard_normal((count, 1, height, width)).astype(np.float32)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("options", [(), ("--no-fold",)], ids=["folded", "plain"])
-def test_onnxruntime_gives_the_networks_logits_at_any_batch_and_size(checkpoint, tmp_path, options):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("whole", ()), ("short", ("--no-fold",)), pytest.param("whole", ("--no-fold",), marks=pytest.mark.nightly)],
+)
+def test_onnxruntime_gives_the_networks_logits_at_any_batch_and_size(checkpoints, tmp_path, name, options):
+    checkpoint = checkpoints[name]
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     path, program = tmp_path / "b0.onnx", tmp_path / "b0.pt2"
-    process = run(
-        *("-m", "efficientnet.export", "--checkpoint", checkpoint, "--onnx", path, "--program", program, *options)
-    )
+    process = run(*("efficientnet.export", "--checkpoint", checkpoint, "--onnx", path, "--program", program, *options))
     assert process.returncode == 0, process.stderr
     session = onnxruntime.InferenceSession(path)
     extra = {"metadata.json": ""}
@@ -74,6 +84,6 @@ def test_onnxruntime_gives_the_networks_logits_at_any_batch_and_size(checkpoint,
 
 
 def test_what_is_missing_is_said_in_one_line(tmp_path):
-    process = run("-m", "efficientnet.export", "--checkpoint", tmp_path / "none.pt", "--onnx", tmp_path / "a.onnx")
+    process = run("efficientnet.export", "--checkpoint", tmp_path / "none.pt", "--onnx", tmp_path / "a.onnx")
     assert_one_line_error(process, 1, "none.pt", "no such file")
-    assert_one_line_error(run("-m", "efficientnet.export", "--checkpoint", "x.pt"), 2, "--onnx")
+    assert_one_line_error(run("efficientnet.export", "--checkpoint", "x.pt"), 2, "--onnx")

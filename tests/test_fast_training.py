@@ -116,7 +116,6 @@ def test_only_what_the_function_computes_is_given_to_it(options):
     assert not is_depthwise(nn.Conv2d(**plain | options))
 
 
-@pytest.mark.slow
 def test_losses_of_a_short_training_are_those_of_fp32_within_noise():
     """Bright squares are to be found, by the same start, images and order: fp32 as written, bf16 by the fast path."""
 

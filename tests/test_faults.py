@@ -10,7 +10,7 @@ import time
 
 import pytest
 from commands import assert_one_line_error, run
-from tiny_runs import ALWAYS, RECIPE, assert_same_run, children, kill, start, train, wait_for, whole_suite
+from tiny_runs import ALWAYS, RECIPE, assert_same_run, children, kill, start, train, wait_for
 
 from efficientnet.training.checkpoint import load_newest
 from efficientnet.training.failures import explain_failure
@@ -49,15 +49,14 @@ def kill_repeatedly(folder, data, kills, generator):
     return delivered
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=whole_suite) for seed in range(1, 16))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 16))])
 def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(tiny_data, straight, tmp_path, seed):
     KILLS[seed] = kill_repeatedly(tmp_path / "r", tiny_data, 4, random.Random(seed))
     train(2, *RECIPE, "--data", tiny_data, "--output", tmp_path / "r", "--resume", "auto")
     assert_same_run(straight(2), tmp_path / "r")
 
 
-@whole_suite
+@pytest.mark.nightly
 def test_there_were_at_least_50_kills(capsys):
     if len(KILLS) < 16:
         pytest.skip("not all chains of kills were run")
@@ -66,7 +65,6 @@ def test_there_were_at_least_50_kills(capsys):
     assert sum(KILLS.values()) >= 50
 
 
-@pytest.mark.slow
 def test_a_full_disk_leaves_the_run_going_and_the_older_checkpoint_whole(tiny_data, straight, tmp_path):
     """The disk is a limit on the size of a file, which is lifted after the run has met it."""
     process = start(0, *RECIPE, *ALWAYS, "--data", tiny_data, "--output", tmp_path / "r")
@@ -83,7 +81,6 @@ def test_a_full_disk_leaves_the_run_going_and_the_older_checkpoint_whole(tiny_da
     assert_same_run(straight(0), tmp_path / "r")
 
 
-@pytest.mark.slow
 def test_a_rank_that_dies_makes_the_other_leave_with_one_message(tiny_data, tmp_path):
     process = start(2, *RECIPE, "--epochs", 200, "--data", tiny_data, "--output", tmp_path / "r")
     wait_for(process, "epoch 1/")
@@ -95,7 +92,6 @@ def test_a_rank_that_dies_makes_the_other_leave_with_one_message(tiny_data, tmp_
     assert "Signal 9 (SIGKILL)" in errors  # torchrun's part: which it was, and why
 
 
-@pytest.mark.slow
 def test_a_rank_that_hangs_is_given_up_after_the_timeout(tiny_data, tmp_path):
     process = start(2, *RECIPE, "--epochs", 200, "--timeout", 0.1, "--data", tiny_data, "--output", tmp_path / "r")
     wait_for(process, "epoch 1/")
@@ -110,7 +106,6 @@ def test_a_rank_that_hangs_is_given_up_after_the_timeout(tiny_data, tmp_path):
     process.communicate()
 
 
-@pytest.mark.slow
 def test_a_loader_process_killed_for_memory_is_reported_as_that(tiny_data, tmp_path):
     process = start(0, *RECIPE, "--epochs", 200, "--data", tiny_data, "--output", tmp_path / "r", "--workers", 1)
     wait_for(process, "epoch 1/")
@@ -135,7 +130,6 @@ def test_failures_of_the_machinery_are_told_and_mistakes_of_ours_are_not_hidden(
     assert explain_failure(RuntimeError("The size of tensor a (3) must match"), 30) is None
 
 
-@pytest.mark.slow
 def test_too_many_broken_updates_in_a_row_stop_the_run_with_their_images(tiny_data, tmp_path):
     process = run(
         *("train.py", *RECIPE, "--data", tiny_data, "--output", tmp_path / "r", "--clip", 0, "--accumulate", 1),
@@ -146,7 +140,6 @@ def test_too_many_broken_updates_in_a_row_stop_the_run_with_their_images(tiny_da
     assert len(suspects) == 20 and all(len(images) == 1 and images[0].isdigit() for images in suspects)
 
 
-@pytest.mark.slow
 def test_broken_images_are_replaced_by_the_same_others_and_listed_in_full(tiny_data, tmp_path):
     copy = shutil.copytree(tiny_data, tmp_path / "data")
     broken = sorted((copy / "train_images").rglob("*.png"))[::5]

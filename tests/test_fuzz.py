@@ -21,7 +21,6 @@ from efficientnet.mammography.table import TableError, read_table
 COUNT = 2000
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["dicom", "picture", "table", "prepared folder", "checkpoint", "checkpoint with its checksum", "plan"]
 )

@@ -222,7 +222,6 @@ def test_on_cuda_fp16_and_a_graph_are_near_the_network():
                 assert difference(fast(images), model(images)) < (0.05 if options else 1e-3)
 
 
-@pytest.mark.slow
 def test_compiled_it_is_the_same_function():
     pytest.importorskip("torch._inductor")
     model = randomised(create_model("b0", num_classes=2))

@@ -195,7 +195,6 @@ def test_a_link_to_nothing_is_a_failure_and_not_the_end(raw, tmp_path):
     assert "no such file" in failures(tmp_path / "cache")[path.name]["reason"]
 
 
-@pytest.mark.slow
 def test_thousands_of_tiny_files_are_prepared_split_and_loaded_each_once(tmp_path):
     data, output = write_tiny_data(tmp_path / "data", patients=750, size=32), tmp_path / "cache"
     assert "3,000 of 3,000" in prepare(data, output, size=(32, 32)).stdout
@@ -253,7 +252,7 @@ def test_a_damaged_description_is_refused(phantoms, tmp_path):
     ],
 )
 def test_a_folder_that_is_no_data_folder_is_one_line(arguments, words):
-    assert_one_line_error(run("-m", "efficientnet.mammography.prepare", *arguments), 1, *words)
+    assert_one_line_error(run("efficientnet.mammography.prepare", *arguments), 1, *words)
 
 
 @pytest.mark.parametrize(
@@ -261,14 +260,13 @@ def test_a_folder_that_is_no_data_folder_is_one_line(arguments, words):
     [(), ("--output", "x"), ("--image-size", 64), ("--output", "x", "--image-size", 1, 2, 3), ("--workers", 0)],
 )
 def test_usage_errors_are_one_line(phantoms, arguments):
-    process = run("-m", "efficientnet.mammography.prepare", "--data", phantoms, *arguments)
+    process = run("efficientnet.mammography.prepare", "--data", phantoms, *arguments)
     assert_one_line_error(process, 2, "--help")
 
 
 # ---- training and evaluation from it ----
 
 
-@pytest.mark.slow
 def test_a_run_on_the_cache_evaluates_alike_on_the_original_files(phantoms, cache, tmp_path):
     process = run(
         *("train.py", "--variant", "b0", "--data", cache, "--batch-size", 4, "--epochs", 1, "--folds", 2),
@@ -338,13 +336,13 @@ def test_what_is_no_file_is_passed_over(raw, tmp_path):
     os.mkfifo(image)
     assert "95 of 95" in prepare(raw, tmp_path / "cache").stdout
     for what in (("--check",), ("--benchmark", "--image-size", 64)):
-        assert run("-m", "efficientnet.mammography.prepare", "--data", raw, *what).returncode == 0
+        assert run("efficientnet.mammography.prepare", "--data", raw, *what).returncode == 0
 
 
 def test_a_benchmark_names_what_it_could_not_measure(raw):
     for path in raw.glob("*_images/*/*.dcm"):
         path.write_bytes(path.read_bytes()[:-1000])
-    process = run("-m", "efficientnet.mammography.prepare", "--data", raw, "--benchmark", "--image-size", 64)
+    process = run("efficientnet.mammography.prepare", "--data", raw, "--benchmark", "--image-size", 64)
     assert process.returncode == 0 and "damaged" in process.stdout.splitlines()[-1]
 
 
@@ -402,7 +400,7 @@ def test_check_counts_what_is_there_and_what_is_not(raw, tmp_path):
     dataset.Modality = "CT"
     dataset.save_as(stranger)
     before = sorted(raw.rglob("*"))
-    process = run("-m", "efficientnet.mammography.prepare", "--data", raw, "--check", "--workers", 2)
+    process = run("efficientnet.mammography.prepare", "--data", raw, "--check", "--workers", 2)
     assert process.returncode == 1 and process.stderr == ""
     lines = [" ".join(line.split()) for line in process.stdout.splitlines()]
     assert "train.csv 80 images of 20 patients" in lines and "test.csv 16 images of 4 patients" in lines
@@ -424,7 +422,7 @@ def test_check_names_five_of_what_does_not_match_also_one_folder_deeper(raw):
     images = sorted(raw.glob("train_images/of_512/*/*.dcm"))
     for image in images[:7]:
         image.rename(image.with_stem(f"{image.stem}-other"))
-    process = run("-m", "efficientnet.mammography.prepare", "--data", raw, "--check")
+    process = run("efficientnet.mammography.prepare", "--data", raw, "--check")
     lines = [" ".join(line.split()) for line in process.stdout.splitlines()]
     for name, expected in (
         ("without a file", {f"{image.parent.name}/{image.stem}" for image in images[:7]}),
@@ -452,7 +450,7 @@ def test_check_tells_which_decoder_will_be_used_and_that_12_bits_need_another_th
 
 
 def test_check_passes_a_sound_folder(phantoms):
-    process = run("-m", "efficientnet.mammography.prepare", "--data", phantoms, "--check")
+    process = run("efficientnet.mammography.prepare", "--data", phantoms, "--check")
     assert process.returncode == 0, process.stdout + process.stderr
 
 
@@ -467,7 +465,7 @@ def test_check_names_the_decoder_that_is_missing(raw, tmp_path):
     for name in ("gdcm", "pylibjpeg"):
         (tmp_path / f"{name}.py").write_text("raise ImportError")
     process = run(
-        *("-m", "efficientnet.mammography.prepare", "--data", raw, "--check"), environment={"PYTHONPATH": str(tmp_path)}
+        *("efficientnet.mammography.prepare", "--data", raw, "--check"), environment={"PYTHONPATH": str(tmp_path)}
     )
     assert process.returncode == 1
     line = next(line for line in process.stdout.splitlines() if line.startswith("no decoder"))
@@ -481,7 +479,7 @@ def test_a_preview_shows_images_with_their_crop_and_those_that_cannot_be_read(ra
     for path in raw.glob("train_images/*/*.dcm"):
         if path.stem[-1] in "01234":
             path.write_bytes(b"broken")
-    arguments = ("-m", "efficientnet.mammography.prepare", "--data", raw, "--image-size", 64, 32, "--preview-images", 7)
+    arguments = ("efficientnet.mammography.prepare", "--data", raw, "--image-size", 64, 32, "--preview-images", 7)
     pages = []
     for name in ("a.png", "b.png"):
         process = run(*arguments, "--preview", tmp_path / name)
@@ -506,7 +504,7 @@ def test_an_image_that_kills_its_decoder_costs_a_preview_one_tile(raw, tmp_path)
         break
     dataset.save_as(path)
     process = run(
-        *("-m", "efficientnet.mammography.prepare", "--data", raw, "--image-size", 64, 32, "--preview-images", 96),
+        *("efficientnet.mammography.prepare", "--data", raw, "--image-size", 64, 32, "--preview-images", 96),
         *("--preview", tmp_path / "a.png", "--memory", 0.4),
     )
     assert process.returncode == 0, process.stderr

@@ -339,7 +339,6 @@ BY_EYE = {
 }
 
 
-@pytest.mark.slow
 def test_the_breasts_of_the_real_films_are_found():
     for path in mammograms():
         image = read_image(path)

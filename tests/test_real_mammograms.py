@@ -37,7 +37,6 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.mark.slow
 def test_real_films_train_a_step_and_make_a_submission(folder, tmp_path):
     process = run(
         *("train.py", "--variant", "b0", "--data", folder, "--image-size", 256, 128, "--batch-size", 4, "--folds", 2),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from commands import assert_one_line_error, run
-from tiny_runs import assert_same_run, metrics, stopped_at, train, whole_suite
+from tiny_runs import assert_same_run, metrics, stopped_at, train
 
 from efficientnet.mammography.dataset import MammogramDataset
 from efficientnet.mammography.image_files import find_images
@@ -21,14 +21,14 @@ from efficientnet.training.sampler import BalancedSampler, Draw
 @pytest.mark.parametrize(
     ("ranks", "stops", "workers"),
     [
-        pytest.param(0, (14,), (0,), marks=pytest.mark.slow),
-        pytest.param(1, (9,), (2,), marks=pytest.mark.slow),
-        pytest.param(2, (5,), (2,), marks=pytest.mark.slow),
-        pytest.param(3, (4,), (0,), marks=pytest.mark.slow),
-        pytest.param(0, range(1, 27), (0, 2), marks=whole_suite),
-        pytest.param(1, (1, 8, 10, 26), (0, 2), marks=whole_suite),
-        pytest.param(2, range(1, 12), (2, 0), marks=whole_suite),
-        pytest.param(3, range(1, 9), (2, 0), marks=whole_suite),
+        pytest.param(0, (14,), (0,)),
+        pytest.param(1, (9,), (2,)),
+        pytest.param(2, (5,), (2,)),
+        pytest.param(3, (4,), (0,)),
+        pytest.param(0, range(1, 27), (0, 2), marks=pytest.mark.nightly),
+        pytest.param(1, (1, 8, 10, 26), (0, 2), marks=pytest.mark.nightly),
+        pytest.param(2, range(1, 12), (2, 0), marks=pytest.mark.nightly),
+        pytest.param(3, range(1, 9), (2, 0), marks=pytest.mark.nightly),
     ],
 )
 def test_a_run_resumed_after_any_update_ends_as_if_undisturbed(straight, tmp_path, ranks, stops, workers):
@@ -84,7 +84,6 @@ def test_a_sampler_that_starts_later_gives_the_rest_of_the_same_epoch():
     assert list(late) == [] and len(late) == 0
 
 
-@pytest.mark.slow
 def test_another_number_of_ranks_goes_on_with_the_same_images_an_update(straight, tmp_path):
     folder = stopped_at(straight(2), 5, tmp_path / "r")
     assert_one_line_error(run("train.py", "--resume", folder), 1, "8 images an update", "1 ranks", "--accumulate")
@@ -96,7 +95,6 @@ def test_another_number_of_ranks_goes_on_with_the_same_images_an_update(straight
     assert metrics(folder)[0] == metrics(straight(2))[0]
 
 
-@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_costs_the_updates_since_the_one_before_and_nothing_else(straight, tmp_path):
     folder = stopped_at(straight(0), 3, tmp_path / "r")
     train(0, "--resume", folder, "--checkpoint-every", 5)  # leaves those after updates 18, 25 and 27

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from commands import ROOT, assert_one_line_error, run
-from tiny_runs import RECIPE, assert_same_run, children, kill, start, train, wait_for, whole_suite
+from tiny_runs import RECIPE, assert_same_run, children, kill, start, train, wait_for
 
 from efficientnet.training.run import launch_name, mark_stopped
 
@@ -28,8 +28,7 @@ def assert_stopped_and_goes_on(process, folder, straight, ranks):
     return errors
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=whole_suite)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.nightly)])
 def test_one_process_stops_with_a_code_of_its_own_and_goes_on_to_the_same_end(tiny_data, straight, tmp_path, number):
     process = start(0, *RECIPE, "--workers", 1, "--data", tiny_data, "--output", tmp_path / "r")
     wait_for(process, "epoch 1/")
@@ -38,7 +37,6 @@ def test_one_process_stops_with_a_code_of_its_own_and_goes_on_to_the_same_end(ti
     assert process.returncode == 75 and len(errors.splitlines()) == 1
 
 
-@pytest.mark.slow
 def test_a_signal_to_torchrun_stops_all_ranks(tiny_data, straight, tmp_path):
     signals = ("--standalone", "--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
     process = start(2, *RECIPE, "--data", tiny_data, "--output", tmp_path / "r", elastic=signals)
@@ -48,7 +46,6 @@ def test_a_signal_to_torchrun_stops_all_ranks(tiny_data, straight, tmp_path):
     assert process.returncode == 1  # torchrun's own, whatever its ranks return
 
 
-@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_all_and_torchrun_does_not_start_them_again(tiny_data, straight, tmp_path):
     elastic = ("--standalone", "--max-restarts=3")
     process = start(2, *RECIPE, "--data", tiny_data, "--output", tmp_path / "r", elastic=elastic)
@@ -116,7 +113,6 @@ def test_an_output_folder_that_exists_is_refused_and_left_as_it_is(tiny_data, tm
     assert os.listdir(tmp_path / "mine") == ["notes.txt"]
 
 
-@pytest.mark.slow
 def test_a_second_run_in_the_folder_of_a_living_one_is_refused_and_harms_nothing(tiny_data, tmp_path):
     arguments = ("--data", tiny_data, "--output", tmp_path / "r", "--resume", "auto")
     first = start(0, *RECIPE, "--epochs", 200, *arguments)

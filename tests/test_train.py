@@ -11,24 +11,20 @@ import time
 
 import pytest
 import torch
-from commands import ROOT, assert_one_line_error, run, torchrun
+from commands import ROOT, assert_one_line_error, python, run, torchrun
 from tiny_data import write_tiny_data
+from tiny_runs import SMALL
 
 from efficientnet.cpu import has_bf16_units, usable_cores
 
-FAST = ["--variant", "b0", "--image-size", 32, "--batch-size", 4, "--learning-rate", 1e-3, "--warmup-epochs", 0.5]
+FAST = [*SMALL, "--image-size", 32, "--batch-size", 4, "--learning-rate", 1e-3, "--warmup-epochs", 0.5, "--workers", 0]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_tiny_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def finished(data, tmp_path_factory):
-    """A run of two epochs in one process."""
+@pytest.fixture(scope="session")
+def finished(tiny_data, tmp_path_factory):
+    """A run of two epochs, as a process of its own."""
     output = tmp_path_factory.mktemp("runs") / "run"
-    process = run("train.py", *FAST, "--data", data, "--epochs", 2, "--output", output)
+    process = python("train.py", *FAST, "--data", tiny_data, "--epochs", 2, "--output", output)
     assert process.returncode == 0, process.stderr
     return output, process
 
@@ -55,7 +51,6 @@ def test_a_cpu_trains_in_bf16_where_it_has_units_for_it(finished):
     assert f" x cpu, one process, {'bf16' if has_bf16_units() else 'fp32'}, " in process.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not has_bf16_units(), reason="this CPU has no units for bf16: it trains in fp32, and bf16 is slow")
 def test_bf16_learns_from_the_phantoms_what_fp32_learns(tmp_path):
     """A small demo in both: the same loss and score, but for noise, and both above the best constant prediction."""
@@ -90,8 +85,9 @@ def test_the_run_folder_holds_what_it_should(finished):
         "MODEL_CARD.md",
         ".lock",
     }
-    assert json.loads((output / "config.json").read_text())["variant"] == "b0"
-    for text in (str(output), "evaluate.py --checkpoint", "Probabilistic F1", "EfficientNet-B0"):
+    config = json.loads((output / "config.json").read_text())
+    assert config["architecture"] == {"name": "b0 with depth 0.5, width 0.2", "image_size": 224}
+    for text in (str(output), "evaluate.py --checkpoint", "Probabilistic F1", "EfficientNet-B0 with depth 0.5"):
         assert text in process.stdout
     assert process.stderr == ""  # no progress bar where nobody watches
 
@@ -123,23 +119,10 @@ def test_training_and_validation_patients_are_apart(finished):
     assert len(held_out) + len(checkpoint["training_patients"]) == 12
 
 
-def test_one_seed_decides_the_run(finished, data, tmp_path):
+def test_one_seed_decides_the_run(finished, tiny_data, tmp_path):
     for name, seed, same in (("a", 0, True), ("b", 1, False)):
-        process = run(
-            "train.py",
-            *FAST,
-            "--data",
-            data,
-            "--epochs",
-            2,
-            "--output",
-            tmp_path / name,
-            "--seed",
-            seed,
-            "--workers",
-            1,
-        )
-        assert process.returncode == 0, process.stderr
+        arguments = ("--data", tiny_data, "--epochs", 2, "--output", tmp_path / name, "--seed", seed, "--workers", 1)
+        assert run("train.py", *FAST, *arguments).returncode == 0
         if same:
             assert_same_weights(finished[0] / "last.pt", tmp_path / name / "last.pt")
         else:
@@ -147,7 +130,7 @@ def test_one_seed_decides_the_run(finished, data, tmp_path):
                 assert_same_weights(finished[0] / "last.pt", tmp_path / name / "last.pt")
 
 
-def test_evaluation_statistics_fit_the_weights_of_a_short_run(data, tmp_path):
+def test_evaluation_statistics_fit_the_weights_of_a_short_run(tiny_data, tmp_path):
     """Predictions with running statistics agree with those that normalise by the batch."""
     from torch.utils.data import DataLoader
 
@@ -157,11 +140,11 @@ def test_evaluation_statistics_fit_the_weights_of_a_short_run(data, tmp_path):
     from efficientnet.mammography.preprocessing import Preprocessing
     from efficientnet.mammography.table import read_table
 
-    process = run("train.py", *FAST, "--image-size", 96, "--data", data, "--epochs", 2, "--output", tmp_path / "r")
+    process = run("train.py", *FAST, "--image-size", 96, "--data", tiny_data, "--epochs", 2, "--output", tmp_path / "r")
     assert process.returncode == 0, process.stderr
     checkpoint = torch.load(tmp_path / "r" / "last.pt", weights_only=True)
-    table = read_table(data / "train.csv", tuple(checkpoint["targets"]))
-    files = find_images(table, data)
+    table = read_table(tiny_data / "train.csv", tuple(checkpoint["targets"]))
+    files = find_images(table, tiny_data)
     dataset = MammogramDataset(table, files, Preprocessing.from_dict(checkpoint["preprocessing"]))
     batch = next(iter(DataLoader(dataset, len(files), collate_fn=collate)))
     model = create_model(**checkpoint["architecture"])
@@ -177,9 +160,9 @@ def test_evaluation_statistics_fit_the_weights_of_a_short_run(data, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_lower_precision_trains_on_the_cpu(data, tmp_path, precision):
+def test_lower_precision_trains_on_the_cpu(tiny_data, tmp_path, precision):
     process = run(
-        "train.py", *FAST, "--data", data, "--epochs", 1, "--output", tmp_path / "r", "--precision", precision
+        "train.py", *FAST, "--data", tiny_data, "--epochs", 1, "--output", tmp_path / "r", "--precision", precision
     )
     assert process.returncode == 0, process.stderr
     line = lines(tmp_path / "r")[0]
@@ -188,27 +171,27 @@ def test_lower_precision_trains_on_the_cpu(data, tmp_path, precision):
         assert torch.load(tmp_path / "r" / "last.pt", weights_only=True)["training"]["scaler"]["scale"] > 0
 
 
-def test_fp16_begins_with_updates_that_overflow_and_goes_on(data, tmp_path):
+def test_fp16_begins_with_updates_that_overflow_and_goes_on(tiny_data, tmp_path):
     """One update an epoch: the scaler's first scale is too high for it, which is no reason to give up."""
     process = run(
-        *("train.py", *FAST, "--data", data, "--epochs", 2, "--output", tmp_path / "r", "--precision", "fp16"),
+        *("train.py", *FAST, "--data", tiny_data, "--epochs", 2, "--output", tmp_path / "r", "--precision", "fp16"),
         *("--batch-size", 36, "--seed", 1_234_567_890),
     )
     assert process.returncode == 0, process.stderr
     assert len(lines(tmp_path / "r")) == 2
 
 
-def test_a_diverged_run_ends_in_one_line(data, tmp_path):
+def test_a_diverged_run_ends_in_one_line(tiny_data, tmp_path):
     process = run(
-        *("train.py", *FAST, "--data", data, "--epochs", 3, "--output", tmp_path / "r", "--clip", 0),
+        *("train.py", *FAST, "--data", tiny_data, "--epochs", 3, "--output", tmp_path / "r", "--clip", 0),
         *("--learning-rate", 1e30, "--warmup-epochs", 0),
     )
     assert_one_line_error(process, 1, "finite", "--learning-rate")
 
 
-def test_every_option_of_the_recipe_runs_together(data, tmp_path):
+def test_every_option_of_the_recipe_runs_together(tiny_data, tmp_path):
     process = run(
-        *("train.py", "--variant", "b0", "--data", data, "--output", tmp_path / "r", "--epochs", 1, "--batch-size", 2),
+        *("train.py", *SMALL, "--data", tiny_data, "--output", tmp_path / "r", "--epochs", 1, "--batch-size", 2),
         *("--accumulate", 2, "--image-size", 40, 32, "--in-channels", 3, "--targets", "cancer", "--folds", 3),
         *("--fold", 2, "--no-crop", "--side", "as-is", "--dropout", 0.1, "--stochastic-depth", 0.1, "--clip", 0),
         *("--label-smoothing", 0.05, "--positive-share", 0.5, "--ema-decay", 0, "--augmentation", 0, "--select", "auc"),
@@ -221,16 +204,17 @@ def test_every_option_of_the_recipe_runs_together(data, tmp_path):
     assert checkpoint["logit_shift"] == 0 and checkpoint["targets"] == ["cancer"]
 
 
-def test_oversampling_is_corrected_and_said(data, tmp_path):
-    process = run("train.py", *FAST, "--data", data, "--epochs", 1, "--output", tmp_path / "r", "--positive-share", 0.5)
+def test_oversampling_is_corrected_and_said(tiny_data, tmp_path):
+    process = run(
+        "train.py", *FAST, "--data", tiny_data, "--epochs", 1, "--output", tmp_path / "r", "--positive-share", 0.5
+    )
     assert "from 50.0 % of positives back to 16.7 %" in process.stdout
     assert torch.load(tmp_path / "r" / "best.pt", weights_only=True)["logit_shift"] == pytest.approx(1.609, abs=1e-3)
 
 
-def test_two_ranks_train_validate_and_leave_the_same_folder(data, tmp_path):
-    process = torchrun(
-        2, "train.py", *FAST, "--data", data, "--epochs", 2, "--output", tmp_path / "r", "--accumulate", 2
-    )
+def test_two_ranks_train_validate_and_leave_the_same_folder(tiny_data, tmp_path):
+    arguments = ("--data", tiny_data, "--epochs", 2, "--output", tmp_path / "r", "--accumulate", 2)
+    process = torchrun(2, "train.py", *FAST, *arguments)
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("epoch 1/2") == 1  # rank 0 alone speaks
     assert len(lines(tmp_path / "r")) == 2
@@ -239,23 +223,24 @@ def test_two_ranks_train_validate_and_leave_the_same_folder(data, tmp_path):
     assert len(ids) == len(set(ids)) == 6
 
 
-def test_the_default_folder_is_the_next_free_number(data, tmp_path):
+def test_the_default_folder_is_named_after_what_was_asked_with_the_next_free_number(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        command = [sys.executable, str(ROOT / "train.py"), *map(str, FAST), "--data", str(data), "--epochs", "1"]
-        process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert process.returncode == 0, process.stderr
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["b0-1", "b0-2"]
+        assert run("train.py", *FAST, "--data", tiny_data, "--epochs", 1).returncode == 0
+    assert [path.name for path in sorted((tmp_path / "runs").iterdir())] == [
+        "b0-depth0.5-width0.2-1",
+        "b0-depth0.5-width0.2-2",
+    ]
 
 
-def start_and_wait_for_epoch(data, output, epochs, *more):
-    command = [sys.executable, "train.py", *map(str, FAST), "--data", str(data), "--epochs", str(epochs)]
+def start_and_wait_for_epoch(tiny_data, output, epochs, *more):
+    command = [sys.executable, "train.py", *map(str, FAST), "--data", str(tiny_data), "--epochs", str(epochs)]
     process = subprocess.Popen(
         [*command, "--output", str(output), *more],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # sums over another number of threads round differently
     )
     for line in process.stdout:
         if line.startswith("epoch 1/"):
@@ -263,10 +248,10 @@ def start_and_wait_for_epoch(data, output, epochs, *more):
     pytest.fail(process.stderr.read())
 
 
-def test_a_killed_run_resumes_and_ends_as_if_undisturbed(data, tmp_path):
-    straight = run("train.py", *FAST, "--data", data, "--epochs", 4, "--output", tmp_path / "straight")
+def test_a_killed_run_resumes_and_ends_as_if_undisturbed(tiny_data, tmp_path):
+    straight = run("train.py", *FAST, "--data", tiny_data, "--epochs", 4, "--output", tmp_path / "straight")
     assert straight.returncode == 0, straight.stderr
-    process = start_and_wait_for_epoch(data, tmp_path / "killed", 4)
+    process = start_and_wait_for_epoch(tiny_data, tmp_path / "killed", 4)
     process.send_signal(signal.SIGKILL)
     process.wait()
     resumed = run("train.py", "--resume", tmp_path / "killed")
@@ -282,8 +267,8 @@ def test_a_killed_run_resumes_and_ends_as_if_undisturbed(data, tmp_path):
     assert again.returncode == 0 and [line["epoch"] for line in lines(tmp_path / "killed")] == [1, 2, 3, 4]
 
 
-def test_an_interrupted_run_ends_in_one_line_with_its_checkpoint(data, tmp_path):
-    process = start_and_wait_for_epoch(data, tmp_path / "r", 200, "--workers", "1")
+def test_an_interrupted_run_ends_in_one_line_with_its_checkpoint(tiny_data, tmp_path):
+    process = start_and_wait_for_epoch(tiny_data, tmp_path / "r", 200, "--workers", "1")
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _output, errors = process.communicate(timeout=60)
@@ -292,18 +277,18 @@ def test_an_interrupted_run_ends_in_one_line_with_its_checkpoint(data, tmp_path)
     torch.load(tmp_path / "r" / "last.pt", weights_only=True)
 
 
-def test_dry_run_prints_the_plan_and_writes_nothing(data, tmp_path):
-    process = run("train.py", *FAST, "--data", data, "--output", tmp_path / "r", "--dry-run")
+def test_dry_run_prints_the_plan_and_writes_nothing(tiny_data, tmp_path):
+    process = run("train.py", *FAST, "--data", tiny_data, "--output", tmp_path / "r", "--dry-run")
     assert process.returncode == 0, process.stderr
-    for text in ("9 patients, 18 breasts, 36 images", "EfficientNet-B0", "updates", "memory", "cancer, biopsy"):
+    for text in ("9 patients, 18 breasts, 36 images", "129,498 parameters", "updates", "memory", "cancer, biopsy"):
         assert text in process.stdout
     assert not (tmp_path / "r").exists()
 
 
 @pytest.fixture
-def damaged(data, tmp_path):
-    """The same data with one image cut short and one missing, and a table with other names."""
-    copy = shutil.copytree(data, tmp_path / "damaged")
+def damaged(tiny_data, tmp_path):
+    """The same tiny_data with one image cut short and one missing, and a table with other names."""
+    copy = shutil.copytree(tiny_data, tmp_path / "damaged")
     files = sorted((copy / "train_images").rglob("*.png"))
     files[0].write_bytes(files[0].read_bytes()[:60])
     files[1].unlink()
@@ -345,23 +330,23 @@ def test_broken_images_are_named_and_counted_and_do_not_end_the_run(damaged, tmp
         (["--image-size", 32, "--batch-size", 1], 2, ["two images"]),
     ],
 )
-def test_bad_input_is_a_line_or_two(data, arguments, code, words):
+def test_bad_input_is_a_line_or_two(tiny_data, arguments, code, words):
     if torch.cuda.is_available() and {"cuda", "nccl", "--sync-batch-norm"} & set(map(str, arguments)):
         pytest.skip("this machine has CUDA")
-    assert_one_line_error(run("train.py", "--data", data, *arguments), code, *words)
+    assert_one_line_error(run("train.py", "--data", tiny_data, *arguments), code, *words)
 
 
 def test_a_folder_without_a_table_or_without_images_is_said(tmp_path):
     assert_one_line_error(run("train.py", "--data", tmp_path), 1, "train.csv")
-    data = write_tiny_data(tmp_path / "d")
-    shutil.rmtree(data / "train_images")
-    assert_one_line_error(run("train.py", "--data", data), 1, "train_images/<patient_id>/<image_id>")
+    tiny_data = write_tiny_data(tmp_path / "d")
+    shutil.rmtree(tiny_data / "train_images")
+    assert_one_line_error(run("train.py", "--data", tiny_data), 1, "train_images/<patient_id>/<image_id>")
 
 
-def test_a_run_folder_is_not_overwritten_and_a_resumed_run_keeps_its_settings(finished, data):
+def test_a_run_folder_is_not_overwritten_and_a_resumed_run_keeps_its_settings(finished, tiny_data):
     output, _ = finished
     before = (output / "last.pt").read_bytes()
-    assert_one_line_error(run("train.py", *FAST, "--data", data, "--output", output), 2, "already holds a run")
+    assert_one_line_error(run("train.py", *FAST, "--data", tiny_data, "--output", output), 2, "already holds a run")
     process = run("train.py", "--resume", output, "--learning-rate", 0.5)
     assert_one_line_error(process, 2, "--learning-rate 0.5", "0.001")
     assert_one_line_error(run("train.py", "--resume", output / "best.pt"), 1, "last.pt")

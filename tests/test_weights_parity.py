@@ -160,7 +160,7 @@ def assert_same_convention(model, peer, momentum=True):
     assert conventions(model) == conventions(peer)
 
 
-LARGE = [pytest.param(f"b{number}", marks=pytest.mark.slow) for number in range(4, 8)]
+LARGE = [pytest.param(f"b{number}") for number in range(4, 8)]
 
 
 @pytest.mark.parametrize("library", PEERS)

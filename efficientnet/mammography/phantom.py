@@ -31,7 +31,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from efficientnet.command_line import CommandError, Parser, number, run
+from efficientnet.command_line import CommandError, Parser, command, leave, number
 from efficientnet.mammography.phantom_dicom import dicom_file, write_over
 from efficientnet.mammography.phantom_image import DEFAULT_SIZE, phantom_image
 from efficientnet.mammography.phantom_patient import (
@@ -46,6 +46,7 @@ from efficientnet.mammography.phantom_patient import (
 )
 from efficientnet.mammography.settings import DEMO_PATIENTS
 
+PROGRAM = "python -m efficientnet.mammography.phantom"
 VERSION = 1  # of what is drawn and written for the same parameters; raise it with every change of that
 TRAIN_COLUMNS = (
     *("site_id", "patient_id", "image_id", "laterality", "view", "age", "cancer", "biopsy", "invasive", "BIRADS"),
@@ -207,8 +208,9 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def main() -> None:
-    parser = Parser(prog="python -m efficientnet.mammography.phantom", description=__doc__.partition("\n")[0])
+@command(PROGRAM)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(prog=PROGRAM, description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new or empty folder")
     parser.add_argument("--patients", type=number(int, 1, MOST_PATIENTS), default=DEMO_PATIENTS, metavar="N")
     parser.add_argument("--test-patients", type=number(int, 0, MOST_PATIENTS), default=0, metavar="N")
@@ -229,7 +231,7 @@ def main() -> None:
         help="factor on contrast and diameter of the cancers: 0.5 is hard, 0 invisible",
     )
     parser.add_argument("--workers", type=number(int, 1), default=os.cpu_count() or 1, metavar="N", help="processes")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     values = dict(vars(arguments), size=tuple(arguments.size))
     output, workers = values.pop("output"), values.pop("workers")
     try:
@@ -257,4 +259,4 @@ def summary(parameters: Parameters) -> str:
 
 
 if __name__ == "__main__":
-    run("python -m efficientnet.mammography.phantom", main)
+    leave(main())

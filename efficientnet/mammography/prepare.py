@@ -19,7 +19,7 @@ import random
 import secrets
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from efficientnet.command_line import CommandError, Parser, number, run
+from efficientnet.command_line import CommandError, Parser, command, leave, number
 from efficientnet.cpu import usable_cores
 from efficientnet.files import atomic_file
 from efficientnet.mammography import settings as data_settings
@@ -277,7 +277,7 @@ def write_preview(
     print(f"{path}: {len(chosen)} of {len(images):,} images, each with the box of its crop and as it is prepared")
 
 
-def parse_arguments() -> tuple[argparse.Namespace, Preprocessing | None]:
+def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Preprocessing | None]:
     parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with train.csv or test.csv")
     parser.add_argument("--output", type=Path, metavar="CACHE", help="new folder, or one to go on in")
@@ -293,7 +293,7 @@ def parse_arguments() -> tuple[argparse.Namespace, Preprocessing | None]:
     parser.add_argument("--workers", type=number(int, 1), default=cores, metavar="N", help=f"processes ({cores})")
     parser.add_argument("--timeout", type=number(float, above=0), default=120, metavar="S", help="for one file (120)")
     parser.add_argument("--memory", type=number(float, above=0), default=4, metavar="GIB", help="for one file (4)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     try:
         given = data_settings.given_values(arguments)
     except ValueError as error:
@@ -310,8 +310,9 @@ def parse_arguments() -> tuple[argparse.Namespace, Preprocessing | None]:
     return arguments, Preprocessing(**{name: value for name, value in given.items() if name in PICTURE_SETTINGS})
 
 
-def main() -> int:
-    arguments, settings = parse_arguments()
+@command(PROGRAM)
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments, settings = parse_arguments(argv)
     limits = {"workers": arguments.workers, "seconds": arguments.timeout, "memory": arguments.memory}
     data, output = arguments.data, arguments.output
     try:
@@ -358,4 +359,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(PROGRAM, main)
+    leave(main())

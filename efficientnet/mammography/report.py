@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from efficientnet.architecture import Architecture
+from efficientnet.complexity import complexity
 from efficientnet.mammography.table import Table
 
 
 def model_card(
-    plan: dict[str, Any], train: Table, validation: Table, epoch: dict[str, Any], metrics: dict[str, Any]
+    plan: dict[str, Any],
+    architecture: Architecture,
+    train: Table,
+    validation: Table,
+    epoch: dict[str, Any],
+    metrics: dict[str, Any],
 ) -> str:
-    """Markdown for beside a checkpoint: what it learned from, how, how well it did on how much, and its limits.
+    """Markdown for beside a checkpoint: what it is, what it learned from, how well it did on how much, its limits.
 
     plan: the run's config.json.  epoch: its line of metrics.jsonl.  metrics: `BreastScores.metrics(intervals=True)`
     of the validation breasts.
@@ -21,10 +28,19 @@ def model_card(
         limits = "The phantoms are drawn, not acquired: nothing here carries over to mammograms."
     else:
         limits = "The figures hold for patients and machines like those of the validation set, and for no others."
+    size, channels = tuple(settings["image_size"]), settings["in_channels"]
+    counts = complexity(architecture.stages, size, len(train.target_names), channels)
     rows = "\n".join(f"| {name} | {text} |" for name, text in metric_texts(metrics).items())
-    return f"""# EfficientNet-{plan["variant"].upper()} for breast cancer on mammograms
+    return f"""# {architecture.title} for breast cancer on mammograms
 
 {score_line(metrics)}
+
+## Architecture
+{counts.parameters:,} parameters, {counts.multiply_adds:,} multiply-adds an image.
+
+| operator | stride | channels | layers |
+|---|---|---|---|
+{stage_rows(architecture)}
 
 ## Data
 {"Synthetic phantoms of this project, no real mammograms." if phantom else plan["data"]}
@@ -35,8 +51,8 @@ Patients were split into {settings["folds"]} folds; fold {settings["fold"]} was 
 {count_row("training", train)}
 {count_row("validation", validation)}
 
-Targets: {", ".join(train.target_names)}. Input: {" x ".join(map(str, settings["image_size"]))} pixels, \
-{settings["in_channels"]} channel(s), crop to the breast {"on" if settings["crop"] else "off"}.
+Targets: {", ".join(train.target_names)}. Input: {" x ".join(map(str, size))} pixels, \
+{channels} channel(s), crop to the breast {"on" if settings["crop"] else "off"}.
 
 ## Validation
 Epoch {epoch["epoch"]} of {recipe["epochs"]}, chosen by {recipe["select"]} on these same breasts, so every figure is a
@@ -62,6 +78,12 @@ def score_line(metrics: dict[str, Any]) -> str:
     return (
         f"Probabilistic F1 {metrics['pf1']:.3f} (95 % interval {low:.3f} to {high:.3f}) on {metrics['count']} held-out "
         f"breasts, {metrics['positives']} with cancer; the best constant prediction gets {metrics['pf1_all_ones']:.3f}."
+    )
+
+
+def stage_rows(architecture: Architecture) -> str:
+    return "\n".join(
+        f"| {stage.label} | {stage.stride} | {stage.out_channels} | {stage.layers} |" for stage in architecture.stages
     )
 
 

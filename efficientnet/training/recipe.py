@@ -32,8 +32,12 @@ class Recipe:
     warmup_epochs: float = option(0.0, number(float, 0), "linear warm-up from 0.01 of the peak, then cosine to 0")
     weight_decay: float = option(0.0, number(float, 0), "AdamW's; none on norms and biases")
     clip: float = option(0.0, number(float, 0), "largest norm of the gradient; 0 leaves it alone")
-    dropout: float | None = option(None, number(float, 0, 0.99), "before the classifier (default: the variant's)")
-    stochastic_depth: float = option(0.2, number(float, 0, 0.99), "drop rate that the last block approaches")
+    dropout: float | None = option(
+        None, number(float, 0, 0.99), "before the classifier (default: the variant's, 0.2 for others)"
+    )
+    stochastic_depth: float | None = option(
+        None, number(float, 0, 0.99), "drop rate that the last block approaches (default: 0.2 with MBConv, else 0)"
+    )
     auxiliary_weight: float = option(1.0, number(float, 0), "weight of the mean loss of the auxiliary targets")
     label_smoothing: float = option(0.0, number(float, 0, 0.5), "labels become this and 1 minus this")
     positive_share: float = option(

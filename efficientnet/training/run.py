@@ -9,7 +9,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +57,16 @@ def own_folder(output: Path | None) -> Path | None:
     return None
 
 
-def choose_folder(variant: str) -> Path:
-    """`runs/<variant>-<n>` with the next free number, made at once; a restart finds the folder of its first start."""
+def choose_folder(name: str) -> Path:
+    """`runs/<name>-<n>` with the next free number, made at once; a restart finds the folder of its first start."""
     own = own_folder(None)
     if own is not None:
         return own
-    taken = [path.name.rpartition("-")[2] for path in RUNS.glob(f"{variant}-*")]
+    taken = [path.name.rpartition("-")[2] for path in RUNS.glob(f"{name}-*")]
     number = max((int(text) for text in taken if text.isdigit()), default=0)
     while True:
         number += 1
-        folder = RUNS / f"{variant}-{number}"
+        folder = RUNS / f"{name}-{number}"
         try:
             folder.mkdir(parents=True)
         except FileExistsError:  # another run took it in this instant
@@ -81,27 +81,32 @@ def mark_launch(folder: Path) -> None:
         (folder / LAUNCH).write_text(launch, encoding="utf-8")
 
 
-def lock(folder: Path) -> None:
-    """Keeps other runs out of the folder until this process ends, however it ends: the kernel holds the lock.
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of the folder, at the latest until this process ends: the kernel holds the lock.
 
     Raises FolderInUse where another run has it.  A run that was just killed is given three seconds to be gone.
     """
     # Of the two kinds of lock, the one that loader processes do not inherit; they may outlive a killed rank.
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)  # open for as long as the process lives
-    deadline = time.monotonic() + 3
-    while True:
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except (BlockingIOError, PermissionError):
-            if time.monotonic() > deadline:
-                holder = os.pread(handle, 200, 0).decode("utf-8", "replace")
-                raise FolderInUse(
-                    f"{folder}: another run is writing there ({holder}); stop it first, or choose another --output"
-                ) from None
-            time.sleep(0.1)
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        deadline = time.monotonic() + 3
+        while True:
+            try:
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except (BlockingIOError, PermissionError):
+                if time.monotonic() > deadline:
+                    holder = os.pread(handle, 200, 0).decode("utf-8", "replace")
+                    raise FolderInUse(
+                        f"{folder}: another run is writing there ({holder}); stop it first, or choose another --output"
+                    ) from None
+                time.sleep(0.1)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -127,7 +132,7 @@ def is_run_folder(folder: Path) -> bool:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(config, dict) and {"variant", "data", "settings", "recipe"} <= set(config)
+    return isinstance(config, dict) and {"architecture", "data", "settings", "recipe"} <= set(config)
 
 
 def mark_stopped(folder: Path, reason: str, launches: Iterable[str | None]) -> None:

@@ -1,0 +1,211 @@
+"""The architecture that a command line asks for: flags that scale.py and train.py share.  No torch here.
+
+--variant b3                                a released model
+--phi 1.5 [--alpha 1.3 ...]                 Equation 3 on the baseline
+--depth 0.5 --width 0.25 [--resolution 1]   factors on the baseline, one or more
+--baseline resnet50                         what the last two scale; B0 without it
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from efficientnet.baselines import BASELINES, get_architecture, get_baseline
+from efficientnet.scaling import (
+    ALPHA,
+    BETA,
+    GAMMA,
+    LITE_VARIANTS,
+    SMALLEST_IMAGE,
+    VARIANTS,
+    Baseline,
+    Coefficients,
+    Stage,
+    Variant,
+    compound_coefficients,
+    flops_growth,
+    get_variant,
+    scale,
+    scaled_image_size,
+)
+
+FACTORS = ("depth", "width", "resolution")
+BASES = {"alpha": ALPHA, "beta": BETA, "gamma": GAMMA}
+KNOWN = VARIANTS | LITE_VARIANTS
+# The ways to name one architecture.
+BY_VARIANT, BY_FACTORS, BY_PHI = "--variant", "--depth/--width/--resolution", "--phi"
+# The paper's own product is 1.920; further than this from 2, phi no longer counts doublings of the multiply-adds.
+CONSTRAINT_TOLERANCE = 0.2
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Stages with a name, and what they were derived from.
+
+    name: such as "b3", "b0 at phi 1.5" or "resnet50 with depth 2, width 0.5".
+    image_size: in pixels a side; None where the stages come from a file that does not say.
+    dropout: a released variant's; None leaves it to `create_model`.
+    baseline, coefficients: None where the stages come from a file.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    image_size: int | None
+    dropout: float | None = None
+    baseline: Baseline | None = None
+    coefficients: Coefficients | None = None
+
+    @property
+    def title(self) -> str:
+        """The name as papers write it: "EfficientNet-B3", "EfficientNet-B0 at phi 1.5"."""
+        first, space, rest = self.name.partition(" ")
+        known = BASELINES.get(first)
+        return (known.title if known else f"EfficientNet-{first.capitalize()}") + space + rest
+
+    @property
+    def slug(self) -> str:
+        """The name as a part of a file name: "b3", "b0-phi1.5", "resnet50-depth2-width0.5"."""
+        words = self.name.replace(" at ", "-").replace(" with ", "-").replace(", ", "-")
+        return words.replace(" ", "").removesuffix("-phi0")
+
+    @property
+    def flags(self) -> str:
+        """What a person types to get the same again; empty where the stages come from a file."""
+        if self.coefficients is None:
+            return ""
+        if self.name in KNOWN:
+            return f"--variant {self.name}"
+        named = ("phi", *BASES) if self.coefficients.phi is not None else FACTORS
+        usual = {name: 1 for name in FACTORS} | BASES
+        values = {name: getattr(self.coefficients, name) for name in named}
+        flags = [] if self.baseline.name == "b0" else ["--baseline", self.baseline.name]
+        for name, value in values.items():
+            flags += [f"--{name}", shortest(value)] if value != usual.get(name) else []
+        return " ".join(flags)
+
+
+def shortest(value: float) -> str:
+    """The number in as few characters as give it back: 3 for 3.0, and all digits where they matter."""
+    return text if float(text := f"{value:g}") == value else repr(value)
+
+
+def derive(baseline: Baseline, coefficients: Coefficients) -> Architecture:
+    """The baseline scaled, with a name made from the coefficients.
+
+    Raises ValueError where the images would be smaller than the network's strides, or a stage absurdly deep.
+    """
+    named = [name for name in FACTORS if getattr(coefficients, name) != 1]
+    name = baseline.name
+    if coefficients.phi is not None:
+        name += f" at phi {shortest(coefficients.phi)}"
+        named = [base for base, usual in BASES.items() if getattr(coefficients, base) != usual]
+    if named:
+        name += " with " + ", ".join(f"{one} {shortest(getattr(coefficients, one))}" for one in named)
+    image_size = scaled_image_size(baseline, coefficients)
+    if image_size < SMALLEST_IMAGE:
+        raise ValueError(
+            f"resolution {coefficients.resolution:g} gives images of {image_size} pixels; {SMALLEST_IMAGE} is the least"
+        )
+    return Architecture(name, scale(baseline, coefficients), image_size, None, baseline, coefficients)
+
+
+def named_architecture(name: str) -> Architecture:
+    """The released variant or the baseline of that name.  ValueError lists the known ones."""
+    found = get_architecture(name)
+    if isinstance(found, Variant):
+        origin = (found.dropout, found.baseline, found.coefficients)
+    else:
+        origin = (None, found, Coefficients())
+    return Architecture(found.name, found.stages, found.image_size, *origin)
+
+
+def recorded_architecture(content: Mapping[str, Any]) -> Architecture:
+    """What a checkpoint of train.py, or another file of weights of this project, says of its architecture.
+
+    Raises LookupError where it says nothing, TypeError and ValueError where it is damaged.
+    """
+    stages = tuple(Stage(**stage) for stage in content["architecture"]["name_or_stages"])
+    named = content["plan"]["architecture"] if "plan" in content else {"name": content["variant"]}
+    return Architecture(str(named["name"] or "own stages"), stages, named.get("image_size"))
+
+
+def add_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    """default: what the help says of a command without any of these flags."""
+    group = parser.add_argument_group("architecture", f"one way to name it; default: {default}")
+    group.add_argument("--variant", metavar="NAME", help=f"a released model: {', '.join(KNOWN)}")
+    group.add_argument("--phi", type=float, help="compound coefficient, 0 or more, fractions too")
+    for (name, value), what in zip(BASES.items(), ("depth", "width", "resolution"), strict=True):
+        group.add_argument(f"--{name}", type=float, help=f"base of the {what}, at least 1 (default {value})")
+    for name, what in zip(FACTORS, ("depth", "width", "image size"), strict=True):
+        text = f"factor on the baseline's {what}, above 0, instead of phi (default 1)"
+        group.add_argument(f"--{name}", type=float, help=text)
+    group.add_argument("--baseline", metavar="NAME", help=f"what is scaled: {', '.join(BASELINES)} (default b0)")
+
+
+def is_given(arguments: argparse.Namespace, *names: str) -> bool:
+    return any(getattr(arguments, name) is not None for name in names)
+
+
+def chosen_way(
+    arguments: argparse.Namespace,
+    others: Mapping[str, bool] | None = None,
+    others_with_bases: Collection[str] = (),
+    others_with_baseline: Collection[str] = (),
+) -> str | None:
+    """The one way in which the flags ask for an architecture, or None; ValueError where they contradict each other.
+
+    others: what else the command can be asked for, and whether it is; and which of it alpha, beta and gamma, or the
+    baseline, have a part in.
+    """
+    ways = {
+        **(others or {}),
+        BY_VARIANT: is_given(arguments, "variant"),
+        BY_FACTORS: is_given(arguments, *FACTORS),
+        BY_PHI: is_given(arguments, "phi"),
+    }
+    chosen = [way for way, used in ways.items() if used]
+    if len(chosen) > 1:
+        raise ValueError(f"{' and '.join(chosen)} exclude each other: choose one way to name an architecture")
+    if not chosen:
+        return BY_PHI if is_given(arguments, *BASES, "baseline") else None
+    if is_given(arguments, *BASES) and chosen[0] not in (BY_PHI, *others_with_bases):
+        raise ValueError(f"--alpha, --beta and --gamma have no part in {chosen[0]}")
+    if is_given(arguments, "baseline") and chosen[0] not in (BY_PHI, BY_FACTORS, *others_with_baseline):
+        raise ValueError(f"--baseline has no part in {chosen[0]}")
+    return chosen[0]
+
+
+def chosen_baseline(arguments: argparse.Namespace) -> Baseline:
+    return get_baseline(arguments.baseline or "b0")
+
+
+def chosen_bases(arguments: argparse.Namespace) -> dict[str, float]:
+    """alpha, beta and gamma, the paper's where they are not given."""
+    return {
+        name: usual if getattr(arguments, name) is None else getattr(arguments, name) for name, usual in BASES.items()
+    }
+
+
+def chosen_architecture(arguments: argparse.Namespace, way: str) -> Architecture:
+    """What the flags name by `way`, one of those above.  ValueError where there is no such architecture."""
+    if way == BY_VARIANT:
+        return named_architecture(get_variant(arguments.variant).name)
+    baseline = chosen_baseline(arguments)
+    if way == BY_FACTORS:
+        factors = {name: getattr(arguments, name) for name in FACTORS if getattr(arguments, name) is not None}
+        return derive(baseline, Coefficients(**factors))
+    return derive(baseline, compound_coefficients(arguments.phi or 0.0, **chosen_bases(arguments)))
+
+
+def constraint_warning(arguments: argparse.Namespace) -> str | None:
+    """What to say where alpha, beta and gamma are far from the constraint of Equation 3; None where they are not."""
+    growth = flops_growth(**chosen_bases(arguments))
+    if abs(growth - 2) <= CONSTRAINT_TOLERANCE:
+        return None
+    return (
+        f"alpha * beta^2 * gamma^2 = {growth:.3f}, far from the 2 of Equation 3: multiply-adds grow by about "
+        f"{growth:.2f}^phi, not 2^phi"
+    )
