@@ -129,7 +129,8 @@ def recorded_architecture(content: Mapping[str, Any]) -> Architecture:
     """
     stages = tuple(Stage(**stage) for stage in content["architecture"]["name_or_stages"])
     named = content["plan"]["architecture"] if "plan" in content else {"name": content["variant"]}
-    return Architecture(str(named["name"] or "own stages"), stages, named.get("image_size"))
+    name = named["name"] if isinstance(named["name"], str) else "own stages"
+    return Architecture(name, stages, named.get("image_size"))
 
 
 def add_arguments(parser: argparse.ArgumentParser, default: str) -> None:

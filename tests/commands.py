@@ -3,12 +3,13 @@
 import contextlib
 import importlib
 import io
-import multiprocessing
+import multiprocessing.connection
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,52 +45,85 @@ def launch(command: list[str], timeout: float, environment: dict[str, str] | Non
     )
 
 
-# Its server imports torch once, and its children are there within milliseconds.
+# Its server imports torch once, and what torch imports at the first step; its children are there within milliseconds.
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["train"])
+FORKSERVER.set_forkserver_preload(["train", "torch._dynamo", "torch.distributed.fsdp"])
 
 
-def ranks(count: int, command: str, *arguments: object, timeout: float = 120) -> SimpleNamespace:
-    """The command on so many ranks, as torchrun starts them but without torchrun, whose own import costs seconds.
+class Processes:
+    """Processes that call `function` with one of the argument lists each; what they print goes into files of `folder`.
 
-    What all of them printed together; the returncode is 0 if all had 0.
+    As a context it leaves none of them behind.
     """
-    with tempfile.TemporaryDirectory() as folder, rendezvous() as port:
-        processes = [
-            FORKSERVER.Process(
-                target=be_a_rank, args=(rank, count, port, folder, command, [str(argument) for argument in arguments])
-            )
-            for rank in range(count)
+
+    def __init__(self, folder: Path, function: Callable[..., object], argument_lists: Sequence[Sequence[object]]):
+        self.folder = folder
+        self.processes = [
+            FORKSERVER.Process(target=print_into, args=(folder / f"{number}", function, arguments))
+            for number, arguments in enumerate(argument_lists)
         ]
-        for process in processes:
+        for process in self.processes:
             process.start()
-        for process in processes:
-            process.join(timeout)
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
             process.kill()
             process.join()
-        stdout, stderr = (
-            "".join(Path(folder, f"{rank}.{name}").read_text() for rank in range(count)) for name in ("out", "err")
-        )
-    codes = [process.exitcode for process in processes]
-    return SimpleNamespace(returncode=next(filter(None, codes), 0), stdout=stdout, stderr=stderr)
+
+    def printed(self, name: str) -> str:
+        """What they have printed so far, one after the other; name: "out" or "err"."""
+        return "".join(path.read_text() for path in sorted(self.folder.glob(f"*.{name}")))
+
+    def wait(self, timeout: float) -> SimpleNamespace:
+        """Until they have ended, or one has failed, which ends the others as torchrun does; returncode and texts."""
+        deadline = time.monotonic() + timeout
+        while any(process.is_alive() for process in self.processes):
+            codes = [process.exitcode for process in self.processes]
+            if any(codes) or time.monotonic() > deadline:
+                break
+            multiprocessing.connection.wait([process.sentinel for process in self.processes], timeout=0.05)
+        failed = next(filter(None, (process.exitcode for process in self.processes)), None)
+        self.__exit__()
+        code = failed or next(filter(None, (process.exitcode for process in self.processes)), 0)
+        return SimpleNamespace(returncode=code, stdout=self.printed("out"), stderr=self.printed("err"))
+
+
+def print_into(path: Path, function: Callable[..., object], arguments: Sequence[object]) -> None:
+    for name, handle in (("out", 1), ("err", 2)):
+        os.dup2(os.open(path.with_suffix(f".{name}"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), handle)
+    multiprocessing.set_start_method(None, force=True)  # for loader processes the system's default, not a forkserver
+    code = function(*arguments)
+    sys.stdout.flush()
+    sys.exit(code)
 
 
 @contextlib.contextmanager
-def rendezvous() -> Iterator[int]:
-    """The port of a store in which ranks find each other; the system chooses it, so that no other process has it."""
+def running_ranks(count: int, command: str, *arguments: object) -> Iterator[Processes]:
+    """The command on so many ranks, as torchrun starts them but without torchrun, whose own import costs seconds.
+
+    They find each other in a store on a port that the system chooses, so that no other process has it.
+    """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    yield store.port
+    texts = [str(argument) for argument in arguments]
+    ranks = [(rank, count, store.port, command, texts) for rank in range(count)]
+    with tempfile.TemporaryDirectory() as folder, Processes(Path(folder), be_a_rank, ranks) as processes:
+        yield processes
 
 
-def be_a_rank(rank: int, count: int, port: int, folder: str, command: str, arguments: list[str]) -> None:
-    for name, handle in (("out", 1), ("err", 2)):
-        os.dup2(os.open(Path(folder, f"{rank}.{name}"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), handle)
+def ranks(count: int, command: str, *arguments: object, timeout: float = 120) -> SimpleNamespace:
+    """The same to the end: returncode, and what all of them printed."""
+    with running_ranks(count, command, *arguments) as processes:
+        return processes.wait(timeout)
+
+
+def be_a_rank(rank: int, count: int, port: int, command: str, arguments: list[str]) -> int:
     os.environ |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
     os.environ |= {name: str(count) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    code = importlib.import_module(command.removesuffix(".py")).main(arguments)
-    sys.stdout.flush()
-    sys.exit(code)
+    return importlib.import_module(command.removesuffix(".py")).main(arguments)
 
 
 def assert_one_line_error(process, code: int, *words: str) -> None:

@@ -20,15 +20,16 @@ def tiny_data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def straight(tiny_data, tmp_path_factory) -> Callable[[int], Path]:
-    """The folder of an undisturbed run of RECIPE on so many ranks (0: plain python), with all of its checkpoints."""
-    folders: dict[int, Path] = {}
+def straight(tiny_data, tmp_path_factory) -> Callable[..., Path]:
+    """The folder of an undisturbed run on so many ranks (0: plain python); of RECIPE with all of its checkpoints."""
+    folders: dict[object, Path] = {}
 
-    def folder(ranks: int) -> Path:
-        if ranks not in folders:
-            folders[ranks] = tmp_path_factory.mktemp("straight") / "run"
-            keep = ("--checkpoint-every", 1, "--keep-checkpoints", 100)
-            train(ranks, *RECIPE, *keep, "--data", tiny_data, "--output", folders[ranks], "--workers", 2)
-        return folders[ranks]
+    def folder(ranks: int, recipe: tuple[object, ...] = RECIPE) -> Path:
+        if (ranks, recipe) not in folders:
+            output = tmp_path_factory.mktemp("straight") / "run"
+            keep = ("--checkpoint-every", 1, "--keep-checkpoints", 100) if recipe == RECIPE else ()
+            train(ranks, *recipe, *keep, "--data", tiny_data, "--output", output, "--workers", 0)
+            folders[ranks, recipe] = output
+        return folders[ranks, recipe]
 
     return folder

@@ -17,6 +17,7 @@ import tempfile
 import traceback
 import warnings
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ from dicom_files import make
 from test_encodings import write
 from tiny_data import write_tiny_data
 
+from efficientnet import B0
 from efficientnet.mammography.dicom import ImageError
 from efficientnet.mammography.picture import read_picture
 from efficientnet.mammography.prepared import (
@@ -180,7 +182,7 @@ def check_table(path: Path) -> None:
 def checkpoint() -> dict:
     """As train.py makes it, but for the size of the network."""
     plan = {
-        "variant": "b0",
+        "architecture": {"name": "b0 at phi 0.5", "image_size": 240},
         "data": "somewhere",
         "weights": None,
         "source": None,
@@ -190,6 +192,7 @@ def checkpoint() -> dict:
     }
     return {
         "weights": {"w": torch.randn(20, 20)},
+        "architecture": {"name_or_stages": [asdict(stage) for stage in B0.stages]},
         "plan": plan,
         "targets": ["cancer"],
         "epoch": 1,
@@ -199,7 +202,7 @@ def checkpoint() -> dict:
 
 def check_plan(path: Path) -> None:
     content = load_checkpoint(path)
-    resumed_plan(Namespace(output=None, data=None, weights=None, source=None), {}, path, content)
+    resumed_plan(Namespace(output=None, data=None, weights=None, source=None), {}, None, path, content)
 
 
 def description_files() -> list[bytes]:

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from commands import torchrun
+from commands import ranks, torchrun
 from tiny_runs import RECIPE
 
 from efficientnet.training.distributed import start
@@ -12,7 +12,7 @@ from efficientnet.training.run import RUNS, choose_folder, mark_launch
 
 
 def test_two_ranks_share_objects_buffers_and_gradients():
-    process = torchrun(2, "tests/distributed_worker.py")
+    process = ranks(2, "distributed_worker")
     assert process.returncode == 0, process.stderr
     assert process.stdout.strip() == "ok"
 

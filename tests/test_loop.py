@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from efficientnet import create_model
+from efficientnet import B0, Coefficients, create_model, scale
 from efficientnet.inference import autocast
 from efficientnet.training.loop import predict, recalibrate_batch_norm, take_step
 
 CPU = torch.device("cpu")
+SMALL = scale(B0, Coefficients(depth=0.5, width=0.2))
 
 
 def prepared(gradient, enabled=False):
@@ -50,7 +51,7 @@ def test_an_overflowed_step_moves_nothing_and_says_so(enabled, bad):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_every_precision_trains_a_step_on_the_cpu(precision):
     torch.manual_seed(0)
-    model = create_model("b0", 2, 1)
+    model = create_model(SMALL, 2, 1)
     before = model.classifier.weight.clone()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     scaler = torch.amp.GradScaler("cpu", enabled=precision == "fp16")
@@ -67,7 +68,7 @@ def test_every_precision_trains_a_step_on_the_cpu(precision):
 
 
 def test_flip_averages_an_image_with_its_mirror_image():
-    model = create_model("b0", 2, 1).eval()
+    model = create_model(SMALL, 2, 1).eval()
     images = torch.rand(2, 1, 64, 48)
     both = predict(model, images, CPU, flip=True)
     assert both == pytest.approx((predict(model, images, CPU) + predict(model, images.flip(-1), CPU)) / 2, abs=1e-5)

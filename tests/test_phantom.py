@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from commands import assert_one_line_error, launch
+from commands import assert_one_line_error, python, run
 from pydicom.pixels import apply_voi_lut
 from sklearn.metrics import roc_auc_score
 
@@ -31,7 +31,8 @@ from efficientnet.mammography.preprocessing import Preprocessing, preprocess
 from efficientnet.mammography.table import RSNA_TARGETS, read_table
 
 SMALL = (160, 128)
-COMMAND = [sys.executable, "-m", "efficientnet.mammography.phantom"]
+PHANTOM = "efficientnet.mammography.phantom"
+COMMAND = [sys.executable, "-m", PHANTOM]
 LABELS = ("cancer", "biopsy", "invasive", "BIRADS", "difficult_negative_case")
 
 
@@ -443,9 +444,8 @@ def test_writing_again_never_makes_a_whole_file_incomplete(tmp_path):
 
 
 def test_the_command_says_what_it_wrote_and_then_that_it_is_there(tmp_path):
-    command = [*COMMAND, "--output", str(tmp_path / "set"), "--patients", "3", "--size", "160", "128"]
-    command += ["--test-patients", "1", "--workers", "1"]
-    first, second = launch(command, 100, None), launch(command, 100, None)
+    command = (PHANTOM, "--output", tmp_path / "set", "--patients", 3, "--size", 160, 128)
+    first, second = (run(*command, "--test-patients", 1, "--workers", 1) for _ in range(2))
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert len(first.stdout.splitlines()) == len(second.stdout.splitlines()) == 1
     for word in (str(tmp_path / "set"), "DICOM images 12, patients 3, breasts 6,", "DICOM images 4, patients 1,"):
@@ -470,15 +470,15 @@ def test_the_command_says_what_it_wrote_and_then_that_it_is_there(tmp_path):
     ],
 )
 def test_a_bad_value_ends_the_command_with_one_line(tmp_path, arguments, word):
-    process = launch([*COMMAND, "--output", str(tmp_path / "set"), *arguments], 100, None)
+    process = run(PHANTOM, "--output", tmp_path / "set", *arguments)
     assert_one_line_error(process, 2, word)
     assert not (tmp_path / "set").exists()
 
 
 def test_a_refusal_ends_the_command_with_one_line(dataset, tmp_path):
     (tmp_path / "something").touch()
-    assert_one_line_error(launch([*COMMAND, "--output", str(tmp_path)], 100, None), 1, str(tmp_path), "not empty")
-    assert_one_line_error(launch([*COMMAND, "--output", str(dataset)], 100, None), 1, str(dataset), "patients 24")
+    assert_one_line_error(run(PHANTOM, "--output", tmp_path), 1, str(tmp_path), "not empty")
+    assert_one_line_error(run(PHANTOM, "--output", dataset), 1, str(dataset), "patients 24")
 
 
 def test_values_that_make_no_set_are_refused():
@@ -489,4 +489,4 @@ def test_values_that_make_no_set_are_refused():
 
 def test_importing_it_does_not_import_torch():
     code = "import sys, efficientnet.mammography.phantom; sys.exit('torch' in sys.modules)"
-    assert launch([sys.executable, "-c", code], 100, None).returncode == 0
+    assert python("-c", code).returncode == 0

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from commands import ROOT, assert_one_line_error, launch, run
+from commands import ROOT, assert_one_line_error, python, run
 from PIL import Image
 from pydicom.pixels import get_decoder
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, JPEGLosslessSV1
 from tiny_data import write_tiny_data
+from tiny_runs import SMALL
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -34,7 +35,8 @@ from efficientnet.mammography.table import assign_folds, read_table
 
 SIZE = (64, 32)
 SETTINGS = Preprocessing(SIZE)
-COMMAND = [sys.executable, "-m", "efficientnet.mammography.prepare"]
+PREPARE = "efficientnet.mammography.prepare"
+COMMAND = [sys.executable, "-m", PREPARE]
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +52,7 @@ def raw(phantoms, tmp_path) -> Path:
 
 
 def prepare(data: Path, output: Path, *arguments: object, size=SIZE, code: int = 0):
-    command = [*COMMAND, "--data", data, "--output", output, "--image-size", *size, "--workers", 2, *arguments]
-    process = launch(list(map(str, command)), 120, None)
+    process = run(*(PREPARE, "--data", data, "--output", output, "--image-size", *size, "--workers", 1, *arguments))
     assert process.returncode == code, process.stderr + process.stdout
     return process
 
@@ -127,7 +128,7 @@ def test_a_killed_run_is_gone_on_with_and_half_written_files_are_not_trusted(pha
     before = pictures(output)
     assert len(before) < 96, "it was too fast to be killed"
     (output / f".unfinished-{os.uname().nodename}-{process_namespace()}-{process.pid}-12345678").write_bytes(b"half")
-    arguments = ("--data", output, "--variant", "b0", "--dry-run")
+    arguments = ("--data", output, "--dry-run")
     assert_one_line_error(run("train.py", *arguments), 1, str(output), "not finished", "again")
     name = next(iter(before))
     (output / name).write_bytes(before.pop(name)[1][:-9])
@@ -195,19 +196,21 @@ def test_a_link_to_nothing_is_a_failure_and_not_the_end(raw, tmp_path):
     assert "no such file" in failures(tmp_path / "cache")[path.name]["reason"]
 
 
-def test_thousands_of_tiny_files_are_prepared_split_and_loaded_each_once(tmp_path):
-    data, output = write_tiny_data(tmp_path / "data", patients=750, size=32), tmp_path / "cache"
-    assert "3,000 of 3,000" in prepare(data, output, size=(32, 32)).stdout
+@pytest.mark.parametrize("patients", [75, pytest.param(750, marks=pytest.mark.nightly)])
+def test_thousands_of_tiny_files_are_prepared_split_and_loaded_each_once(tmp_path, patients):
+    count, output = 4 * patients, tmp_path / "cache"
+    data = write_tiny_data(tmp_path / "data", patients, size=32)
+    assert f"{count:,} of {count:,}" in prepare(data, output, size=(32, 32)).stdout
     table = read_table(output / "train.csv", ("cancer",))
     files = find_images(table, output)
-    assert len(set(files)) == len(pictures(output)) == 3000 and None not in files
+    assert len(set(files)) == len(pictures(output)) == count and None not in files
     folds = assign_folds(table, 5, 0)
-    assert len(folds) == 750 and set(folds.values()) == set(range(5))
+    assert len(folds) == patients and set(folds.values()) == set(range(5))
     loader = DataLoader(
         MammogramDataset(table, files, Preprocessing((32, 32))), 50, shuffle=True, num_workers=2, collate_fn=collate
     )
     seen = [index for batch in loader for index in batch.indices]
-    assert sorted(seen) == list(range(3000))
+    assert sorted(seen) == list(range(count))
 
 
 # ---- other parameters ----
@@ -222,11 +225,9 @@ def test_thousands_of_tiny_files_are_prepared_split_and_loaded_each_once(tmp_pat
 )
 def test_a_cache_by_other_parameters_is_refused_by_name(phantoms, cache, arguments, words):
     before = pictures(cache)
-    process = launch(
-        [*COMMAND, *map(str, ("--data", phantoms, "--output", cache, "--image-size", *SIZE, *arguments))], 60, None
-    )
+    process = run(PREPARE, "--data", phantoms, "--output", cache, "--image-size", *SIZE, *arguments)
     assert_one_line_error(process, 1, str(cache), *words)
-    process = run("train.py", "--data", cache, "--variant", "b0", *arguments, "--dry-run")
+    process = run("train.py", "--data", cache, *arguments, "--dry-run")
     assert_one_line_error(process, 1, str(cache), *words)
     assert pictures(cache) == before
 
@@ -252,7 +253,7 @@ def test_a_damaged_description_is_refused(phantoms, tmp_path):
     ],
 )
 def test_a_folder_that_is_no_data_folder_is_one_line(arguments, words):
-    assert_one_line_error(run("efficientnet.mammography.prepare", *arguments), 1, *words)
+    assert_one_line_error(run(PREPARE, *arguments), 1, *words)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +261,7 @@ def test_a_folder_that_is_no_data_folder_is_one_line(arguments, words):
     [(), ("--output", "x"), ("--image-size", 64), ("--output", "x", "--image-size", 1, 2, 3), ("--workers", 0)],
 )
 def test_usage_errors_are_one_line(phantoms, arguments):
-    process = run("efficientnet.mammography.prepare", "--data", phantoms, *arguments)
+    process = run(PREPARE, "--data", phantoms, *arguments)
     assert_one_line_error(process, 2, "--help")
 
 
@@ -269,7 +270,7 @@ def test_usage_errors_are_one_line(phantoms, arguments):
 
 def test_a_run_on_the_cache_evaluates_alike_on_the_original_files(phantoms, cache, tmp_path):
     process = run(
-        *("train.py", "--variant", "b0", "--data", cache, "--batch-size", 4, "--epochs", 1, "--folds", 2),
+        *("train.py", *SMALL, "--data", cache, "--batch-size", 4, "--epochs", 1, "--folds", 2),
         *("--output", tmp_path / "run", "--strict", "--positive-share", 0.4),
     )
     assert process.returncode == 0, process.stderr
@@ -306,7 +307,7 @@ def test_what_cannot_be_read_is_listed_and_the_others_go_on(raw, tmp_path):
     assert "not a DICOM file" in listed[text.name]["reason"] and listed[text.name]["transfer_syntax"] == ""
     assert listed[cut.name]["transfer_syntax"] == "1.2.840.10008.1.2.1"
     assert not any(str(raw) in row["reason"] for row in listed.values())
-    process = run("train.py", "--data", output, "--variant", "b0", "--dry-run")
+    process = run("train.py", "--data", output, "--dry-run")
     assert "2 rows of the table have no image file" in process.stdout, process.stderr
 
     before = pictures(output)
@@ -336,13 +337,13 @@ def test_what_is_no_file_is_passed_over(raw, tmp_path):
     os.mkfifo(image)
     assert "95 of 95" in prepare(raw, tmp_path / "cache").stdout
     for what in (("--check",), ("--benchmark", "--image-size", 64)):
-        assert run("efficientnet.mammography.prepare", "--data", raw, *what).returncode == 0
+        assert run(PREPARE, "--data", raw, *what).returncode == 0
 
 
 def test_a_benchmark_names_what_it_could_not_measure(raw):
     for path in raw.glob("*_images/*/*.dcm"):
         path.write_bytes(path.read_bytes()[:-1000])
-    process = run("efficientnet.mammography.prepare", "--data", raw, "--benchmark", "--image-size", 64)
+    process = run(PREPARE, "--data", raw, "--benchmark", "--image-size", 64)
     assert process.returncode == 0 and "damaged" in process.stdout.splitlines()[-1]
 
 
@@ -375,12 +376,12 @@ def test_bombs_cost_one_file_each(raw, tmp_path):
     dataset.save_as(claims)
     dataset = pydicom.dcmread(inflates)
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    dataset.add_new("PixelData", "OW", bytes(2**29))  # half a megabyte in the file
+    dataset.add_new("PixelData", "OW", bytes(2**28))  # a quarter of a megabyte in the file
     dataset.save_as(inflates)
     assert inflates.stat().st_size < 2**20
     Image.new("1", (13000, 13000)).save(crowd.with_suffix(".png"))
     crowd.unlink()
-    process = prepare(raw, tmp_path / "cache", "--memory", 0.4, code=1)
+    process = prepare(raw, tmp_path / "cache", "--memory", 0.2, code=1)
     assert "93 of 96" in process.stdout and process.stderr == ""
     reasons = {path: row["reason"] for path, row in failures(tmp_path / "cache").items()}
     assert "4,294,836,225 pixels" in reasons[claims.name]
@@ -400,7 +401,7 @@ def test_check_counts_what_is_there_and_what_is_not(raw, tmp_path):
     dataset.Modality = "CT"
     dataset.save_as(stranger)
     before = sorted(raw.rglob("*"))
-    process = run("efficientnet.mammography.prepare", "--data", raw, "--check", "--workers", 2)
+    process = run(PREPARE, "--data", raw, "--check", "--workers", 2)
     assert process.returncode == 1 and process.stderr == ""
     lines = [" ".join(line.split()) for line in process.stdout.splitlines()]
     assert "train.csv 80 images of 20 patients" in lines and "test.csv 16 images of 4 patients" in lines
@@ -422,7 +423,7 @@ def test_check_names_five_of_what_does_not_match_also_one_folder_deeper(raw):
     images = sorted(raw.glob("train_images/of_512/*/*.dcm"))
     for image in images[:7]:
         image.rename(image.with_stem(f"{image.stem}-other"))
-    process = run("efficientnet.mammography.prepare", "--data", raw, "--check")
+    process = run(PREPARE, "--data", raw, "--check")
     lines = [" ".join(line.split()) for line in process.stdout.splitlines()]
     for name, expected in (
         ("without a file", {f"{image.parent.name}/{image.stem}" for image in images[:7]}),
@@ -450,7 +451,7 @@ def test_check_tells_which_decoder_will_be_used_and_that_12_bits_need_another_th
 
 
 def test_check_passes_a_sound_folder(phantoms):
-    process = run("efficientnet.mammography.prepare", "--data", phantoms, "--check")
+    process = run(PREPARE, "--data", phantoms, "--check")
     assert process.returncode == 0, process.stdout + process.stderr
 
 
@@ -464,9 +465,8 @@ def test_check_names_the_decoder_that_is_missing(raw, tmp_path):
     dataset.save_as(path)
     for name in ("gdcm", "pylibjpeg"):
         (tmp_path / f"{name}.py").write_text("raise ImportError")
-    process = run(
-        *("efficientnet.mammography.prepare", "--data", raw, "--check"), environment={"PYTHONPATH": str(tmp_path)}
-    )
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    process = python("-m", PREPARE, "--data", raw, "--check", environment={"PYTHONPATH": path})
     assert process.returncode == 1
     line = next(line for line in process.stdout.splitlines() if line.startswith("no decoder"))
     assert line.split()[2] == "1" and "1.2.840.10008.1.2.4.70" in line and "pip install python-gdcm" in line
@@ -479,7 +479,7 @@ def test_a_preview_shows_images_with_their_crop_and_those_that_cannot_be_read(ra
     for path in raw.glob("train_images/*/*.dcm"):
         if path.stem[-1] in "01234":
             path.write_bytes(b"broken")
-    arguments = ("efficientnet.mammography.prepare", "--data", raw, "--image-size", 64, 32, "--preview-images", 7)
+    arguments = (PREPARE, "--data", raw, "--image-size", 64, 32, "--preview-images", 7)
     pages = []
     for name in ("a.png", "b.png"):
         process = run(*arguments, "--preview", tmp_path / name)
@@ -500,12 +500,12 @@ def test_an_image_that_kills_its_decoder_costs_a_preview_one_tile(raw, tmp_path)
     for path in raw.glob("*_images/*/*.dcm"):
         dataset = pydicom.dcmread(path)
         dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-        dataset.add_new("PixelData", "OW", bytes(2**29))
+        dataset.add_new("PixelData", "OW", bytes(2**28))
         break
     dataset.save_as(path)
     process = run(
-        *("efficientnet.mammography.prepare", "--data", raw, "--image-size", 64, 32, "--preview-images", 96),
-        *("--preview", tmp_path / "a.png", "--memory", 0.4),
+        *(PREPARE, "--data", raw, "--image-size", 64, 32, "--preview-images", 96),
+        *("--preview", tmp_path / "a.png", "--memory", 0.2),
     )
     assert process.returncode == 0, process.stderr
     page = np.asarray(Image.open(tmp_path / "a.png"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from commands import run
+from tiny_runs import SMALL
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def folder(tmp_path_factory):
 
 def test_real_films_train_a_step_and_make_a_submission(folder, tmp_path):
     process = run(
-        *("train.py", "--variant", "b0", "--data", folder, "--image-size", 256, 128, "--batch-size", 4, "--folds", 2),
+        *("train.py", *SMALL, "--data", folder, "--image-size", 256, 128, "--batch-size", 4, "--folds", 2),
         *("--epochs", 1, "--output", tmp_path / "run", "--strict"),
     )
     assert process.returncode == 0, process.stderr

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from commands import ROOT, assert_one_line_error, run
-from tiny_runs import RECIPE, assert_same_run, children, kill, start, train, wait_for
+from tiny_runs import LONG, RECIPE, assert_same_run, children, kill, start, train, wait_for
 
 from efficientnet.training.run import launch_name, mark_stopped
 
@@ -22,15 +22,15 @@ def assert_stopped_and_goes_on(process, folder, straight, ranks):
     assert time.monotonic() - started < SECONDS
     assert errors.count("all of it is saved, go on with --resume") == 1, errors
     assert (folder / "STOPPED").read_text().startswith("stopped by SIG")
-    train(ranks, "--resume", folder)
+    train(ranks, "--resume", folder, "--workers", 0)
     assert not (folder / "STOPPED").exists()
-    assert_same_run(straight(ranks), folder)
+    assert_same_run(straight(ranks, LONG), folder)
     return errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.nightly)])
 def test_one_process_stops_with_a_code_of_its_own_and_goes_on_to_the_same_end(tiny_data, straight, tmp_path, number):
-    process = start(0, *RECIPE, "--workers", 1, "--data", tiny_data, "--output", tmp_path / "r")
+    process = start(0, *LONG, "--workers", 1, "--data", tiny_data, "--output", tmp_path / "r")
     wait_for(process, "epoch 1/")
     os.killpg(process.pid, number)  # its loader process too
     errors = assert_stopped_and_goes_on(process, tmp_path / "r", straight, 0)
@@ -39,7 +39,7 @@ def test_one_process_stops_with_a_code_of_its_own_and_goes_on_to_the_same_end(ti
 
 def test_a_signal_to_torchrun_stops_all_ranks(tiny_data, straight, tmp_path):
     signals = ("--standalone", "--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
-    process = start(2, *RECIPE, "--data", tiny_data, "--output", tmp_path / "r", elastic=signals)
+    process = start(2, *LONG, "--data", tiny_data, "--output", tmp_path / "r", elastic=signals)
     wait_for(process, "epoch 1/")
     process.send_signal(signal.SIGUSR1)
     assert_stopped_and_goes_on(process, tmp_path / "r", straight, 2)
@@ -48,7 +48,7 @@ def test_a_signal_to_torchrun_stops_all_ranks(tiny_data, straight, tmp_path):
 
 def test_a_signal_to_one_rank_stops_all_and_torchrun_does_not_start_them_again(tiny_data, straight, tmp_path):
     elastic = ("--standalone", "--max-restarts=3")
-    process = start(2, *RECIPE, "--data", tiny_data, "--output", tmp_path / "r", elastic=elastic)
+    process = start(2, *LONG, "--data", tiny_data, "--output", tmp_path / "r", elastic=elastic)
     wait_for(process, "epoch 1/")
     os.kill(children(process.pid)[1], signal.SIGTERM)
     errors = assert_stopped_and_goes_on(process, tmp_path / "r", straight, 2)
@@ -56,19 +56,19 @@ def test_a_signal_to_one_rank_stops_all_and_torchrun_does_not_start_them_again(t
 
 
 def test_a_worker_that_torchrun_starts_again_after_a_stop_leaves_with_0(tmp_path, monkeypatch):
-    environment = {"TORCHELASTIC_RESTART_COUNT": "1", "TORCHELASTIC_RUN_ID": "job"}
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
-    monkeypatch.setattr(os, "getppid", os.getpid)  # the parent of the worker
     mark_stopped(tmp_path, "stopped by SIGTERM", [launch_name()])
-    process = run("train.py", "--resume", "auto", "--output", tmp_path, environment=environment)
+    process = run("train.py", "--resume", "auto", "--output", tmp_path)
     assert process.returncode == 0 and "not started again" in process.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["STOPPED"]
 
 
-def test_the_mark_of_an_earlier_start_does_not_make_a_restarted_worker_succeed(tmp_path):
+def test_the_mark_of_an_earlier_start_does_not_make_a_restarted_worker_succeed(tmp_path, monkeypatch):
     mark_stopped(tmp_path, "stopped by SIGTERM", ["job this-machine 1 1"])
-    environment = {"TORCHELASTIC_RESTART_COUNT": "1", "TORCHELASTIC_RUN_ID": "job"}
-    process = run("train.py", "--resume", "auto", "--output", tmp_path, environment=environment)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    process = run("train.py", "--resume", "auto", "--output", tmp_path)
     assert_one_line_error(process, 2, "no run to --resume")
 
 

@@ -151,12 +151,13 @@ def test_what_was_serialised_does_not_follow_the_weights(tmp_path):
     assert load_newest(tmp_path)[1]["weights"].sum() == 0
 
 
-def test_a_kill_at_any_instant_of_a_save_leaves_a_whole_newest_checkpoint(tmp_path):
-    """60 kills of a process that does nothing but save, each named in a message if anything is damaged after it."""
+@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.nightly)])
+def test_a_kill_at_any_instant_of_a_save_leaves_a_whole_newest_checkpoint(tmp_path, kills):
+    """Kills of a process that does nothing but save, each named in a message if anything is damaged after it."""
     generator = random.Random(0)
     write_numbered(tmp_path, 1, content(1), keep=2)
     number = 1
-    for kill in range(60):
+    for kill in range(kills):
         child = os.fork()
         if child == 0:
             while True:
@@ -170,4 +171,4 @@ def test_a_kill_at_any_instant_of_a_save_leaves_a_whole_newest_checkpoint(tmp_pa
         assert loaded["number"] >= number
         assert (loaded["weights"]["w"] == loaded["number"]).all()
         number = loaded["number"]
-    assert number > 15  # the kills did not all come before the first save
+    assert number > kills / 4  # the kills did not all come before the first save

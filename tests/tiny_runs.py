@@ -24,16 +24,13 @@ RECIPE = (
     *(*SMALL, "--image-size", 32, "--batch-size", 2, "--accumulate", 2, "--epochs", 3),
     *("--learning-rate", 1e-3, "--warmup-epochs", 0.5, "--positive-share", 0.4, "--ema-decay", 0.9),
 )
+# The same for so long, some seconds, that a signal or a kill still meets it when this machine is busy.
+LONG = (*RECIPE, "--epochs", 5)
 # Saves after every update, so that half of the time a save is under way.
 ALWAYS = ("--checkpoint-every", 1)
 
 
-TIMES = {
-    "seconds",
-    "waited",
-    "images_per_second",
-    "waiting_share",
-}  # all that may differ between a run and its repetition
+TIMES = {"seconds", "waited", "images_per_second", "waiting_share"}  # all that may differ between a run and another
 
 
 def assert_same_run(a: Path, b: Path) -> None:

@@ -1,32 +1,30 @@
-"""Run by test_elastic.py under torchrun: the losses of some updates of 6 images, whatever the number of ranks.
+"""Run by test_elastic.py on some ranks: the losses of some updates of 6 images, whatever the number of ranks.
 
 Prints from rank 0 those with batch norm in evaluation mode ("fixed"), and those with each rank's own ("per rank").
 """
 
 import json
-import sys
-from pathlib import Path
 
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from efficientnet import create_model
-from efficientnet.training.distributed import start, stop
+from efficientnet import B0, Coefficients, create_model, scale
+from efficientnet.training.distributed import Process, start, stop
 from efficientnet.training.loop import recalibrate_batch_norm, settle_buckets, take_step
 from efficientnet.training.loss import masked_binary_cross_entropy
 from efficientnet.training.sampler import BalancedSampler
 
-process = start("cpu", None)
+LABELS = torch.arange(24) % 4 == 0
+IMAGES = torch.randn(24, 1, 64, 64, generator=torch.Generator().manual_seed(1)) + LABELS[:, None, None, None]
 
 
-def losses_with_batch_norm(mode: str) -> list[float]:
+def losses_with_batch_norm(mode: str, process: Process, factors: Coefficients) -> list[float]:
     torch.manual_seed(0)
-    model = create_model("b0", 1, 1, dropout=0.0, stochastic_depth=0.0).to(memory_format=torch.channels_last)
+    model = create_model(scale(B0, factors), 1, 1, dropout=0.0, stochastic_depth=0.0)
+    model = model.to(memory_format=torch.channels_last)
     ddp = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
     if mode == "fixed":  # to statistics that fit, or the logits of fresh weights all but vanish
-        recalibrate_batch_norm(model, images, process.device, "fp32")
+        recalibrate_batch_norm(model, IMAGES, process.device, "fp32")
     settle_buckets(ddp, (2, 1, 64, 64), process.device, "fp32")
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and mode == "fixed":
@@ -34,22 +32,24 @@ def losses_with_batch_norm(mode: str) -> list[float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     size, rank = 6 // process.world_size, process.rank
-    sampler = BalancedSampler(labels.numpy(), 0.5, size, rank=rank, world_size=process.world_size)
+    sampler = BalancedSampler(LABELS.numpy(), 0.5, size, rank=rank, world_size=process.world_size)
     losses = []
     for epoch in range(2):
         sampler.epoch = epoch
         for draws in sampler:
             rows = [draw.index for draw in draws]
-            loss = masked_binary_cross_entropy(ddp(images[rows]), labels[rows, None].float())
+            loss = masked_binary_cross_entropy(ddp(IMAGES[rows]), LABELS[rows, None].float())
             loss.backward()
             take_step(optimizer, scaler, model.parameters(), clip=1.0)
             losses.append(sum(process.gather(loss.item())) / process.world_size)
     return losses
 
 
-labels = torch.arange(24) % 4 == 0
-images = torch.randn(24, 1, 64, 64, generator=torch.Generator().manual_seed(1)) + labels[:, None, None, None]
-losses = {mode: losses_with_batch_norm(mode) for mode in ("fixed", "per rank")}
-if process.is_main:
-    print(json.dumps(losses))
-stop(process)
+def main(arguments: list[str]) -> None:
+    """arguments: the factors on a B0's depth and width."""
+    process = start("cpu", None)
+    factors = Coefficients(*map(float, arguments))
+    losses = {mode: losses_with_batch_norm(mode, process, factors) for mode in ("fixed", "per rank")}
+    if process.is_main:
+        print(json.dumps(losses))
+    stop(process)
