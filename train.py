@@ -53,7 +53,7 @@ from efficientnet.training.augment import augment_draw
 from efficientnet.training.checkpoint import CheckpointError, serialise
 from efficientnet.training.distributed import Process, start, stop
 from efficientnet.training.ema import ExponentialMovingAverage
-from efficientnet.training.failures import explain_failure
+from efficientnet.training.failures import explain_failure, killed_loaders_told_once
 from efficientnet.training.freeze import freeze, train_mode
 from efficientnet.training.loop import (
     default_workers,
@@ -529,7 +529,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         raise explained(error, arguments) from None
     try:
-        with StopRequest() as request, contextlib.ExitStack() as held:
+        with StopRequest() as request, killed_loaders_told_once(), contextlib.ExitStack() as held:
             code = train(plan, arguments, process, request, held)
     except (TableError, CheckpointError, FolderInUse, WeightsError) as error:
         raise CommandError(error) from None

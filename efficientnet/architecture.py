@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,8 +69,8 @@ class Architecture:
     @property
     def slug(self) -> str:
         """The name as a part of a file name: "b3", "b0-phi1.5", "resnet50-depth2-width0.5"."""
-        words = self.name.replace(" at ", "-").replace(" with ", "-").replace(", ", "-")
-        return words.replace(" ", "").removesuffix("-phi0")
+        words = re.sub(r" at | with |, ", "-", self.name)
+        return re.sub(r"[^\w.-]", "", words).removesuffix("-phi0")  # whatever a file says that it is
 
     @property
     def flags(self) -> str:
@@ -127,10 +128,12 @@ def recorded_architecture(content: Mapping[str, Any]) -> Architecture:
 
     Raises LookupError where it says nothing, TypeError and ValueError where it is damaged.
     """
-    stages = tuple(Stage(**stage) for stage in content["architecture"]["name_or_stages"])
+    stages = content["architecture"]["name_or_stages"]
+    if isinstance(stages, str):  # as checkpoints had it before they held the stages
+        return named_architecture(stages)
     named = content["plan"]["architecture"] if "plan" in content else {"name": content["variant"]}
     name = named["name"] if isinstance(named["name"], str) else "own stages"
-    return Architecture(name, stages, named.get("image_size"))
+    return Architecture(name, tuple(Stage(**stage) for stage in stages), named.get("image_size"))
 
 
 def add_arguments(parser: argparse.ArgumentParser, default: str) -> None:

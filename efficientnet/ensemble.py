@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from efficientnet import create_model
+from efficientnet.architecture import recorded_architecture
 from efficientnet.command_line import CommandError
 from efficientnet.cpu import usable_cores
 from efficientnet.inference import optimize_for_inference
@@ -75,7 +76,7 @@ def load_member(path: Path, device: torch.device, precision: str = "fp32", optim
         model = model.to(device, memory_format=torch.channels_last).eval()
         return Member(
             path,
-            checkpoint["plan"]["architecture"]["name"],
+            recorded_architecture(checkpoint).name,
             None if optimize and precision == "fp32" else model,
             optimize_for_inference(model, precision) if optimize else None,
             Preprocessing.from_dict(checkpoint["preprocessing"]),

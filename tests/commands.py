@@ -39,10 +39,9 @@ def torchrun(processes: int, *arguments: object, timeout: float = 300, environme
     return launch([*launcher, *map(str, arguments)], timeout, environment)
 
 
-def launch(command: list[str], timeout: float, environment: dict[str, str] | None = None):
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env={**os.environ, **(environment or {})}
-    )
+def launch(command: list[str], timeout: float, environment: dict[str, str] | None = None, folder: Path = ROOT):
+    environment = {**os.environ, **(environment or {})}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout, env=environment)
 
 
 # Its server imports torch once, and what torch imports at the first step; its children are there within milliseconds.
@@ -77,6 +76,12 @@ class Processes:
         """What they have printed so far, one after the other; name: "out" or "err"."""
         return "".join(path.read_text() for path in sorted(self.folder.glob(f"*.{name}")))
 
+    def wait_for(self, text: str, name: str = "out") -> None:
+        """Until one of them has printed it."""
+        while text not in self.printed(name):
+            assert all(process.is_alive() for process in self.processes), self.printed("err")
+            time.sleep(0.001)
+
     def wait(self, timeout: float) -> SimpleNamespace:
         """Until they have ended, or one has failed, which ends the others as torchrun does; returncode and texts."""
         deadline = time.monotonic() + timeout
@@ -98,6 +103,19 @@ def print_into(path: Path, function: Callable[..., object], arguments: Sequence[
     code = function(*arguments)
     sys.stdout.flush()
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def running(command: str, *arguments: object) -> Iterator[Processes]:
+    """`python COMMAND ARGUMENTS` in a process group of its own, at once: without the seconds of an import of torch."""
+    texts = [str(argument) for argument in arguments]
+    with tempfile.TemporaryDirectory() as folder, Processes(Path(folder), call_main, [(command, texts)]) as processes:
+        yield processes
+
+
+def call_main(command: str, arguments: list[str]) -> int:
+    os.setpgid(0, 0)
+    return importlib.import_module(command.removesuffix(".py")).main(arguments)
 
 
 @contextlib.contextmanager
@@ -123,7 +141,7 @@ def be_a_rank(rank: int, count: int, port: int, command: str, arguments: list[st
     os.environ |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
     os.environ |= {name: str(count) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    return importlib.import_module(command.removesuffix(".py")).main(arguments)
+    return call_main(command, arguments)
 
 
 def assert_one_line_error(process, code: int, *words: str) -> None:

@@ -1,4 +1,4 @@
-"""Run by test_fuzz.py: `fuzz_worker.py KIND COUNT SEED` reads COUNT mutants of good files of one kind.
+"""Run by test_fuzz.py in a process of its own: `main` reads so many mutants of good files of one kind.
 
 Prints how many were read, how many refused, and a line for each that gave anything but a clean read or a clean error,
 as JSON.  Memory is limited to half a GiB above the start, and each mutant to ten seconds.
@@ -12,7 +12,6 @@ import json
 import random
 import resource
 import signal
-import sys
 import tempfile
 import traceback
 import warnings
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from dicom_files import make
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -33,10 +33,6 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from dicom_files import make
 from test_encodings import write
 from tiny_data import write_tiny_data
 
@@ -238,6 +234,14 @@ KINDS = {
 
 
 def main(kind: str, count: int, seed: int) -> None:
+    signal.signal(signal.SIGALRM, too_slow)
+    warnings.simplefilter("ignore")
+    with contextlib.redirect_stderr(io.StringIO()):
+        outcome = read_mutants(kind, count, seed)
+    print(json.dumps(outcome))
+
+
+def read_mutants(kind: str, count: int, seed: int) -> dict:
     generator = random.Random(seed)
     name, originals, check, refusal = KINDS[kind]
     path = Path(tempfile.mkdtemp()) / name
@@ -276,7 +280,7 @@ def main(kind: str, count: int, seed: int) -> None:
             )
         signal.alarm(0)
         outcome["wrong"] += [f"mutant {number}: took longer than ten seconds" for _ in LATE]
-    print(json.dumps(outcome))
+    return outcome
 
 
 def load_content(data: bytes) -> dict:
@@ -286,10 +290,3 @@ def load_content(data: bytes) -> dict:
 def too_slow(*_):
     LATE.append(True)  # what is raised here may be taken for an error of the file
     raise TimeoutError
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGALRM, too_slow)
-    warnings.simplefilter("ignore")
-    with contextlib.redirect_stderr(io.StringIO()):
-        main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

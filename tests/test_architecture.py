@@ -69,6 +69,10 @@ def test_the_flags_that_it_gives_back_give_it_again_to_the_last_digit():
     assert {architecture(f"--variant {name}").flags for name in ("b3", "lite2")} == {"--variant b3", "--variant lite2"}
 
 
+def test_a_name_out_of_a_file_names_no_folder_outside_runs():
+    assert Architecture("../../b0 at phi 1", B0.stages, None).slug == "....b0-phi1"
+
+
 @pytest.mark.parametrize("baseline", BASELINES.values(), ids=BASELINES)
 def test_small_factors_leave_every_stage_a_layer_and_eight_channels(baseline):
     for depth in (0.001, 0.1, 0.5, 0.99):
@@ -205,17 +209,22 @@ def test_the_checkpoint_holds_the_stages_themselves(finished):
         create_model(finished / "best.pt", weights="b0.pth")
 
 
-def test_model_card_weights_command_and_export_name_what_it_is(finished, tmp_path):
+def test_model_card_and_weights_command_say_what_it_is(finished):
     card = (finished / "MODEL_CARD.md").read_text()
     assert card.startswith("# EfficientNet-B0 with depth 0.5, width 0.2 for") and "129,498 parameters" in card
     assert "| MBConv6, k5x5 | 2 | 40 | 2 |" in card
     information = run("efficientnet.weights", "info", finished / "best.pt").stdout
     assert "b0 with depth 0.5, width 0.2 (ours)" in information and "nearest" not in information
-    process = run("efficientnet.export", "--checkpoint", finished / "best.pt", "--program", tmp_path / "b.pt2")
-    assert process.returncode == 0, process.stderr
-    extra = {"metadata.json": ""}
-    torch.export.load(tmp_path / "b.pt2", extra_files=extra)
-    assert '"architecture": "b0 with depth 0.5, width 0.2"' in extra["metadata.json"]
+
+
+def test_a_checkpoint_that_names_its_variant_is_still_understood(finished, tiny_data, tmp_path):
+    content = torch.load(finished / "best.pt", weights_only=True)
+    model = create_model("b0", 2, 1)
+    del content["plan"]["architecture"]
+    content |= {"architecture": {"name_or_stages": "b0", "num_classes": 2, "in_channels": 1}}
+    torch.save(content | {"weights": model.state_dict()}, tmp_path / "old.pt")
+    assert run("evaluate.py", "--checkpoint", tmp_path / "old.pt", "--data", tiny_data).returncode == 0
+    assert create_model(tmp_path / "old.pt").stages[1:] == B0.stages[1:]
 
 
 def test_weights_of_ones_own_architecture_go_out_and_come_back(finished, tiny_data, tmp_path):

@@ -42,6 +42,7 @@ def test_a_killed_worker_brings_all_back_and_the_end_is_the_same(tiny_data, stra
     assert_same_run(straight(2, LONG), tmp_path / "r")
 
 
+@pytest.mark.nightly
 def test_a_killed_worker_on_one_of_two_machines_brings_both_back(tiny_data, straight, tmp_path):
     """Two agents of torchrun on this machine's loopback."""
     with socket.socket() as free:

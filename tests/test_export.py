@@ -77,6 +77,7 @@ def test_onnxruntime_gives_the_networks_logits_at_any_batch_and_size(checkpoints
         assert np.abs(found - logits).max() < 1e-4 * scale
         assert np.abs(loaded(torch.from_numpy(images)).detach().numpy() - logits).max() < 1e-4 * scale
     properties = session.get_modelmeta().custom_metadata_map
+    assert properties["architecture"] == "b0 with depth 0.5, width 0.2"
     assert json.loads(extra["metadata.json"]) == properties
     content = load_checkpoint(checkpoint)
     assert json.loads(properties["preprocessing"]) == content["preprocessing"]

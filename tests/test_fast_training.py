@@ -57,12 +57,12 @@ def step(model: nn.Module, images: torch.Tensor, autocast: bool) -> tuple[torch.
 def test_a_step_has_the_gradients_of_the_plain_network(padding):
     """In float64, where rounding hides nothing."""
     torch.manual_seed(0)
-    plain = create_model("b0", num_classes=10, padding=padding).double().train()
+    plain = create_model(SMALL, num_classes=10, padding=padding).double().train()
     fast = copy.deepcopy(plain)
     accelerate_training(fast)
     assert list(fast.state_dict()) == list(plain.state_dict())
     kinds = [type(module) for module in fast.modules()]
-    assert kinds.count(DepthwiseConvolution) == kinds.count(LinearSqueezeExcitation) == 16
+    assert kinds.count(DepthwiseConvolution) == kinds.count(LinearSqueezeExcitation) == 10
     images = torch.randn(4, 3, 64, 70, dtype=torch.float64)
     logits, gradients = step(plain, images, autocast=False)
     found_logits, found = step(fast, images, autocast=False)
@@ -73,7 +73,7 @@ def test_a_step_has_the_gradients_of_the_plain_network(padding):
 
 def test_a_step_in_bf16_is_as_near_to_fp32_as_autocast_alone_and_gradients_stay_fp32():
     torch.manual_seed(0)
-    plain = create_model("b0", num_classes=10).train()
+    plain = create_model(SMALL, num_classes=10).train()
     exact = step(copy.deepcopy(plain), images := torch.randn(8, 3, 64, 64), autocast=False)[1]
     by_autocast = step(copy.deepcopy(plain), images, autocast=True)[1]
     fast = copy.deepcopy(plain)
@@ -126,9 +126,9 @@ def test_losses_of_a_short_training_are_those_of_fp32_within_noise():
         model = create_model(SMALL, num_classes=1, in_channels=1, dropout=0.0, stochastic_depth=0.0).train()
         if fast:
             accelerate_training(model)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=8e-3)
         generator, found = torch.Generator().manual_seed(0), []
-        for _ in range(90):
+        for _ in range(40):
             targets = torch.arange(16) % 2
             images = 0.3 * torch.randn(16, 1, 48, 48, generator=generator)
             images[targets == 1, :, 16:28, 16:28] += 1

@@ -6,14 +6,15 @@ import random
 import resource
 import shutil
 import signal
+import sys
 import time
 
 import pytest
-from commands import assert_one_line_error, run, running_ranks
+from commands import assert_one_line_error, run, running, running_ranks
 from tiny_runs import ALWAYS, LONG, RECIPE, assert_same_run, children, kill, start, train, wait_for
 
 from efficientnet.training.checkpoint import load_newest
-from efficientnet.training.failures import explain_failure
+from efficientnet.training.failures import explain_failure, killed_loaders_told_once
 
 
 def kill_repeatedly(folder, data, kills, generator):
@@ -26,9 +27,7 @@ def kill_repeatedly(folder, data, kills, generator):
     while count < kills:
         arguments = (*LONG, *ALWAYS, "--data", data, "--output", folder, "--resume", "auto", "--workers", 1)
         with running_ranks(2, "train.py", *arguments) as run_of_two:
-            while "output" not in run_of_two.printed("out"):
-                assert all(process.is_alive() for process in run_of_two.processes), run_of_two.printed("err")
-                time.sleep(0.001)
+            run_of_two.wait_for("output")
             time.sleep(generator.uniform(0, 1))
             if generator.random() < 0.5:
                 deadline = time.monotonic() + 5
@@ -56,17 +55,20 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(tiny_data, stra
 
 def test_a_full_disk_leaves_the_run_going_and_the_older_checkpoint_whole(tiny_data, straight, tmp_path):
     """The disk is a limit on the size of a file, which is lifted after the run has met it."""
-    process = start(0, *LONG, *ALWAYS, "--data", tiny_data, "--output", tmp_path / "r", "--workers", 0)
-    wait_for(process, "output")
-    while not (tmp_path / "r" / "last.pt").exists():
-        time.sleep(0.01)
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
-    warning = process.stderr.readline()
-    assert "warning" in warning and "last.pt could not be saved (File too large)" in warning
-    load_newest(tmp_path / "r")
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+    arguments = (*LONG, *ALWAYS, "--data", tiny_data, "--output", tmp_path / "r", "--workers", 0)
+    with running("train.py", *arguments) as process:
+        process.wait_for("output")
+        while not (tmp_path / "r" / "last.pt").exists():
+            time.sleep(0.001)
+        pid = process.processes[0].pid
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        process.wait_for("\n", "err")
+        warning = process.printed("err").splitlines()[0]
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert "warning" in warning and "last.pt could not be saved (File too large)" in warning
+        load_newest(tmp_path / "r")
+        ended = process.wait(timeout=120)
+    assert ended.returncode == 0, ended.stderr
     assert_same_run(straight(0, LONG), tmp_path / "r")
 
 
@@ -82,26 +84,36 @@ def test_a_rank_that_dies_makes_the_other_leave_with_one_message(tiny_data, tmp_
 
 
 def test_a_rank_that_hangs_is_given_up_after_the_timeout(tiny_data, tmp_path):
-    process = start(2, *RECIPE, "--epochs", 200, "--timeout", 0.05, "--data", tiny_data, "--output", tmp_path / "r")
-    wait_for(process, "epoch 1/")
-    hanging = children(process.pid)[1]
-    os.kill(hanging, signal.SIGSTOP)
-    started = time.monotonic()
-    line = next(line for line in process.stderr if line.startswith("train.py: "))
-    assert time.monotonic() - started < 30
+    arguments = ("--data", tiny_data, "--output", tmp_path / "r", "--workers", 0)
+    with running_ranks(2, "train.py", *RECIPE, "--epochs", 200, "--timeout", 0.05, *arguments) as run_of_two:
+        run_of_two.wait_for("epoch 1/")
+        os.kill(run_of_two.processes[1].pid, signal.SIGSTOP)
+        ended = run_of_two.wait(timeout=60)
+    assert ended.returncode == 1
+    (line,) = (line for line in ended.stderr.splitlines() if line.startswith("train.py: "))
     assert "lost another rank" in line and "0.05 minutes of --timeout" in line
-    os.kill(hanging, signal.SIGCONT)
-    assert process.wait(timeout=60) == 1
-    process.communicate()
 
 
 def test_a_loader_process_killed_for_memory_is_reported_as_that(tiny_data, tmp_path):
-    process = start(0, *RECIPE, "--epochs", 200, "--data", tiny_data, "--output", tmp_path / "r", "--workers", 1)
-    wait_for(process, "epoch 1/")
-    kill(children(process.pid)[0])
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1 and "Traceback" not in errors
-    assert len(errors.splitlines()) == 1 and "running out of memory" in errors and "--workers" in errors
+    arguments = (*RECIPE, "--epochs", 200, "--data", tiny_data, "--output", tmp_path / "r", "--workers", 1)
+    with running("train.py", *arguments) as process:
+        process.wait_for("epoch 1/")
+        kill(children(process.processes[0].pid)[0])
+        ended = process.wait(timeout=60)
+    assert_one_line_error(ended, 1, "running out of memory", "--workers")
+
+
+@pytest.mark.parametrize("message", ["DataLoader worker (pid 7) is killed by signal: Killed. ", "another mistake"])
+def test_a_killed_loader_is_told_once_though_it_comes_up_in_a_cleanup(message, capsys, monkeypatch):
+    class Loader:
+        def __del__(self):
+            raise RuntimeError(message)
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    with killed_loaders_told_once():
+        Loader()
+    assert ("Traceback" in capsys.readouterr().err) == (message == "another mistake")
+    assert sys.unraisablehook is sys.__unraisablehook__
 
 
 def test_failures_of_the_machinery_are_told_and_mistakes_of_ours_are_not_hidden():

@@ -7,9 +7,10 @@ import json
 import struct
 import zlib
 
+import fuzz_worker
 import numpy as np
 import pytest
-from commands import ROOT, python, run
+from commands import ROOT, Processes, python, run
 from test_dicom import make
 
 from efficientnet.mammography.dicom import ImageError
@@ -22,8 +23,9 @@ from efficientnet.mammography.table import TableError, read_table
 @pytest.mark.parametrize(
     "kind", ["dicom", "picture", "table", "prepared folder", "checkpoint", "checkpoint with its checksum", "plan"]
 )
-def test_mutants_are_read_or_refused_in_one_line(kind, count):
-    process = python("tests/fuzz_worker.py", kind, count, 0, timeout=600)
+def test_mutants_are_read_or_refused_in_one_line(kind, count, tmp_path):
+    with Processes(tmp_path, fuzz_worker.main, [(kind, count, 0)]) as reader:
+        process = reader.wait(timeout=600)
     assert process.returncode == 0, process.stderr or process.stdout  # the reader itself died
     outcome = json.loads(process.stdout)
     assert not outcome["wrong"], "\n".join(outcome["wrong"][:20])

@@ -10,7 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from efficientnet import B0, LITE_VARIANTS, MOBILENET_V2, VARIANTS, compound_coefficients, create_model, scale
+from efficientnet import (
+    B0,
+    BASELINES,
+    LITE_VARIANTS,
+    MOBILENET_V2,
+    VARIANTS,
+    Coefficients,
+    compound_coefficients,
+    create_model,
+    scale,
+)
 from efficientnet.inference import (
     ONEDNN_NAMES,
     FusedConvolution,
@@ -19,10 +29,12 @@ from efficientnet.inference import (
     onednn_fuses,
     optimize_for_inference,
 )
+from efficientnet.scaling import LITE0
 from efficientnet.training.loop import predict
 
 needs_fusion = pytest.mark.skipif(not onednn_fuses(torch.float32), reason="this PyTorch fuses no convolutions")
 # Even at every stage, odd at some, odd at all; and not square.
+SMALL = scale(B0, Coefficients(depth=0.5, width=0.25))
 SIZES = [(64, 64), (97, 66), (75, 100), (33, 129)]
 
 
@@ -57,7 +69,8 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("name", ["b0", "lite0", "mobilenet_v1", "mobilenet_v2", "resnet50"])
 def test_logits_features_and_maps_are_the_networks_own(name, padding, fused):
     torch.manual_seed(0)
-    model = randomised(create_model(name, num_classes=10, in_channels=1, padding=padding))
+    stages = scale({**BASELINES, "lite0": LITE0}[name], Coefficients(depth=0.5, width=0.25))
+    model = randomised(create_model(stages, num_classes=10, in_channels=1, padding=padding))
     fast = optimize_for_inference(model, fused=fused)
     for size in SIZES:
         images = torch.randn(2, 1, *size)
@@ -96,7 +109,7 @@ def blocked(fast: nn.Module) -> set[bool]:
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 def test_weights_in_blocks_give_the_same_whatever_shapes_follow_one_another(padding, precision):
     torch.manual_seed(0)
-    fast = optimize_for_inference(randomised(create_model("b0", num_classes=5, padding=padding)), precision)
+    fast = optimize_for_inference(randomised(create_model(SMALL, num_classes=5, padding=padding)), precision)
     first, second = torch.randn(2, 3, 64, 96), torch.randn(1, 3, 97, 66)
     before = copy.deepcopy(fast.state_dict())
     plain = {id(images): fast(images) for images in (first, second)}

@@ -357,7 +357,7 @@ def suspicion(image: np.ndarray) -> tuple[float, float]:
 
 
 def test_a_simple_filter_at_300_pixels_finds_the_cancers(tmp_path):
-    root = write_phantom_dataset(tmp_path / "set", 20, seed=1)
+    root = write_phantom_dataset(tmp_path / "set", 12, seed=1)
     rows = read_csv(root / "train.csv")
     cancer = np.array([row["cancer"] == "1" for row in rows])
     values = np.array(

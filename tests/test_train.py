@@ -5,13 +5,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
-from commands import ROOT, assert_one_line_error, python, run, torchrun
+from commands import assert_one_line_error, python, ranks, run, running, torchrun
 from tiny_data import write_tiny_data
 from tiny_runs import SMALL
 
@@ -22,9 +20,9 @@ FAST = [*SMALL, "--image-size", 32, "--batch-size", 4, "--learning-rate", 1e-3, 
 
 @pytest.fixture(scope="session")
 def finished(tiny_data, tmp_path_factory):
-    """A run of two epochs, as a process of its own."""
+    """A run of two epochs."""
     output = tmp_path_factory.mktemp("runs") / "run"
-    process = python("train.py", *FAST, "--data", tiny_data, "--epochs", 2, "--output", output)
+    process = run("train.py", *FAST, "--data", tiny_data, "--epochs", 2, "--output", output)
     assert process.returncode == 0, process.stderr
     return output, process
 
@@ -214,7 +212,7 @@ def test_oversampling_is_corrected_and_said(tiny_data, tmp_path):
 
 def test_two_ranks_train_validate_and_leave_the_same_folder(tiny_data, tmp_path):
     arguments = ("--data", tiny_data, "--epochs", 2, "--output", tmp_path / "r", "--accumulate", 2)
-    process = torchrun(2, "train.py", *FAST, *arguments)
+    process = ranks(2, "train.py", *FAST, *arguments)
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("epoch 1/2") == 1  # rank 0 alone speaks
     assert len(lines(tmp_path / "r")) == 2
@@ -233,27 +231,12 @@ def test_the_default_folder_is_named_after_what_was_asked_with_the_next_free_num
     ]
 
 
-def start_and_wait_for_epoch(tiny_data, output, epochs, *more):
-    command = [sys.executable, "train.py", *map(str, FAST), "--data", str(tiny_data), "--epochs", str(epochs)]
-    process = subprocess.Popen(
-        [*command, "--output", str(output), *more],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for line in process.stdout:
-        if line.startswith("epoch 1/"):
-            return process
-    pytest.fail(process.stderr.read())
-
-
 def test_a_killed_run_resumes_and_ends_as_if_undisturbed(tiny_data, tmp_path):
-    straight = run("train.py", *FAST, "--data", tiny_data, "--epochs", 4, "--output", tmp_path / "straight")
-    assert straight.returncode == 0, straight.stderr
-    process = start_and_wait_for_epoch(tiny_data, tmp_path / "killed", 4)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    arguments = (*FAST, "--data", tiny_data, "--epochs", 4, "--output")
+    assert run("train.py", *arguments, tmp_path / "straight").returncode == 0
+    with running("train.py", *arguments, tmp_path / "killed") as process:
+        process.wait_for("epoch 1/")
+        process.processes[0].kill()
     resumed = run("train.py", "--resume", tmp_path / "killed")
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed after epoch" in resumed.stdout
@@ -268,12 +251,13 @@ def test_a_killed_run_resumes_and_ends_as_if_undisturbed(tiny_data, tmp_path):
 
 
 def test_an_interrupted_run_ends_in_one_line_with_its_checkpoint(tiny_data, tmp_path):
-    process = start_and_wait_for_epoch(tiny_data, tmp_path / "r", 200, "--workers", "1")
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert len(errors.splitlines()) == 1 and "--resume" in errors and "Traceback" not in errors
+    arguments = (*FAST, "--data", tiny_data, "--epochs", 200, "--output", tmp_path / "r", "--workers", 1)
+    with running("train.py", *arguments) as process:
+        process.wait_for("epoch 1/")
+        time.sleep(0.2)
+        os.kill(process.processes[0].pid, signal.SIGINT)
+        ended = process.wait(timeout=60)
+    assert_one_line_error(ended, 130, "--resume")
     torch.load(tmp_path / "r" / "last.pt", weights_only=True)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
+from collections.abc import Iterator
 
 import torch.distributed as dist
 
@@ -32,3 +35,22 @@ def explain_failure(error: BaseException, timeout_minutes: float) -> str | None:
             "its own output tells why, and exit code -9 (SIGKILL) as a rule that memory ran out"
         )
     return None
+
+
+@contextlib.contextmanager
+def killed_loaders_told_once() -> Iterator[None]:
+    """Within it no traceback is printed where a loader's process is killed while another loader is cleaned up.
+
+    PyTorch then raises in a `__del__`, where Python can only print it; the next batch that is asked for raises again.
+    """
+    before = sys.unraisablehook
+
+    def print_others(unraisable: sys.UnraisableHookArgs) -> None:
+        if not KILLED.search(str(unraisable.exc_value)):
+            before(unraisable)
+
+    sys.unraisablehook = print_others
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before

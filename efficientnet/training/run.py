@@ -132,7 +132,7 @@ def is_run_folder(folder: Path) -> bool:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(config, dict) and {"architecture", "data", "settings", "recipe"} <= set(config)
+    return isinstance(config, dict) and {"data", "settings", "recipe"} <= set(config)
 
 
 def mark_stopped(folder: Path, reason: str, launches: Iterable[str | None]) -> None:
