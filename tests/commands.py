@@ -120,15 +120,26 @@ def call_main(command: str, arguments: list[str]) -> int:
 
 @contextlib.contextmanager
 def running_ranks(count: int, command: str, *arguments: object) -> Iterator[Processes]:
-    """The command on so many ranks, as torchrun starts them but without torchrun, whose own import costs seconds.
-
-    They find each other in a store on a port that the system chooses, so that no other process has it.
-    """
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    """The command on so many ranks, as torchrun starts them but without torchrun, whose own import costs seconds."""
     texts = [str(argument) for argument in arguments]
-    ranks = [(rank, count, store.port, command, texts) for rank in range(count)]
-    with tempfile.TemporaryDirectory() as folder, Processes(Path(folder), be_a_rank, ranks) as processes:
-        yield processes
+    with rendezvous() as port, tempfile.TemporaryDirectory() as folder:
+        ranks = [(rank_environment(rank, count, port), command, texts) for rank in range(count)]
+        with Processes(Path(folder), be_a_rank, ranks) as processes:
+            yield processes
+
+
+@contextlib.contextmanager
+def rendezvous() -> Iterator[int]:
+    """The port of a store in which ranks find each other.  The system chooses it, so that no other process has it."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    yield store.port
+
+
+def rank_environment(rank: int, count: int, port: int) -> dict[str, str]:
+    """What torchrun tells a rank."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+    texts = {name: str(number) for name, number in numbers.items()}
+    return {**texts, "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
 
 
 def ranks(count: int, command: str, *arguments: object, timeout: float = 120) -> SimpleNamespace:
@@ -137,10 +148,8 @@ def ranks(count: int, command: str, *arguments: object, timeout: float = 120) ->
         return processes.wait(timeout)
 
 
-def be_a_rank(rank: int, count: int, port: int, command: str, arguments: list[str]) -> int:
-    os.environ |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
-    os.environ |= {name: str(count) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+def be_a_rank(environment: dict[str, str], command: str, arguments: list[str]) -> int:
+    os.environ |= environment
     return call_main(command, arguments)
 
 

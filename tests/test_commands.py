@@ -21,7 +21,7 @@ def checkpoint(tiny_data, tmp_path_factory):
         ("scale.py", ("--phi", 3), "16,350,296"),
         ("evaluate.py", ("--checkpoint", "CHECKPOINT"), "Probabilistic F1"),
         ("efficientnet.weights", ("info", "CHECKPOINT"), "b0 with depth 0.5, width 0.2 (ours)"),
-        ("efficientnet.export", ("--checkpoint", "CHECKPOINT", "--program", "small.pt2"), "small.pt2: "),
+        ("efficientnet.export", ("--help",), "--onnx FILE.onnx"),
         ("efficientnet.benchmark", ("--checkpoint", "CHECKPOINT"), "fast path, fp32"),
         ("efficientnet.mammography.prepare", ("--data", "DATA", "--check"), "48 images of 12 patients"),
         ("efficientnet.mammography.phantom", ("--output", "set", "--patients", 1, "--size", 160, 128), "written"),

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from commands import ranks, torchrun
+from commands import python, rank_environment, ranks, rendezvous
 from tiny_runs import RECIPE
 
 from efficientnet.training.distributed import start
@@ -20,12 +20,13 @@ def test_two_ranks_share_objects_buffers_and_gradients():
 @pytest.mark.skipif(sys.platform != "linux", reason="the names of threads are in /proc")
 def test_a_finished_run_leaves_no_thread_of_gloo_behind(tiny_data, tmp_path):
     """One that is there when the interpreter ends may abort the process, whose work would count as failed."""
-    arguments = (*RECIPE, "--epochs", 1, "--data", tiny_data, "--output", tmp_path / "r")
-    process = torchrun(2, "tests/threads_at_exit.py", tmp_path, "train.py", *arguments)
+    arguments = (*RECIPE, "--epochs", 1, "--data", tiny_data, "--output", tmp_path / "r", "--workers", 0)
+    with rendezvous() as port:
+        environment = rank_environment(0, 1, port)
+        process = python("tests/threads_at_exit.py", tmp_path, "train.py", *arguments, environment=environment)
     assert process.returncode == 0, process.stderr
-    for rank in ("0", "1"):
-        threads = (tmp_path / rank).read_text()
-        assert "python" in threads and "gloo" not in threads
+    threads = (tmp_path / "0").read_text()
+    assert "python" in threads and "gloo" not in threads
 
 
 def pretend(monkeypatch, gpus, ranks):

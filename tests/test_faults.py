@@ -73,6 +73,19 @@ def test_a_full_disk_leaves_the_run_going_and_the_older_checkpoint_whole(tiny_da
 
 
 def test_a_rank_that_dies_makes_the_other_leave_with_one_message(tiny_data, tmp_path):
+    arguments = ("--data", tiny_data, "--output", tmp_path / "r", "--workers", 0)
+    with running_ranks(2, "train.py", *RECIPE, "--epochs", 200, *arguments) as run_of_two:
+        run_of_two.wait_for("epoch 1/")
+        first, second = run_of_two.processes
+        second.kill()
+        first.join(timeout=30)
+        errors = run_of_two.printed("err")
+    assert first.exitcode == 1
+    assert errors.count("train.py: ") == 1 and "train.py: error: lost another rank" in errors
+
+
+@pytest.mark.nightly
+def test_torchrun_says_which_rank_died_and_why(tiny_data, tmp_path):
     process = start(2, *RECIPE, "--epochs", 200, "--data", tiny_data, "--output", tmp_path / "r")
     wait_for(process, "epoch 1/")
     kill(children(process.pid)[1])

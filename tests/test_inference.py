@@ -82,7 +82,7 @@ def test_logits_features_and_maps_are_the_networks_own(name, padding, fused):
         assert max(map(difference, maps, expected)) < 1e-4
 
 
-SAMPLE = ("b0", "b3", "lite1")
+SAMPLE = ("b0", "lite1")
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_on_cuda_fp16_and_a_graph_are_near_the_network():
 @pytest.mark.parametrize("name", ["first stages", pytest.param("b0", marks=pytest.mark.nightly)])
 def test_compiled_it_is_the_same_function(name):
     pytest.importorskip("torch._inductor")
-    few = (*B0.stages[:3], replace(B0.stages[-1], in_channels=24, out_channels=64))
+    few = (*B0.stages[:2], replace(B0.stages[-1], in_channels=16, out_channels=64))
     model = randomised(create_model(few if name == "first stages" else name, num_classes=2))
     compiled = optimize_for_inference(model, compile=True)
     for size in ((64, 64), (97, 66)):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from commands import assert_one_line_error, python, ranks, run, running, torchrun
+from commands import assert_one_line_error, ranks, run, running, torchrun
 from tiny_data import write_tiny_data
 from tiny_runs import SMALL
 
@@ -337,8 +337,9 @@ def test_a_run_folder_is_not_overwritten_and_a_resumed_run_keeps_its_settings(fi
     assert (output / "last.pt").read_bytes() == before
 
 
-def test_under_torchrun_rank_0_alone_speaks(tmp_path):
-    process = torchrun(2, "train.py", "--data", tmp_path / "absent")
+@pytest.mark.parametrize("launch", [ranks, pytest.param(torchrun, marks=pytest.mark.nightly)])
+def test_rank_0_alone_speaks(launch, tmp_path):
+    process = launch(2, "train.py", "--data", tmp_path / "absent")
     assert process.returncode == 1
     assert process.stderr.count("train.py: error:") == 1
     assert os.listdir(tmp_path) == []
