@@ -97,14 +97,12 @@ def test_what_cannot_be_measured_is_said_in_one_line(arguments, code, words):
 def test_a_peer_that_is_not_installed_is_named_with_the_line_that_installs_it(monkeypatch):
     monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
     assert installed_peers(None, "b0") == []
-    with pytest.raises(CommandError, match="timm: it is not installed; run: pip install timm"):
+    with pytest.raises(CommandError, match=r"timm.*pip install timm"):
         installed_peers("timm", "b0")
 
 
 def test_a_measurement_that_fails_is_told_by_its_own_last_line():
-    with pytest.raises(
-        CommandError, match=r"^efficientnet b0, as written, fp32: ValueError: images must be at least 32 pixels"
-    ):
+    with pytest.raises(CommandError, match=r"as written, fp32: ValueError.*32 pixels"):
         run_task(Task("efficientnet", image_size=1, batch_size=1, seconds=0.01))
 
 

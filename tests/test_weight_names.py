@@ -56,5 +56,5 @@ def test_our_own_names_are_themselves(b1):
 def test_tables_are_found_by_library_and_operator():
     assert find_names("timm_tf", "mbconv") is find_names("timm", "mbconv")
     assert find_names("ours", operator_of(RESNET_50.stages)) is OURS
-    with pytest.raises(ValueError, match="lukemelas's names for networks of 'bottleneck'"):
+    with pytest.raises(ValueError, match=r"lukemelas.*bottleneck"):
         find_names("lukemelas", "bottleneck")

@@ -225,13 +225,13 @@ def test_what_is_said_of_weights_needs_weights(given):
 def test_a_library_without_lite_gets_none(library):
     convention = CONVENTIONS[library]
     model = create_model("lite0", padding=convention.padding, batch_norm_eps=convention.batch_norm_eps)
-    with pytest.raises(ValueError, match=f"{library} has no EfficientNet-Lite") as caught:
+    with pytest.raises(ValueError, match=f"{library}.*Lite") as caught:
         export_state_dict(model, library, any_convention=True)
     assert "timm, timm_tf, lukemelas" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_export_refuses_a_library_that_would_compute_something_else(plain):
-    with pytest.raises(ValueError, match=r"padding is symmetric, here it is same; --any-convention"):
+    with pytest.raises(ValueError, match=r"padding.*--any-convention"):
         export_state_dict(plain, "torchvision")
     with pytest.raises(ValueError, match="batch_norm_eps"):
         export_state_dict(create_model("b0", padding="symmetric"), "timm")
@@ -333,10 +333,10 @@ def test_one_wrong_tensor_is_named_and_nothing_is_loaded(plain, change, words, n
 
 def test_a_source_that_is_not_the_files_and_unknown_names_are_refused(plain, tmp_path):
     torch.save(export_state_dict(plain, "lukemelas"), tmp_path / "weights.pth")
-    with pytest.raises(WeightsError, match="lukemelas's names, not torchvision's"):
+    with pytest.raises(WeightsError, match=r"lukemelas.*torchvision"):
         read_weights(tmp_path / "weights.pth", "torchvision")
     torch.save({"stem.0.weight": torch.zeros(3)}, tmp_path / "stranger.pth")
-    with pytest.raises(WeightsError, match=r"no known library names its tensors like this: stem\.0\.weight"):
+    with pytest.raises(WeightsError, match=r"stem\.0\.weight"):
         read_weights(tmp_path / "stranger.pth")
     with pytest.raises(WeightsError, match="unknown source 'keras'"):
         read_weights(tmp_path / "weights.pth", "keras")
