@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from commands import assert_one_line_error, ranks, run, running, torchrun
+from commands import assert_one_line_error, python, ranks, run, running, torchrun
 from tiny_data import write_tiny_data
 from tiny_runs import SMALL
 
@@ -49,14 +49,16 @@ def test_a_cpu_trains_in_bf16_where_it_has_units_for_it(finished):
     assert f" x cpu, one process, {'bf16' if has_bf16_units() else 'fp32'}, " in process.stdout
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not has_bf16_units(), reason="this CPU has no units for bf16: it trains in fp32, and bf16 is slow")
 def test_bf16_learns_from_the_phantoms_what_fp32_learns(tmp_path):
     """A small demo in both: the same loss and score, but for noise, and both above the best constant prediction."""
     last = {}
     for precision in ("fp32", "bf16"):
-        process = run(
+        process = python(
             *("train.py", "--variant", "b0", "--image-size", 160, "--epochs", 2, "--device", "cpu", "--seed", 0),
             *("--precision", precision, "--output", tmp_path / precision),
+            timeout=1800,
             environment={"OMP_NUM_THREADS": str(usable_cores())},
         )
         assert process.returncode == 0, process.stderr
