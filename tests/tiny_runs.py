@@ -87,12 +87,10 @@ def start(
     within: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
 ) -> subprocess.Popen:
-    """The same in the background; `elastic` are torchrun's own options, `within` a command that runs a command."""
-    command = [*within, sys.executable]
-    if count:
-        command += ["-m", "torch.distributed.run", f"--nproc_per_node={count}", *map(str, elastic)]
+    """torchrun in the background; `elastic` are its own options, `within` a command that runs a command."""
+    launcher = [*within, sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={count}"]
     return subprocess.Popen(
-        [*command, "train.py", *map(str, arguments)],
+        [*launcher, *map(str, elastic), "train.py", *map(str, arguments)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
