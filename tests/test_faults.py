@@ -6,6 +6,7 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
@@ -165,3 +166,21 @@ def test_broken_images_are_replaced_by_the_same_others_and_listed_in_full(tiny_d
         assert all(file.name in listed for file in broken) and len(listed.splitlines()) == len(broken)
         assert f"{len(broken)} images could not be read" in process.stdout
     assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_connection_that_breaks_with_a_killed_loader_is_reported_as_the_killed_loader():
+    def as_pytorch_does(number, frame):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    before = signal.signal(signal.SIGCHLD, as_pytorch_does)
+    try:
+        with pytest.raises(RuntimeError, match="is killed by signal"), killed_loaders_told_once():
+            loader = subprocess.Popen(["sleep", "0.2"])
+            raise ConnectionResetError
+        loader.wait()
+        signal.signal(signal.SIGCHLD, as_pytorch_does)
+        with pytest.raises(ValueError), killed_loaders_told_once():
+            raise ValueError
+        assert subprocess.run("true").returncode == 0  # its end raises nothing now
+    finally:
+        signal.signal(signal.SIGCHLD, before)

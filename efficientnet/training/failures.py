@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import sys
+import time
 from collections.abc import Iterator
 
 import torch.distributed as dist
@@ -39,9 +41,11 @@ def explain_failure(error: BaseException, timeout_minutes: float) -> str | None:
 
 @contextlib.contextmanager
 def killed_loaders_told_once() -> Iterator[None]:
-    """Within it no traceback is printed where a loader's process is killed while another loader is cleaned up.
+    """Within it, whatever a killed loader process leads to ends in PyTorch's error that says so, and in no other.
 
-    PyTorch then raises in a `__del__`, where Python can only print it; the next batch that is asked for raises again.
+    PyTorch raises that error from its handler of SIGCHLD, wherever the main thread then is.  In a `__del__`, Python
+    can only print it; the next batch that is asked for raises again.  The connection over which the process was
+    handing a batch may break first.  And once the error is on its way, another killed process adds nothing.
     """
     before = sys.unraisablehook
 
@@ -52,5 +56,11 @@ def killed_loaders_told_once() -> Iterator[None]:
     sys.unraisablehook = print_others
     try:
         yield
+    except BaseException as error:
+        if isinstance(error, (ConnectionError, EOFError)):
+            time.sleep(1)  # the handler raises in here
+        if hasattr(signal, "SIGCHLD"):  # not on Windows
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        raise
     finally:
         sys.unraisablehook = before
