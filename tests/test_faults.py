@@ -168,19 +168,21 @@ def test_broken_images_are_replaced_by_the_same_others_and_listed_in_full(tiny_d
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
-def test_a_connection_that_breaks_with_a_killed_loader_is_reported_as_the_killed_loader():
+def test_a_connection_that_breaks_with_a_killed_loader_is_reported_as_the_killed_loader(monkeypatch):
     def as_pytorch_does(number, frame):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
+    def end_a_process(*_):
+        assert subprocess.run("true").returncode == 0
+
+    monkeypatch.setattr(time, "sleep", end_a_process)
     before = signal.signal(signal.SIGCHLD, as_pytorch_does)
     try:
         with pytest.raises(RuntimeError, match="is killed by signal"), killed_loaders_told_once():
-            loader = subprocess.Popen(["sleep", "0.2"])
             raise ConnectionResetError
-        loader.wait()
         signal.signal(signal.SIGCHLD, as_pytorch_does)
-        with pytest.raises(ValueError), killed_loaders_told_once():
-            raise ValueError
-        assert subprocess.run("true").returncode == 0  # its end raises nothing now
+        with pytest.raises(RuntimeError, match="another mistake"), killed_loaders_told_once():
+            raise RuntimeError("another mistake")
+        end_a_process()  # it raises nothing any more
     finally:
         signal.signal(signal.SIGCHLD, before)

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import time
-from threading import Timer
 
 import pytest
 
@@ -48,13 +47,13 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_is_dead(tmp_path, c
             pass
 
 
-def test_a_run_that_is_just_ending_is_waited_for(tmp_path):
+def test_a_run_that_is_just_ending_is_waited_for(tmp_path, monkeypatch):
     context = multiprocessing.get_context("fork")
     ready = context.Event()
     first = context.Process(target=hold, args=(tmp_path, ready, False))
     first.start()
     assert ready.wait(10)
-    Timer(0.5, os.kill, (first.pid, signal.SIGKILL)).start()
+    monkeypatch.setattr(time, "sleep", lambda seconds: os.kill(first.pid, signal.SIGKILL))
     with lock(tmp_path):
         first.join()
     assert first.exitcode == -signal.SIGKILL

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from commands import ROOT, assert_one_line_error, run, running, running_ranks
@@ -73,35 +72,41 @@ def test_the_mark_of_an_earlier_start_does_not_make_a_restarted_worker_succeed(t
 
 
 WAITING = """
-import os, sys, time
+import sys, time, types
 sys.path.insert(0, sys.argv[1])
 from efficientnet.training import signals
-signals.ECHO = 1.0
+now = 0.0
+signals.time = types.SimpleNamespace(monotonic=lambda: now)
 with signals.StopRequest() as request:
     request.listen()
     print("ready", flush=True)
     while not request.signal:
         time.sleep(0.01)
+    now += float(sys.argv[2])
     print("asked", flush=True)
-    time.sleep(20)
+    sys.stdin.readline()
     print("saved", flush=True)
 """
 
 
 @pytest.mark.parametrize(
     ("launcher", "pause", "output"),
-    [({"RANK": "0"}, 0.0, "saved\n"), ({"SLURM_JOB_ID": "7"}, 0.0, "saved\n"), ({"RANK": "0"}, 1.5, ""), ({}, 0.3, "")],
+    [({"RANK": "0"}, 1.5, "saved\n"), ({"SLURM_JOB_ID": "7"}, 1.5, "saved\n"), ({"RANK": "0"}, 2.5, ""), ({}, 0.3, "")],
 )
 def test_a_second_signal_leaves_at_once_but_a_launchers_echo_of_the_first_does_not(launcher, pause, output):
     environment = {name: os.environ[name] for name in os.environ if name != "RANK" and not name.startswith("SLURM")}
-    command = [sys.executable, "-c", WAITING.replace("time.sleep(20)", "time.sleep(3)"), str(ROOT)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment | launcher)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING, str(ROOT), str(pause)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment | launcher,
+    )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "asked\n"
-    time.sleep(pause)
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=10)[0] == output
+    process.send_signal(signal.SIGINT)  # which comes before the line that is written next
+    assert process.communicate("\n", timeout=60)[0] == output
     assert process.returncode == (0 if output else 130)
 
 
