@@ -41,11 +41,12 @@ def explain_failure(error: BaseException, timeout_minutes: float) -> str | None:
 
 @contextlib.contextmanager
 def killed_loaders_told_once() -> Iterator[None]:
-    """Within it, whatever a killed loader process leads to ends in PyTorch's error that says so, and in no other.
+    """Report a killed loader process once, as the error in which PyTorch names it.
 
-    PyTorch raises that error from its handler of SIGCHLD, wherever the main thread then is.  In a `__del__`, Python
-    can only print it; the next batch that is asked for raises again.  The connection over which the process was
-    handing a batch may break first.  And once the error is on its way, another killed process adds nothing.
+    PyTorch raises that error in its handler of SIGCHLD, wherever the main thread happens to be.  Inside a `__del__`
+    Python can only print it; that is suppressed here, since the next batch raises it again.  If the process was
+    handing over a batch, its connection breaks before the signal arrives, so this waits for the handler.  Once an
+    error is on its way, further killed processes are ignored.
     """
     before = sys.unraisablehook
 
