@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from efficientnet.command_line import CommandError, Parser, command, leave, number
-from efficientnet.cpu import keep_freed_memory
-from efficientnet.ensemble import find_split_images, load_member, predict_images, read_split
-from efficientnet.files import atomic_file, write_json
-from efficientnet.mammography.prepared import check_prepared
+from efficientnet.common.command_line import CommandError, Parser, command, leave, number
+from efficientnet.common.cpu import keep_freed_memory
+from efficientnet.common.files import atomic_file, write_json
+from efficientnet.mammography.evaluation import find_split_images, load_member, predict_images, read_split
+from efficientnet.mammography.prepare.folder import check_prepared
 from efficientnet.mammography.report import metric_texts, score_line
 from efficientnet.mammography.scoring import (
     BreastScores,

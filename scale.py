@@ -23,6 +23,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from efficientnet.analysis.paper_tables import TABLES, reproduce
+from efficientnet.analysis.plot import plot
+from efficientnet.analysis.rows import architecture_row, budget_rows, fit_rows, paper_rows, search_rows, table_rows
+from efficientnet.analysis.text import architecture_text, budget_text, fit_text, paper_text, search_text, table_text
 from efficientnet.architecture import (
     BY_PHI,
     add_arguments,
@@ -34,12 +38,8 @@ from efficientnet.architecture import (
     derive,
     is_given,
 )
-from efficientnet.command_line import Parser, command, leave, number
+from efficientnet.common.command_line import Parser, command, leave, number
 from efficientnet.complexity import grid_search, largest_coefficients
-from efficientnet.paper_tables import TABLES, reproduce
-from efficientnet.scaling_plot import plot
-from efficientnet.scaling_rows import architecture_row, budget_rows, fit_rows, paper_rows, search_rows, table_rows
-from efficientnet.scaling_text import architecture_text, budget_text, fit_text, paper_text, search_text, table_text
 
 PROGRAM = "scale.py"
 BY_BUDGET = "--budget/--max-parameters"

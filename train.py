@@ -37,37 +37,23 @@ from tqdm import tqdm
 
 from efficientnet import create_model
 from efficientnet.architecture import constraint_warning
-from efficientnet.command_line import CommandError, command, leave
-from efficientnet.cpu import has_bf16_units
-from efficientnet.fast_training import accelerate_training
-from efficientnet.files import write_json
-from efficientnet.inference import autocast
+from efficientnet.common.command_line import CommandError, command, leave
+from efficientnet.common.cpu import has_bf16_units
+from efficientnet.common.files import write_json
+from efficientnet.inference.precision import autocast
+from efficientnet.mammography.augment import augment_draw
 from efficientnet.mammography.dataset import MammogramDataset, collate
 from efficientnet.mammography.report import model_card
 from efficientnet.mammography.scoring import write_predictions
 from efficientnet.mammography.table import TableError
 from efficientnet.model import EfficientNet
-from efficientnet.plan import Plan, load_data, make_parser, make_plan
-from efficientnet.run_text import epoch_text, print_end, print_plan
-from efficientnet.training.augment import augment_draw
 from efficientnet.training.checkpoint import CheckpointError, serialise
+from efficientnet.training.console import epoch_text, print_end, print_plan
 from efficientnet.training.distributed import Process, start, stop
 from efficientnet.training.ema import ExponentialMovingAverage
 from efficientnet.training.failures import explain_failure, killed_loaders_told_once
-from efficientnet.training.freeze import freeze, train_mode
-from efficientnet.training.loop import (
-    default_workers,
-    recalibrate_batch_norm,
-    seed_update,
-    settle_buckets,
-    take_step,
-    timed,
-    to_device,
-)
-from efficientnet.training.loss import masked_binary_cross_entropy, prior_shift, start_classifier_at
-from efficientnet.training.optim import learning_rate_at, parameter_groups, set_learning_rate
-from efficientnet.training.progress import Progress
-from efficientnet.training.run import (
+from efficientnet.training.fast_cpu import accelerate_training
+from efficientnet.training.folder import (
     FolderInUse,
     choose_folder,
     is_stopped,
@@ -81,11 +67,25 @@ from efficientnet.training.run import (
     restarted,
     unmark_stopped,
 )
+from efficientnet.training.freeze import freeze, train_mode
+from efficientnet.training.loop import (
+    default_workers,
+    recalibrate_batch_norm,
+    seed_update,
+    settle_buckets,
+    take_step,
+    timed,
+    to_device,
+)
+from efficientnet.training.loss import masked_binary_cross_entropy, prior_shift, start_classifier_at
+from efficientnet.training.plan import Plan, load_data, make_parser, make_plan
+from efficientnet.training.prediction import validate
+from efficientnet.training.progress import Progress
 from efficientnet.training.sampler import BalancedSampler
+from efficientnet.training.schedule import learning_rate_at, parameter_groups, set_learning_rate
 from efficientnet.training.signals import StopRequest, exit_code, leave_signals_to_parent
-from efficientnet.training.writer import CheckpointWriter
-from efficientnet.validation import validate
-from efficientnet.weights import WeightsError
+from efficientnet.training.store import CheckpointWriter
+from efficientnet.weights.load import WeightsError
 
 # In fewer updates than this, moving averages of batch-norm statistics at the paper's momentum of 0.01, and their
 # average in turn, still hold much of where they began.  Such a run measures them anew before each validation.

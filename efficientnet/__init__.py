@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from efficientnet.baselines import BASELINES, MOBILENET_V1, MOBILENET_V2, RESNET_50, get_baseline
+from efficientnet.baselines.stages import BASELINES, MOBILENET_V1, MOBILENET_V2, RESNET_50, get_baseline
 from efficientnet.complexity import complexity, stage_complexities
 from efficientnet.scaling import (
     B0,
@@ -20,8 +20,9 @@ from efficientnet.scaling import (
 )
 
 if TYPE_CHECKING:
+    from efficientnet.create import create_model
     from efficientnet.layers import Convention, MBConv, SqueezeExcitation, StochasticDepth
-    from efficientnet.model import EfficientNet, create_model
+    from efficientnet.model import EfficientNet
 
 __all__ = [
     "B0",
@@ -55,7 +56,7 @@ _NEEDS_TORCH = {
     "SqueezeExcitation": "layers",
     "StochasticDepth": "layers",
     "EfficientNet": "model",
-    "create_model": "model",
+    "create_model": "create",
 }
 
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from efficientnet.baselines import BASELINES, get_architecture, get_baseline
+from efficientnet.baselines.stages import BASELINES, get_architecture, get_baseline
 from efficientnet.scaling import (
     ALPHA,
     BETA,

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from efficientnet.command_line import CommandError, Parser, command, leave
-from efficientnet.ensemble import Member, load_member
-from efficientnet.extras import require
-from efficientnet.files import atomic_file
-from efficientnet.inference import optimize_for_inference
+from efficientnet.common.command_line import CommandError, Parser, command, leave
+from efficientnet.common.extras import require
+from efficientnet.common.files import atomic_file
+from efficientnet.inference.fast_path import optimize_for_inference
+from efficientnet.mammography.evaluation import Member, load_member
 from efficientnet.training.checkpoint import CheckpointError
 
 PROGRAM = "python -m efficientnet.export"

@@ -1,30 +1,20 @@
-"""EfficientNet assembled from its stages: stem, MBConv stages, head; and `create_model` for the released variants.
+"""EfficientNet assembled from its stages: stem, MBConv stages, head.
 
-The stages of any other baseline that `scale` scaled are assembled in the same way.
+The stages of the other baselines (MobileNetV1, MobileNetV2, ResNet-50) are assembled in the same way.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from efficientnet.baseline_layers import Bottleneck, DepthwiseSeparable, MaxPool
-from efficientnet.baselines import get_architecture
+from efficientnet.baselines.layers import Bottleneck, DepthwiseSeparable, MaxPool
 from efficientnet.complexity import squeezed_channels
 from efficientnet.layers import AUTHORS, Convention, ConvNormAct, MBConv, initialise
-from efficientnet.scaling import BLOCKS, SMALLEST_IMAGE, Stage, Variant
-
-if TYPE_CHECKING:
-    from efficientnet.weights import LoadReport, Provenance
-
-# Endings of files of weights.
-WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+from efficientnet.scaling import BLOCKS, SMALLEST_IMAGE, Stage
 
 
 class EfficientNet(nn.Module):
@@ -38,8 +28,7 @@ class EfficientNet(nn.Module):
     checkpoint_activations: in training, keep only each block's input and compute the rest again in the backward
         pass: less memory for more time, with the same gradients and batch-norm statistics.
 
-    Attributes: stages, num_features (channels before the classifier), in_channels, num_classes, convention; and
-    `provenance` and `load_report` (see `weights`), None where the weights are no file's.
+    Attributes: stages, num_features (channels before the classifier), in_channels, num_classes, convention.
     """
 
     def __init__(
@@ -59,8 +48,6 @@ class EfficientNet(nn.Module):
         self.in_channels, self.num_classes = stem.in_channels, num_classes
         self.num_features = head.out_channels
         self.convention = convention
-        self.provenance: Provenance | None = None
-        self.load_report: LoadReport | None = None
         self.checkpoint_activations = checkpoint_activations
 
         self.stem = build_convolution(stem, convention)
@@ -194,96 +181,3 @@ def frozen_statistics(block: nn.Module) -> Iterator[None]:
         for norm, buffers in zip(norms, kept, strict=True):
             for name, buffer in buffers.items():
                 setattr(norm, name, buffer)
-
-
-def is_file(name: object) -> bool:
-    """Whether what stands for an architecture is rather a file that holds one."""
-    return isinstance(name, Path) or (isinstance(name, str) and Path(name).suffix in WEIGHT_SUFFIXES)
-
-
-def create_model(
-    name_or_stages: str | Path | Sequence[Stage | Mapping[str, Any]] | None = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    *,
-    weights: str | Path | None = None,
-    source: str | None = None,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
-    dropout: float | None = None,
-    stochastic_depth: float | None = None,
-    padding: str | None = None,
-    batch_norm_eps: float | None = None,
-    batch_norm_momentum: float | None = None,
-    checkpoint_activations: bool = False,
-) -> EfficientNet:
-    """A released variant or a baseline by name, what `scale(baseline, coefficients)` returns, or what a file holds.
-
-    name_or_stages: the name, the stages (or the dicts that a checkpoint keeps of them), or the file: a Path, or a text
-        with a file's ending, is the same as `weights`.
-
-    weights: None initialises at random.  A file of this project or of another library, or "lite0" to "lite2" for the
-        installed package; source: its library, mean and std: its normalisation, which the model's `provenance` then
-        has, where they cannot be recognised (see `weights.read_weights`).
-    name_or_stages, num_classes, in_channels: None takes what the weights have, or else 1000 classes and 3 channels.
-        A file of this project knows the stages of any architecture, another library's those of the known ones.
-        With another number of classes the classifier stays random, another number of channels adapts the stem.
-    dropout: None takes Table 2's rate of the variant, 0.2 for other stages.
-    stochastic_depth: None is 0.2 where there are MBConv stages, 0 for other baselines, which were published without.
-    padding, batch_norm_eps, batch_norm_momentum: see `layers.Convention`; None takes that of the weights, or else the
-        authors'.
-
-    Raises ValueError for an unknown name (listing the known ones), values out of range, and weights that are not of
-    the architecture.
-    """
-    pretrained, convention, default_classes, default_channels = None, AUTHORS, 1000, 3
-    if is_file(name_or_stages):
-        if weights is not None:
-            raise ValueError(f"weights are named twice: {name_or_stages} and {weights}")
-        name_or_stages, weights = None, name_or_stages
-    if weights is not None:
-        from efficientnet.weights import read_weights  # only here, since building a model needs none of it
-
-        pretrained = read_weights(weights, source, mean, std)
-        convention = pretrained.provenance.convention
-        default_classes = pretrained.num_classes or default_classes
-        default_channels = pretrained.in_channels or default_channels
-        if name_or_stages is None:
-            architecture = pretrained.known_architecture()
-            name_or_stages = architecture.stages
-            dropout = architecture.dropout if dropout is None else dropout
-    elif any(value is not None for value in (source, mean, std)):
-        raise ValueError("source, mean and std say what weights are: give weights too")
-    if name_or_stages is None:
-        raise ValueError("name a variant, such as b0, or give stages or weights")
-    num_classes = default_classes if num_classes is None else num_classes
-    in_channels = default_channels if in_channels is None else in_channels
-    for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-
-    default_dropout = 0.2
-    if isinstance(name_or_stages, str):
-        named = get_architecture(name_or_stages)
-        stages = named.stages
-        default_dropout = named.dropout if isinstance(named, Variant) else default_dropout
-    else:
-        stages = tuple(stage if isinstance(stage, Stage) else Stage(**stage) for stage in name_or_stages)
-    if stochastic_depth is None:
-        stochastic_depth = 0.2 if any(stage.operator == "mbconv" for stage in stages) else 0.0
-    chosen = {
-        "padding": padding,
-        "batch_norm_eps": batch_norm_eps,
-        "batch_norm_momentum": batch_norm_momentum,
-    }
-    model = EfficientNet(
-        (replace(stages[0], in_channels=in_channels), *stages[1:]),
-        num_classes,
-        default_dropout if dropout is None else dropout,
-        stochastic_depth,
-        replace(convention, **{name: value for name, value in chosen.items() if value is not None}),
-        checkpoint_activations,
-    )
-    if pretrained is not None:
-        pretrained.load_into(model)
-    return model

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 from torch.distributed import TCPStore
 
@@ -20,12 +20,18 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def run(command: str, *arguments: object) -> SimpleNamespace:
     """`python COMMAND ARGUMENTS` in this process, COMMAND a script or a module; returncode, stdout and stderr."""
-    main = importlib.import_module(command.removesuffix(".py")).main
+    main = module_of(command).main
     output, errors = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         code = main([str(argument) for argument in arguments])
     stdout, stderr = (stream.buffer.getvalue().decode() for stream in (output, errors))
     return SimpleNamespace(returncode=code, stdout=stdout, stderr=stderr)
+
+
+def module_of(command: str) -> ModuleType:
+    """The module that `python COMMAND` or `python -m COMMAND` runs."""
+    module = importlib.import_module(command.removesuffix(".py"))
+    return importlib.import_module(f"{command}.__main__") if hasattr(module, "__path__") else module
 
 
 def python(*arguments: object, timeout: float = 120, environment: dict[str, str] | None = None):
@@ -115,7 +121,7 @@ def running(command: str, *arguments: object) -> Iterator[Processes]:
 
 def call_main(command: str, arguments: list[str]) -> int:
     os.setpgid(0, 0)
-    return importlib.import_module(command.removesuffix(".py")).main(arguments)
+    return module_of(command).main(arguments)
 
 
 @contextlib.contextmanager

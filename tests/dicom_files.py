@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     DigitalMammographyXRayImageStorageForPresentation,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     generate_uid,
 )
 
+# The transfer syntaxes without compression of the pixels.
+NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 # A folder of the same pixels in several encodings, with manifest.csv: file, transfer_syntax, decode (ok, or the error),
 # and dtype, shape and sha256 of the C-order bytes of the decoded pixels.
 ENCODINGS = Path(os.environ.get("DICOM_ENCODINGS", "DICOM_ENCODINGS"))
@@ -70,3 +74,24 @@ def make(pixels: np.ndarray, syntax=ExplicitVRLittleEndian, **elements) -> Datas
     data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
     dataset.add_new("PixelData", "OB" if bits == 8 else "OW", data + b"\0" * (len(data) % 2))
     return dataset
+
+
+def write(path, pixels: np.ndarray, bits: int, syntax: str, photometric: str):
+    elements = {"PhotometricInterpretation": photometric, "WindowCenter": 2 ** (bits - 1), "WindowWidth": 2**bits}
+    if syntax in NATIVE:
+        make(pixels, syntax, BitsStored=bits, **elements).save_as(path, enforce_file_format=True)
+        return
+    make(pixels, BitsStored=bits, **elements).save_as(path, enforce_file_format=True)
+    gdcm = pytest.importorskip("gdcm")
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str(syntax))))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    writer.SetFileName(str(path))
+    assert writer.Write()

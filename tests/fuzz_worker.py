@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from dicom_files import make
+from dicom_files import make, write
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -33,13 +33,12 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
-from test_encodings import write
 from tiny_data import write_tiny_data
 
 from efficientnet import B0
-from efficientnet.mammography.dicom import ImageError
+from efficientnet.mammography.dicom.reading import ImageError
 from efficientnet.mammography.picture import read_picture
-from efficientnet.mammography.prepared import (
+from efficientnet.mammography.prepare.folder import (
     DESCRIPTION,
     PreparedError,
     check_prepared,
@@ -49,8 +48,8 @@ from efficientnet.mammography.prepared import (
 from efficientnet.mammography.preprocessing import Preprocessing
 from efficientnet.mammography.settings import DataSettings
 from efficientnet.mammography.table import TableError, available_targets, read_table
-from efficientnet.plan import resumed_plan
 from efficientnet.training.checkpoint import CheckpointError, checksum_path, load_checkpoint, save_checkpoint
+from efficientnet.training.plan import resumed_plan
 
 INTERESTING = (
     b"\0",

@@ -11,10 +11,10 @@ from tiny_runs import SMALL, assert_same_run
 
 from efficientnet import B0, BASELINES, Coefficients, complexity, compound_coefficients, create_model, scale
 from efficientnet.architecture import Architecture, add_arguments, chosen_architecture, chosen_way, derive
-from efficientnet.command_line import Parser
-from efficientnet.plan import make_parser, make_plan
+from efficientnet.common.command_line import Parser
 from efficientnet.scaling import Stage
-from efficientnet.weights import WeightsError, read_weights, save_weights
+from efficientnet.training.plan import make_parser, make_plan
+from efficientnet.weights.load import WeightsError, read_weights, save_weights
 from train import build_model
 
 FAST = ["--image-size", 32, "--batch-size", 4, "--epochs", 1, "--workers", 0]

@@ -12,7 +12,16 @@ from commands import ROOT
 RUN_TIME = {"torch", "numpy", "PIL", "pydicom", "tqdm", "efficientnet"}
 SOURCES = sorted([*ROOT.glob("*.py"), *(ROOT / "efficientnet").rglob("*.py")])
 # These stand above the rooms, like train.py.
-ABOVE = ("plan", "run_text", "validation", "ensemble", "benchmark", "benchmark_checkpoint", "export")
+ABOVE = (
+    "training/plan",
+    "training/console",
+    "training/prediction",
+    "mammography/evaluation",
+    "mammography/augment",
+    "benchmark/worker",
+    "benchmark/checkpoint",
+    "export",
+)
 COMMANDS = {f"efficientnet/{name}.py" for name in ABOVE}
 
 
@@ -72,7 +81,7 @@ def test_the_gate_runs_the_test_command_of_the_readme():
 def test_the_package_imports_from_anywhere(tmp_path):
     """As after `pip install .`: no file of the clone's root is needed by the package."""
     code = f"import sys; sys.path[:] = [p for p in sys.path if p]; sys.path.insert(0, {str(tmp_path)!r})\n"
-    code += "import efficientnet, efficientnet.plan; print(efficientnet.create_model('b0', 2, 1).num_features)"
+    code += "import efficientnet, efficientnet.training.plan; print(efficientnet.create_model('b0', 2, 1).num_features)"
     (tmp_path / "efficientnet").symlink_to(ROOT / "efficientnet")
     process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert process.stdout.strip() == "1280", process.stderr

@@ -13,7 +13,7 @@ from commands import assert_one_line_error, python, ranks, run, running, torchru
 from tiny_data import write_tiny_data
 from tiny_runs import SMALL
 
-from efficientnet.cpu import has_bf16_units, usable_cores
+from efficientnet.common.cpu import has_bf16_units, usable_cores
 
 FAST = [*SMALL, "--image-size", 32, "--batch-size", 4, "--learning-rate", 1e-3, "--warmup-epochs", 0.5, "--workers", 0]
 

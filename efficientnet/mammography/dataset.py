@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from efficientnet.mammography.dicom import ImageError
+from efficientnet.mammography.dicom.reading import ImageError
 from efficientnet.mammography.picture import read_picture
 from efficientnet.mammography.preprocessing import Preprocessing
 from efficientnet.mammography.table import Table

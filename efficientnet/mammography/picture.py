@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from efficientnet.mammography import preprocessing
-from efficientnet.mammography.dicom import ImageError, read_shown_image
-from efficientnet.mammography.grayscale import ShownImage
+from efficientnet.mammography.dicom.grayscale import ShownImage
+from efficientnet.mammography.dicom.reading import ImageError, read_shown_image
 from efficientnet.mammography.image_files import DICOM_SUFFIXES
 from efficientnet.mammography.preprocessing import Preprocessing, preprocess
 

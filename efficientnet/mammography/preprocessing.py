@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientnet.mammography.grayscale import ShownImage
+from efficientnet.mammography.dicom.grayscale import ShownImage
 from efficientnet.mammography.resample import resample
 
 Image = NDArray[np.float32]  # (H, W), in [0, 1], tissue bright

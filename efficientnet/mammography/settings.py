@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from efficientnet.command_line import number
+from efficientnet.common.command_line import number
 from efficientnet.mammography.table import TableError, parse_column_mapping
 
 # As clshub's EfficientNet-B3 for this task was trained, but for what better-placed solutions did otherwise: positives

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from efficientnet.files import UNFINISHED, CheckpointError, atomic_file, explain_failures, load_tensors
+from efficientnet.common.files import UNFINISHED, CheckpointError, atomic_file, explain_failures, load_tensors
 
 FORMAT = "efficientnet-reference checkpoint 1"
 NUMBERED = "checkpoints"  # the folder of the newest few

@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from efficientnet.command_line import rank
-from efficientnet.cpu import keep_freed_memory
+from efficientnet.common.command_line import rank
+from efficientnet.common.cpu import keep_freed_memory
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from efficientnet.cpu import usable_cores
-from efficientnet.inference import autocast
+from efficientnet.common.cpu import usable_cores
+from efficientnet.inference.precision import autocast
 from efficientnet.training.distributed import Process
 from efficientnet.training.freeze import batch_norms
 

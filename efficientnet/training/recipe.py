@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from efficientnet.command_line import number
+from efficientnet.common.command_line import number
 
 
 def option(default: Any, convert: Any, help: str, **more: Any) -> Any:

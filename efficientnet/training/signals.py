@@ -7,7 +7,7 @@ import signal
 import time
 from types import FrameType, TracebackType
 
-from efficientnet.command_line import rank
+from efficientnet.common.command_line import rank
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 # Slurm signals every process, and torchrun passes on what it gets: within this many seconds it is one request.

@@ -1,0 +1,115 @@
+"""How fast this EfficientNet is, beside the libraries that people would use instead.
+
+    python -m efficientnet.benchmark                                    B0, 16 images of 224 pixels, prediction
+    python -m efficientnet.benchmark --variant b3 --batch-size 8 --train
+    python -m efficientnet.benchmark --batch-size 1 --peers torchvision --compile
+    python -m efficientnet.benchmark --scaling                          where time does not follow multiply-adds
+    python -m efficientnet.benchmark --checkpoint runs/b3-1/best.pt     what a lower precision does to the metrics
+
+Every measurement is a process of its own, and the contestants take turns over several rounds, so that a machine that
+slows down slows all of them. Peers run as their users run them: fp32, PyTorch's defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from efficientnet.baselines.stages import BASELINES, get_architecture
+from efficientnet.benchmark.compare import OURS, ceilings, compare, installed_peers, machine_text, processor
+from efficientnet.benchmark.worker import PEERS, Task
+from efficientnet.common.command_line import CommandError, Parser, command, leave, number
+from efficientnet.common.files import write_json
+from efficientnet.scaling import SMALLEST_IMAGE, VARIANTS
+
+PROGRAM = "python -m efficientnet.benchmark"
+ROUNDS, SECONDS = 5, 3.0
+# Flags that have no meaning beside another.
+DECIDED_BY = {
+    "--scaling": ("variant", "image_size", "peers", "compile"),
+    "--checkpoint": ("variant", "batch_size", "image_size", "peers", "compile", "rounds", "seconds", "threads"),
+}
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [*VARIANTS, *(name for name in BASELINES if name not in VARIANTS)]
+    parser.add_argument("--variant", choices=names, metavar="NAME", help=f"{', '.join(names)} (b0)")
+    parser.add_argument("--batch-size", type=number(int, 1), metavar="N", help="images at once (16; for --scaling 4)")
+    parser.add_argument(
+        "--image-size", type=number(int, SMALLEST_IMAGE), metavar="N", help="default: the variant's own"
+    )
+    parser.add_argument("--train", action="store_true", help="a training step instead of a prediction")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes more")
+    parser.add_argument(
+        "--peers", metavar="NAME,...", help=f"of {', '.join(PEERS)}; '' is none (default: those installed)"
+    )
+    parser.add_argument("--scaling", action="store_true", help="B0 to B7 and other sizes against their multiply-adds")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="metrics of a trained one in each precision")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="for --checkpoint (default: what it was trained on)")
+    parser.add_argument("--rounds", type=number(int, 1), metavar="N", help="turns of each contestant (5)")
+    parser.add_argument("--seconds", type=number(float, above=0), metavar="S", help="for each turn (3)")
+    parser.add_argument("--threads", type=number(int, 1), metavar="N", help="of PyTorch (default: its own choice)")
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda where there is one")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there as well")
+    arguments = parser.parse_args(argv)
+    chosen = [f"--{name}" for name in ("train", "scaling", "checkpoint") if getattr(arguments, name)]
+    if len(chosen) > 1:
+        parser.error(f"{' and '.join(chosen)} exclude each other")
+    if arguments.data is not None and arguments.checkpoint is None:
+        parser.error("--data goes with --checkpoint")
+    if arguments.compile and arguments.train:
+        parser.error("--compile is for predictions: torch.compile gains nothing for the training of these networks")
+    for mode in chosen:
+        given = [name for name in DECIDED_BY.get(mode, ()) if getattr(arguments, name) not in (None, False)]
+        if given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            parser.error(f"{flags}: not with {mode}, which decides that itself")
+    return arguments
+
+
+@command(PROGRAM)
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
+    import torch
+
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CommandError("--device cuda: PyTorch sees no CUDA device here; leave the flag out")
+    if arguments.checkpoint is not None:
+        from efficientnet.benchmark.checkpoint import compare_precisions
+
+        text, result = compare_precisions(arguments.checkpoint, arguments.data, torch.device(device))
+    else:
+        variant = arguments.variant or "b0"
+        task = Task(
+            OURS,
+            variant,
+            arguments.batch_size or (4 if arguments.scaling else 16),
+            arguments.image_size or get_architecture(variant).image_size,
+            arguments.train,
+            device=device,
+            seconds=arguments.seconds or SECONDS,
+            threads=arguments.threads,
+        )
+        peers = [] if arguments.scaling else installed_peers(arguments.peers, variant)
+        rounds = arguments.rounds or ROUNDS
+        machine = ceilings(task)
+        print(machine_text(machine, device, arguments.threads or torch.get_num_threads()), flush=True)
+        if arguments.scaling:
+            from efficientnet.benchmark.scaling import compare_costs
+
+            text, result = compare_costs(task, rounds, machine)
+        else:
+            text, result = compare(task, peers, arguments.compile, rounds, machine)
+        result = {"machine": machine, "processor": processor(), "torch": torch.__version__, **result}
+    print(text)
+    if arguments.json is not None:
+        write_json(arguments.json, result)
+    if result.get("failures"):
+        raise CommandError("; ".join(result["failures"]))
+
+
+if __name__ == "__main__":
+    leave(main())

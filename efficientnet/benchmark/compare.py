@@ -1,0 +1,196 @@
+"""Ours beside the installed peers: each measurement a process of its own, taking turns over several rounds."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from efficientnet.baselines.stages import get_architecture
+from efficientnet.benchmark.worker import COMPILED, FAST, PEERS, Task
+from efficientnet.common.command_line import CommandError
+from efficientnet.complexity import complexity
+
+OURS = "efficientnet"
+# Seconds that a process may take beyond those that it measures: to import, compile, and call a few times more.
+PATIENCE = 900
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """What one line of the table is about."""
+
+    label: str
+    task: Task
+
+
+def contestants(task: Task, peers: Sequence[str], precisions: Sequence[str], compiled: bool) -> list[Contestant]:
+    """Ours by the fast path in each precision, ours as written, then the peers."""
+    paths = [FAST, COMPILED] if compiled and not task.train else [FAST]
+    ours = [
+        Contestant(f"ours, {path}, {precision}", replace(task, library=OURS, path=path, precision=precision))
+        for path in paths
+        for precision in precisions
+    ]
+    ours.append(Contestant("ours, as written, fp32", replace(task, library=OURS)))
+    return ours + [
+        Contestant(f"{peer} {importlib.metadata.version(peer)}, fp32", replace(task, library=peer)) for peer in peers
+    ]
+
+
+def run_task(task: Task) -> dict[str, Any]:
+    """The result of `worker` in a fresh process.  Raises CommandError where it fails."""
+    command = [sys.executable, "-m", "efficientnet.benchmark.worker", task.to_json()]
+    what = f"{task.library} {task.variant}{', ' + task.path if task.library == OURS else ''}, {task.precision}"
+    root = Path(__file__).resolve().parents[2]  # where there is a package to import, installed or not
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    try:
+        process = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE + task.seconds, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise CommandError(f"{what}: no result after {PATIENCE + task.seconds:g} seconds; try a smaller one") from None
+    if process.returncode < 0:
+        raise CommandError(f"{what}: its process was killed (signal {-process.returncode}); try a smaller --batch-size")
+    if process.returncode:
+        lines = process.stderr.strip().splitlines() or ["no message"]
+        # Compilers add advice to the message of their error.
+        reasons = [line for line in lines if re.match(r"\S*(Error|Exception): ", line)]
+        raise CommandError(f"{what}: {(reasons or lines)[-1]}")
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def measured_rows(
+    entries: Sequence[Contestant], rounds: int, machine: dict[str, float]
+) -> tuple[list[dict[str, Any] | None], list[str]]:
+    """The `row` of each contestant, None where it failed, and the reasons.  They take turns in every round."""
+    results: list[list[dict[str, Any]]] = [[] for _ in entries]
+    failures: dict[int, str] = {}
+    with tqdm(total=rounds * len(entries), disable=not sys.stderr.isatty(), leave=False, unit=" runs") as bar:
+        for _ in range(rounds):
+            for place, entry in enumerate(entries):
+                bar.set_postfix_str(entry.label, refresh=True)
+                if place not in failures:
+                    try:
+                        results[place].append(run_task(entry.task))
+                    except CommandError as error:
+                        failures[place] = str(error)
+                bar.update()
+    rows = [None if place in failures else row(entry, results[place], machine) for place, entry in enumerate(entries)]
+    return rows, list(failures.values())
+
+
+def row(entry: Contestant, results: Sequence[dict[str, Any]], machine: dict[str, float]) -> dict[str, Any]:
+    """One line of the table.
+
+    seconds: the median over the rounds of each round's median; spread: half of what lies between the fastest and the
+    slowest round, as a share of it.  peak_share: of the machine's matrix product in that precision; a training step
+    is taken for three predictions, one forward and two backward.
+    """
+    medians = [statistics.median(result["seconds"]) for result in results]
+    seconds = statistics.median(medians)
+    task = entry.task
+    work = multiply_adds(task.variant, task.image_size) * task.batch_size * (3 if task.train else 1)
+    return {
+        "label": entry.label,
+        "library": task.library,
+        "path": task.path if task.library == OURS else None,
+        "precision": task.precision,
+        "seconds": seconds,
+        "images_per_second": task.batch_size / seconds,
+        "spread": (max(medians) - min(medians)) / 2 / seconds,
+        "peak_memory_mebibytes": statistics.median(result["peak"] for result in results),
+        "peak_share": work / seconds / 1e9 / machine[task.precision] if task.precision in machine else None,
+    }
+
+
+def ceilings(task: Task) -> dict[str, float]:
+    """What the machine itself can do: see `worker.ceilings`."""
+    return run_task(replace(task, library="machine"))
+
+
+def multiply_adds(variant: str, image_size: int) -> int:
+    return complexity(get_architecture(variant).stages, image_size).multiply_adds
+
+
+def table(rows: Sequence[dict[str, Any]], reference: dict[str, Any]) -> str:
+    """The rows as text; the ratio is of images per second to the reference's."""
+    width = max(len(entry["label"]) for entry in rows)
+    lines = [f"{'':<{width}}{'ms':>9}{'images/s':>10}{'spread':>8}{'ratio':>7}{'of peak':>9}{'peak MiB':>10}"]
+    for entry in rows:
+        share = "-" if entry["peak_share"] is None else f"{100 * entry['peak_share']:.0f} %"
+        lines.append(
+            f"{entry['label']:<{width}}{1000 * entry['seconds']:9.1f}{entry['images_per_second']:10.2f}"
+            f"{'+-' + format(100 * entry['spread'], '.0f') + ' %':>8}{reference['seconds'] / entry['seconds']:7.2f}"
+            f"{share:>9}{entry['peak_memory_mebibytes']:10.0f}"
+        )
+    return "\n".join(lines)
+
+
+def processor() -> str:
+    """Its name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def machine_text(machine: dict[str, float], device: str, threads: int) -> str:
+    import torch
+
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{processor()}, {threads} threads"
+    products = ", ".join(f"{precision} {machine[precision]:.0f}" for precision in ("fp32", "bf16"))
+    return (
+        f"{name}, torch {torch.__version__}; ceilings: matrix product {products} billion multiply-adds a second, "
+        f"memory {machine['memory']:.0f} GB/s"
+    )
+
+
+def installed_peers(wanted: str | None, variant: str) -> list[str]:
+    """The peers asked for, or those that are installed and have the variant.  CommandError for one that is missing."""
+    able = [name for name, names in PEERS.items() if variant in names]
+    if wanted is None:
+        return [name for name in able if importlib.util.find_spec(name)]
+    chosen = [name for name in wanted.split(",") if name]
+    for name in chosen:
+        if name not in PEERS:
+            raise CommandError(f"--peers {name}: unknown; the known ones are {', '.join(PEERS)}")
+        if name not in able:
+            raise CommandError(f"--peers {name}: it has no {variant}")
+        if not importlib.util.find_spec(name):
+            raise CommandError(
+                f'--peers {name}: it is not installed; run: pip install {name}, or pip install -e ".[peers]"'
+            )
+    return chosen
+
+
+def compare(
+    task: Task, peers: Sequence[str], compiled: bool, rounds: int, machine: dict[str, float]
+) -> tuple[str, dict[str, Any]]:
+    """Ours beside the peers: the text, and the same for --json."""
+    lower = "fp16" if task.device == "cuda" else "bf16"
+    entries = contestants(task, peers, ("fp32", lower), compiled)
+    measured, failures = measured_rows(entries, rounds, machine)
+    rows = [entry for entry in measured if entry]
+    if not rows:
+        raise CommandError(failures[0])
+    reference = next((entry for entry in rows if entry["library"] != OURS), rows[-1])
+    what = "training step" if task.train else "prediction"
+    text = (
+        f"{task.variant}, {what}, {task.batch_size} images of {task.image_size} pixels; median of {rounds} "
+        f"rounds, each a fresh process\n\n{table(rows, reference)}\n\nratio: speed over that of {reference['label']}"
+    )
+    return text, {"task": vars(task), "reference": reference["label"], "rows": rows, "failures": failures}

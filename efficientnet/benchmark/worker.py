@@ -1,0 +1,174 @@
+"""One measurement in a process of its own: `python -m efficientnet.benchmark.worker TASK` prints the result as JSON.
+
+What one library sets for its process (the allocator, for one) and leaves in the caches is then nobody else's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from efficientnet import create_model
+from efficientnet.common.command_line import command, leave
+from efficientnet.common.cpu import keep_freed_memory
+from efficientnet.inference.fast_path import optimize_for_inference
+from efficientnet.inference.precision import PRECISIONS, autocast
+from efficientnet.training.fast_cpu import accelerate_training
+
+# Of other libraries, what they call those that they have.
+B0_TO_B7 = [f"b{number}" for number in range(8)]
+PEERS = {
+    "torchvision": {name: f"efficientnet_{name}" for name in B0_TO_B7}
+    | {"resnet50": "resnet50", "mobilenet_v2": "mobilenet_v2"},
+    "timm": {name: f"efficientnet_{name}" for name in [*B0_TO_B7, "b8", "l2"]}
+    | {"resnet50": "resnet50", "mobilenet_v2": "mobilenetv2_100"},
+    "efficientnet_pytorch": {name: f"efficientnet-{name}" for name in [*B0_TO_B7, "b8", "l2"]},
+}
+# Ours: as `create_model` gives it; by the fast path; compiled on top of that.
+PLAIN, FAST, COMPILED = "as written", "fast path", "compiled"
+WARM_UP, FEWEST = 2, 3  # calls that are not counted, and the fewest that are
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model of a library on random images, for so many seconds; of library "machine", the machine's own ceilings."""
+
+    library: str
+    variant: str = "b0"
+    batch_size: int = 16
+    image_size: int = 224
+    train: bool = False
+    path: str = PLAIN
+    precision: str = "fp32"
+    device: str = "cpu"
+    seconds: float = 3.0
+    threads: int | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def build(task: Task) -> nn.Module:
+    """The model as a user of its library makes it: 1000 classes, random weights."""
+    if task.library not in PEERS:
+        return create_model(task.variant)
+    name = PEERS[task.library][task.variant]
+    if task.library == "torchvision":
+        return getattr(importlib.import_module("torchvision.models"), name)(weights=None)
+    if task.library == "timm":
+        return importlib.import_module("timm").create_model(name)
+    return importlib.import_module("efficientnet_pytorch").EfficientNet.from_name(name)
+
+
+def prediction(task: Task) -> Callable[[Tensor], Any]:
+    """Logits of a batch."""
+    model = build(task).to(task.device).eval()
+    if task.path != PLAIN:
+        return optimize_for_inference(model, task.precision, compile=task.path == COMPILED)
+
+    def predict(images: Tensor) -> Tensor:
+        with torch.inference_mode(), autocast(torch.device(task.device), task.precision):
+            return model(images)
+
+    return predict
+
+
+def training_step(task: Task) -> Callable[[Tensor], Any]:
+    """Forward, backward and SGD with momentum, the plainest optimizer of all of these libraries."""
+    model = build(task).to(task.device).train()
+    if task.path == FAST:  # what train.py does
+        if task.device == "cpu" and task.precision == "bf16":
+            accelerate_training(model)
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, fused=True if task.path == FAST else None)
+    targets = torch.arange(task.batch_size, device=task.device) % 1000
+
+    def step(images: Tensor) -> None:
+        if task.path == FAST:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with autocast(torch.device(task.device), task.precision):
+            logits = model(images)
+        nn.functional.cross_entropy(logits.float(), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def seconds_of(call: Callable[[], Any], at_least: float, device: str = "cpu") -> list[float]:
+    """How long each of several calls took, after some that do not count; on CUDA by its own events."""
+    for _ in range(WARM_UP):
+        call()
+    times: list[float] = []
+    while sum(times) < at_least or len(times) < FEWEST:
+        if device == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            call()
+            end.record()
+            torch.cuda.synchronize()
+            times.append(start.elapsed_time(end) / 1000)
+        else:
+            started = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - started)
+    return times
+
+
+def peak_mebibytes(device: str) -> float:
+    """The most memory that this process has had: on CUDA the device's, else the process's own."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def ceilings(task: Task) -> dict[str, float]:
+    """Giga multiply-adds a second of a matrix product by precision, and gigabytes a second of reading and writing."""
+    side = 4096 if task.device == "cuda" else 1024  # as fast as larger ones, and bearable where bf16 is emulated
+    result = {}
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32  # by default convolutions may, these not
+    for name in ("fp32", "bf16", "fp16") if task.device == "cuda" else ("fp32", "bf16"):
+        matrix = torch.randn(side, side, device=task.device).to(PRECISIONS[name])
+        best = min(seconds_of(lambda matrix=matrix: matrix @ matrix, task.seconds / 3, task.device))
+        result[name] = side**3 / best / 1e9
+    big = torch.zeros(2**26, device=task.device)  # 256 MiB, more than any cache
+    best = min(seconds_of(lambda: big.add_(1), task.seconds / 3, task.device))
+    return result | {"memory": 2 * big.nbytes / best / 1e9}
+
+
+def measure(task: Task) -> dict[str, Any]:
+    """{"seconds": [...], "peak": MiB}; of the machine its `ceilings`."""
+    torch.manual_seed(0)
+    if task.threads is not None:
+        torch.set_num_threads(task.threads)
+    if task.library == "machine":
+        keep_freed_memory()
+        return ceilings(task)
+    call = training_step(task) if task.train else prediction(task)
+    if task.library not in PEERS and task.path != PLAIN:
+        keep_freed_memory()  # but not what the weights have left that are copied and folded
+    images = torch.randn(task.batch_size, 3, task.image_size, task.image_size, device=task.device)
+    times = seconds_of(lambda: call(images), task.seconds, task.device)
+    return {"seconds": times, "peak": peak_mebibytes(task.device)}
+
+
+@command("python -m efficientnet.benchmark.worker")
+def main(argv: Sequence[str] | None = None) -> None:
+    print(json.dumps(measure(Task(**json.loads((argv or sys.argv[1:])[0])))))
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,123 @@
+"""What the commands share: one-line usage errors, and values that argparse checks.  No torch here."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from efficientnet.common.extras import MissingExtra
+
+
+def rank() -> int:
+    """The rank that torchrun gave this process; 0 without it."""
+    return int(os.environ.get("RANK", 0))
+
+
+def is_first_here() -> bool:
+    """Whether this is the first process of the run on this machine."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the error in one line, without the page of usage before it, and no guessing of shortened flags."""
+
+    def __init__(self, **options) -> None:
+        options.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit code 2 and one line, from one process a machine: usage is the same for all of them."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n" if is_first_here() else None)
+
+
+class CommandError(Exception):
+    """What ends a command with exit code 1; str() is the one or two lines that the person reads."""
+
+
+def fail(program: str, message: object) -> int:
+    """Prints the message without a traceback; returns exit code 1.
+
+    Most failures meet every rank, and rank 0 speaks for all.  Another rank waits until torchrun has ended it for rank
+    0's failure; if that does not come, the failure is its own, and it says so.
+    """
+    if rank() != 0:
+        time.sleep(10)
+        program = f"{program}: rank {rank()}"
+    print(f"{program}: error: {message}", file=sys.stderr, flush=True)
+    return 1
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process.  A rank that failed goes at once, without tearing its process group down: the others may be
+    waiting for it in a collective, and it would wait for them."""
+    if code and "RANK" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
+
+
+def command(program: str) -> Callable[[Callable[[Sequence[str] | None], int | None]], Callable[..., int]]:
+    """Decorates a command's `main(argv)` so that it returns its exit code, whatever happens.
+
+    argv: the arguments; None takes those of the command line.
+    0 or what `main` returns; 2 and one line for usage errors; 1 and one line for CommandError, a missing package and
+    failures of the file system; 1 and the traceback for a mistake of ours; 130 for Ctrl-C; 0 for a closed pipe.
+    """
+
+    def decorate(main: Callable[[Sequence[str] | None], int | None]) -> Callable[..., int]:
+        @functools.wraps(main)
+        def guarded(argv: Sequence[str] | None = None) -> int:
+            try:
+                code = main(argv) or 0
+                sys.stdout.flush()
+                return code
+            except SystemExit as leaving:  # argparse: a usage error, or --help
+                return leaving.code
+            except (CommandError, MissingExtra) as error:
+                return fail(program, error)
+            except BrokenPipeError:  # `scale.py --table | head`: the reader has seen enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 0
+            except OSError as error:  # a full disk, a folder without permission
+                return fail(program, f"{error.filename}: {error.strerror}" if error.filename else error)
+            except Exception:
+                traceback.print_exc()
+                return 1
+            except KeyboardInterrupt as interruption:
+                if rank() == 0:
+                    print(": ".join([program, "interrupted", *map(str, interruption.args)]), file=sys.stderr)
+                return 130
+
+        return guarded
+
+    return decorate
+
+
+def number(
+    kind: type, minimum: float = -math.inf, maximum: float = math.inf, *, above: float | None = None
+) -> Callable[[str], float | int]:
+    """An argparse type: an int or a finite float in [minimum, maximum], and greater than `above` where given."""
+
+    def convert(text: str) -> float | int:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a {'whole number' if kind is int else 'number'}"
+            ) from None
+        if not math.isfinite(value) or not minimum <= value <= maximum or (above is not None and value <= above):
+            bounds = [f"above {above:g}"] if above is not None else []
+            bounds += [f"at least {minimum:g}"] if minimum > -math.inf else []
+            bounds += [f"at most {maximum:g}"] if maximum < math.inf else []
+            raise argparse.ArgumentTypeError(f"{text} must be {' and '.join(bounds) or 'finite'}")
+        return value
+
+    return convert

@@ -1,0 +1,148 @@
+"""A look at all headers before the long work: what the files are, and whether this machine can decode them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from pydicom import config
+from pydicom.dataset import FileDataset
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID
+
+from efficientnet.common.isolated import Failure
+from efficientnet.mammography.dicom.grayscale import numbers
+from efficientnet.mammography.dicom.reading import ImageError, read_header, reason_not_decoded, reason_to_refuse
+from efficientnet.mammography.image_files import DICOM_SUFFIXES
+
+MOST_LINES = 8  # of one kind of count; the values after them are summed up
+MOST_FIRST = 5  # of files or rows that are named
+# pydicom tries what is installed in this order.
+ORDER_OF_DECODERS = ("gdcm", "pylibjpeg", "pyjpegls", "pillow", "pydicom")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What of one file decides how it is decoded and shown, in words to be counted."""
+
+    transfer_syntax: str  # a UID; of a file that is not DICOM its format, such as PNG
+    photometric_interpretation: str
+    bits: str
+    rows_columns: str
+    window: str
+    machine: str
+    refused: str | None = None  # why it would not be shown at all
+    bits_stored: int = 8
+
+
+def look_at(path: Path) -> Header | Failure:
+    """The header of one image file; nothing after it is read."""
+    try:
+        if path.suffix.lower() in DICOM_SUFFIXES:
+            return describe(read_header(path))
+        with Image.open(path) as image:
+            return Header(image.format, image.mode, "-", f"{image.height} x {image.width}", "-", "-")
+    except (ImageError, OSError) as error:
+        return Failure(str(error).removeprefix(f"{path}: "))
+
+
+def describe(header: FileDataset) -> Header:
+    sign = "signed" if header.get("PixelRepresentation") else "unsigned"
+    windows = header["WindowCenter"].VM if "WindowCenter" in header else 0
+    if header.get("VOILUTSequence"):
+        window = f"table ({len(header.VOILUTSequence)})"
+    else:
+        window = f"{header.get('VOILUTFunction') or 'LINEAR'} ({windows})" if windows else "none"
+    return Header(
+        str(header.file_meta.TransferSyntaxUID),
+        str(header.get("PhotometricInterpretation") or "-"),
+        f"{header.get('BitsStored', '?')} of {header.get('BitsAllocated', '?')}, {sign}",
+        f"{header.get('Rows', '?')} x {header.get('Columns', '?')}",
+        window,
+        str(header.get("ManufacturerModelName") or "-"),
+        reason_to_refuse(header),
+        int(next(iter(numbers(header, "BitsStored")), 8)),
+    )
+
+
+def report(headers: Mapping[Path, Header | Failure]) -> str:
+    """How many files there are of each kind, and what stands in the way of decoding them: lines for a person."""
+    seen = [header for header in headers.values() if isinstance(header, Header)]
+    unreadable = {path: header.reason for path, header in headers.items() if isinstance(header, Failure)}
+    refused = {
+        path: header.refused for path, header in headers.items() if isinstance(header, Header) and header.refused
+    }
+    lines = [
+        *count_lines("transfer syntax", (syntax_name(header.transfer_syntax) for header in seen)),
+        *count_lines("photometric", (header.photometric_interpretation for header in seen)),
+        *count_lines("bits", (header.bits for header in seen)),
+        *count_lines("rows x columns", (header.rows_columns for header in seen)),
+        *count_lines("window", (header.window for header in seen)),
+        *count_lines("machine", (header.machine for header in seen)),
+    ]
+    for name, files in (("unreadable", unreadable), ("refused", refused)):
+        lines += first_lines(name, [f"{path}: {reason}" for path, reason in files.items()])
+    lines += count_lines("decoder", decoders(seen))
+    lines += [f"{'no decoder':<17}{count:>7,}  {reason}" for reason, count in missing_decoders(seen).items()]
+    return "\n".join(lines)
+
+
+def decoders(headers: Sequence[Header]) -> list[str]:
+    """For each file that needs a package beside pydicom to be decoded: for what, and the one that will do it."""
+    names = {}
+    for header in headers:
+        uid, kind = as_uid(header.transfer_syntax), (header.transfer_syntax, header.bits_stored)
+        if kind not in names and uid.is_valid and uid.is_transfer_syntax and uid.is_encapsulated:
+            installed = None
+            if reason_not_decoded(uid, header.bits_stored) is None:
+                available = get_decoder(uid).available_plugins
+                installed = next((name for name in ORDER_OF_DECODERS if name in available), available[0])
+            names[kind] = f"{uid.name}: {f'{installed}, installed' if installed else 'none installed'}"
+    kinds = ((header.transfer_syntax, header.bits_stored) for header in headers)
+    return [names[kind] for kind in kinds if kind in names]
+
+
+def has_problems(headers: Mapping[Path, Header | Failure]) -> bool:
+    """Whether some file is unreadable, refused or in need of a decoder that is not installed."""
+    seen = [header for header in headers.values() if isinstance(header, Header) and header.refused is None]
+    return len(seen) < len(headers) or bool(missing_decoders(seen))
+
+
+def count_lines(name: str, values: Iterable[str]) -> list[str]:
+    """A line for each of the most frequent values, and one for all others."""
+    counts = Counter(values).most_common()
+    lines = [f"{count:>7,}  {value}" for value, count in counts[:MOST_LINES]]
+    if rest := counts[MOST_LINES:]:
+        lines.append(f"{sum(count for _, count in rest):>7,}  {len(rest)} others")
+    return [f"{name if place == 0 else '':<17}{line}" for place, line in enumerate(lines)]
+
+
+def first_lines(name: str, items: Sequence[str]) -> list[str]:
+    """How many there are, and a line for each of the first few."""
+    lines = [f"{len(items):>7,}  first: {items[0]}"] if items else []
+    lines += [f"{'':>7}         {item}" for item in items[1:MOST_FIRST]]
+    return [f"{name if place == 0 else '':<17}{line}" for place, line in enumerate(lines)]
+
+
+def syntax_name(transfer_syntax: str) -> str:
+    """The name in the standard with the UID, or the format of a file that is not DICOM."""
+    uid = as_uid(transfer_syntax)
+    return f"{uid.name} ({uid})" if uid.name != uid else transfer_syntax
+
+
+def missing_decoders(headers: Iterable[Header]) -> dict[str, int]:
+    """Why some of the files cannot be decoded here, with the line that installs what can -> how many they are."""
+    reasons: Counter[str] = Counter()
+    for (syntax, bits), count in Counter((header.transfer_syntax, header.bits_stored) for header in headers).items():
+        reason = reason_not_decoded(as_uid(syntax), bits) if as_uid(syntax).is_valid else None
+        if reason is not None:
+            reasons[reason] += count
+    return dict(reasons)
+
+
+def as_uid(text: str) -> UID:
+    """Without a remark if it is none."""
+    return UID(text, validation_mode=config.IGNORE)

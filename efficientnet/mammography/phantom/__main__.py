@@ -1,0 +1,73 @@
+"""Write the phantom data set into a folder.
+
+python -m efficientnet.mammography.phantom --output runs/phantoms --patients 150
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from efficientnet.common.command_line import Parser, command, leave, number
+from efficientnet.mammography.phantom.dataset import write_phantom_dataset
+from efficientnet.mammography.phantom.image import DEFAULT_SIZE
+from efficientnet.mammography.phantom.patient import CANCER_RATE, MOST_PATIENTS, Parameters, phantom_patients
+from efficientnet.mammography.settings import DEMO_PATIENTS
+
+PROGRAM = "python -m efficientnet.mammography.phantom"
+
+
+@command(PROGRAM)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(prog=PROGRAM, description=__doc__.partition("\n")[0])
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new or empty folder")
+    parser.add_argument("--patients", type=number(int, 1, MOST_PATIENTS), default=DEMO_PATIENTS, metavar="N")
+    parser.add_argument("--test-patients", type=number(int, 0, MOST_PATIENTS), default=0, metavar="N")
+    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N")
+    parser.add_argument("--size", type=int, nargs=2, default=DEFAULT_SIZE, metavar=("H", "W"), help="in pixels")
+    parser.add_argument(
+        "--cancer-rate",
+        type=number(float, 0, 1),
+        default=CANCER_RATE,
+        metavar="F",
+        help="share of the patients with cancer; in screening it is about 0.04 or less",
+    )
+    parser.add_argument(
+        "--conspicuity",
+        type=number(float, 0, 2),
+        default=1.0,
+        metavar="F",
+        help="factor on contrast and diameter of the cancers: 0.5 is hard, 0 invisible",
+    )
+    parser.add_argument("--workers", type=number(int, 1), default=os.cpu_count() or 1, metavar="N", help="processes")
+    arguments = parser.parse_args(argv)
+    values = dict(vars(arguments), size=tuple(arguments.size))
+    output, workers = values.pop("output"), values.pop("workers")
+    try:
+        parameters = Parameters(**values)
+    except ValueError as error:
+        parser.error(str(error))
+    complete = os.path.isfile(output / "phantom.json")
+    write_phantom_dataset(output, **values, workers=workers, progress=sys.stderr.isatty())
+    print(f"{output}: {'already there, nothing written' if complete else 'written'}: {summary(parameters)}")
+
+
+def summary(parameters: Parameters) -> str:
+    """How much of what a set with these parameters has, in one line."""
+    patients = phantom_patients(parameters)
+    parts = []
+    for split in ("train", "test"):
+        women = [patient for patient in patients if patient.split == split]
+        cancers = sum(breast.cancer for patient in women for breast in patient.breasts)
+        if women:
+            parts.append(
+                f"{split}.csv and {split}_images/ (DICOM images {4 * len(women)}, patients {len(women)}, "
+                f"breasts {2 * len(women)}, breasts with cancer {cancers})"
+            )
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    leave(main())

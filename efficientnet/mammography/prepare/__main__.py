@@ -1,0 +1,259 @@
+"""Decode, window, crop and resize every image once, into a data folder that train.py and evaluate.py read fast.
+
+    python -m efficientnet.mammography.prepare --data RSNA --check
+    python -m efficientnet.mammography.prepare --data RSNA --output CACHE --image-size 1024 512
+    python train.py --data CACHE
+
+It looks at all headers first; --check does only that. It may be interrupted at any time: the same command goes on, and
+keeps what is there and whole. A file that cannot be prepared is listed in CACHE/failures.csv while the others go on,
+and the exit code is then 1. It never changes the folder that it reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from efficientnet.common.command_line import CommandError, Parser, command, leave, number
+from efficientnet.common.cpu import usable_cores
+from efficientnet.common.files import atomic_file
+from efficientnet.common.isolated import Failure, run_isolated
+from efficientnet.mammography import settings as data_settings
+from efficientnet.mammography.dicom.headers import Header, count_lines, first_lines, has_problems, look_at, report
+from efficientnet.mammography.image_files import every_image, find_images
+from efficientnet.mammography.prepare.benchmark import benchmark
+from efficientnet.mammography.prepare.contact_sheet import contact_sheet
+from efficientnet.mammography.prepare.folder import (
+    PreparedError,
+    check_settings,
+    read_description,
+    write_description,
+)
+from efficientnet.mammography.prepare.pictures import Job, prepare
+from efficientnet.mammography.preprocessing import PICTURE_SETTINGS, Preprocessing
+from efficientnet.mammography.table import Table, TableError, read_table
+
+PROGRAM = "python -m efficientnet.mammography.prepare"
+
+
+@dataclass(frozen=True)
+class Split:
+    """train.csv or test.csv, and the file of each of its rows."""
+
+    name: str
+    table: Table
+    files: list[Path | None]
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name}_images"
+
+
+def read_splits(data: Path, columns: dict[str, str] | None) -> list[Split]:
+    """Whichever of the two tables is there. Raises TableError, and CommandError if neither is."""
+    if not data.is_dir():
+        raise CommandError(f"{data}: no such folder; --data names the folder with train.csv")
+    splits = []
+    for name in ("train", "test"):
+        if (data / f"{name}.csv").exists():
+            table = read_table(data / f"{name}.csv", columns=columns, labels="none")
+            splits.append(Split(name, table, find_images(table, data, f"{name}_images")))
+    if not splits:
+        raise CommandError(f"{data}: holds neither train.csv nor test.csv; --data names the folder that does")
+    return splits
+
+
+def find_jobs(splits: list[Split], output: Path) -> list[Job]:
+    """The rows of the tables that have a file, in their order."""
+    return [
+        Job(file, output / split.folder / row.patient_id / f"{row.image_id}.png", row.laterality)
+        for split in splits
+        for row, file in zip(split.table.rows, split.files, strict=True)
+        if file is not None
+    ]
+
+
+def open_output(output: Path, data: Path, settings: Preprocessing) -> None:
+    """Makes the folder, or finds that it can be gone on with. Raises PreparedError if it holds anything else."""
+    if read_description(data) is not None:
+        raise PreparedError(f"{data}: is itself prepared; --data names the folder with the original images")
+    strange = output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir())
+    if strange and read_description(output) is None:
+        raise PreparedError(f"{output}: is not empty and holds no prepared images; choose an empty or new folder")
+    check_settings(output, settings)
+    output.mkdir(parents=True, exist_ok=True)
+
+
+def look_at_all(files: list[Path], limits: dict[str, Any]) -> dict[Path, Header | Failure]:
+    """The header of each file."""
+    found = {}
+    with progress_bar(len(files), "headers") as bar:
+        for path, header in run_isolated(look_at, files, **limits):
+            found[path] = header
+            bar.update()
+    return {path: found[path] for path in files}
+
+
+def table_lines(splits: list[Split], data: Path) -> list[str]:
+    """What the tables count, and how they and the files agree."""
+    lines = []
+    for split in splits:
+        counts = split.table.counts
+        lines.append(f"{split.name + '.csv':<17}{counts.images:>7,}  images of {counts.patients:,} patients")
+        lines += count_lines("  machine_id", (row.machine_id or "-" for row in split.table.rows))
+        rows = zip(split.table.rows, split.files, strict=True)
+        missing = [f"{row.patient_id}/{row.image_id}" for row, file in rows if file is None]
+        lines += first_lines("  without a file", missing)
+    # Images may lie in one folder for both tables, so that what has no row in one may have it in the other.
+    found = [file for split in splits for file in split.files if file is not None]
+    strangers, links = set(), set()
+    for split in splits:
+        there, left_out = every_image(data, split.folder, found)
+        strangers |= there
+        links |= set(left_out)
+    lines += first_lines("files without row", sorted(strangers - set(map(str, found))))
+    lines += first_lines("links outside", sorted(links))
+    return lines
+
+
+def progress_bar(total: int, name: str, initial: int = 0) -> tqdm:
+    """On a terminal: the share done, images per second, and the time left."""
+    hidden = not sys.stderr.isatty()
+    return tqdm(desc=name, total=total, initial=initial, unit=" images", disable=hidden, leave=False, smoothing=0.05)
+
+
+def write_failures(output: Path, failures: dict[Path, str], headers: dict[Path, Header | Failure]) -> None:
+    with atomic_file(output / "failures.csv", "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "reason", "transfer_syntax"])
+        for path, reason in failures.items():
+            header = headers[path]
+            writer.writerow([path, reason, header.transfer_syntax if isinstance(header, Header) else ""])
+
+
+def copy_tables(splits: list[Split], output: Path) -> None:
+    """Also where all pictures were there already: labels may have changed."""
+    for split in splits:
+        content, copy = split.table.path.read_bytes(), output / f"{split.name}.csv"
+        if not copy.exists() or copy.read_bytes() != content:
+            with atomic_file(copy) as file:
+                file.write(content)
+
+
+def summary(output: Path, images: int, failures: dict[Path, str], settings: Preprocessing) -> str:
+    lines = [f"{output}: {images - len(failures):,} of {images:,} images are prepared (key {settings.key})"]
+    if failures:
+        path, reason = next(iter(failures.items()))
+        lines.append(f"{len(failures):,} failed, and {output / 'failures.csv'} says why; the first: {path}: {reason}")
+    return "\n".join([*lines, f"next: python train.py --data {output}"])
+
+
+def write_preview(
+    path: Path, splits: list[Split], settings: Preprocessing, count: int, seed: int, limits: dict[str, Any]
+) -> None:
+    images = [
+        (file, row.laterality)
+        for split in splits
+        for row, file in zip(split.table.rows, split.files, strict=True)
+        if file is not None
+    ]
+    if not images:
+        raise CommandError("not one row of the tables has an image file")
+    chosen = random.Random(seed).sample(images, min(count, len(images)))
+    page = contact_sheet(chosen, settings, limits)
+    with atomic_file(path) as file:
+        page.save(file, "PNG")
+    print(f"{path}: {len(chosen)} of {len(images):,} images, each with the box of its crop and as it is prepared")
+
+
+def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Preprocessing | None]:
+    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with train.csv or test.csv")
+    parser.add_argument("--output", type=Path, metavar="CACHE", help="new folder, or one to go on in")
+    data_settings.add_picture_arguments(parser.add_argument_group("pictures", argument_default=argparse.SUPPRESS))
+    parser.add_argument("--check", action="store_true", help="look at all headers, and stop")
+    parser.add_argument(
+        "--benchmark", action="store_true", help="measure decoding and the rest on some files, and stop"
+    )
+    parser.add_argument("--preview", type=Path, metavar="FILE.png", help="show some images before and after, and stop")
+    parser.add_argument("--preview-images", type=number(int, 1), default=12, metavar="N", help="how many (12)")
+    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="which of them (0)")
+    cores = usable_cores()
+    parser.add_argument("--workers", type=number(int, 1), default=cores, metavar="N", help=f"processes ({cores})")
+    parser.add_argument("--timeout", type=number(float, above=0), default=120, metavar="S", help="for one file (120)")
+    parser.add_argument("--memory", type=number(float, above=0), default=4, metavar="GIB", help="for one file (4)")
+    arguments = parser.parse_args(argv)
+    try:
+        given = data_settings.given_values(arguments)
+    except ValueError as error:
+        parser.error(str(error))
+    if arguments.check:
+        return arguments, None
+    if "image_size" not in given or not (arguments.output or arguments.preview or arguments.benchmark):
+        parser.error("--image-size and --output (or --preview, or --benchmark) are needed, unless for --check")
+    if arguments.preview is not None:
+        if arguments.preview.suffix.lower() != ".png":
+            parser.error(f"--preview {arguments.preview}: give it a name that ends in .png")
+        if arguments.preview.resolve().is_relative_to(arguments.data.resolve()):
+            parser.error(f"--preview {arguments.preview}: lies within --data, which is never written to")
+    return arguments, Preprocessing(**{name: value for name, value in given.items() if name in PICTURE_SETTINGS})
+
+
+@command(PROGRAM)
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments, settings = parse_arguments(argv)
+    limits = {"workers": arguments.workers, "seconds": arguments.timeout, "memory": arguments.memory}
+    data, output = arguments.data, arguments.output
+    try:
+        splits = read_splits(data, getattr(arguments, "columns", None))
+    except TableError as error:
+        raise CommandError(error) from None
+    every_file = [file for split in splits for file in split.files if file is not None]
+    if settings is None:
+        headers = look_at_all(every_file, limits)
+        print("\n".join([*table_lines(splits, data), report(headers)]))
+        return int(has_problems(headers))
+
+    if arguments.benchmark:
+        print(benchmark(look_at_all(every_file, limits), settings, limits))
+        return 0
+    if arguments.preview is not None:
+        write_preview(arguments.preview, splits, settings, arguments.preview_images, arguments.seed, limits)
+        return 0
+
+    if not every_file:
+        raise CommandError(f"{data}: not one row of the tables has an image file; look with --check")
+    open_output(output, data, settings)
+    jobs = find_jobs(splits, output)
+    to_do = [job for job in jobs if not job.is_done(settings)]
+    failures: dict[Path, str] = {}
+    if to_do:
+        write_description(output, settings, complete=False)
+    copy_tables(splits, output)
+    if to_do:
+        headers = look_at_all([job.source for job in to_do], limits)
+        print("\n".join([*table_lines(splits, data), report(headers)]), flush=True)
+        try:
+            with progress_bar(len(jobs), "prepare", len(jobs) - len(to_do)) as bar:
+                for job, reason in prepare(to_do, bar, output, settings, limits):
+                    failures[job.source] = reason
+                    bar.set_postfix_str(f"{len(failures)} failed", refresh=False)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the same command goes on from here") from None
+        finally:
+            write_failures(output, failures, headers)
+        write_description(output, settings, complete=True)
+    print(summary(output, len(jobs), failures, settings))
+    return int(bool(failures))
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,83 @@
+"""Some images before and after, on one page: a person sees in ten seconds whether crop and window are right."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from efficientnet.common.isolated import Failure, run_isolated
+from efficientnet.mammography.dicom.headers import Header, look_at
+from efficientnet.mammography.dicom.reading import ImageError
+from efficientnet.mammography.picture import open_image
+from efficientnet.mammography.preprocessing import Preprocessing, breast_box, preprocess
+
+HEIGHT, GAP, CAPTION = 320, 8, 30  # pixels: of a picture, between pictures, of the two lines under them
+COLUMNS = 4  # pairs
+INK, BOX, TROUBLE, GRAY = (230, 230, 230), (255, 200, 0), (255, 90, 90), (40, 40, 40)
+
+
+def contact_sheet(images: Sequence[tuple[Path, str]], settings: Preprocessing, limits: dict[str, Any]) -> Image.Image:
+    """(file, laterality) of each image -> a page of pairs.
+
+    Left the whole image as its window shows it, with the box of the crop; right the picture that a network reads. An
+    image that cannot be read, or is not within the `limits` (those of `run_isolated`), has its reason there.
+    """
+    drawn = dict(run_isolated(partial(draw_cell, settings=settings), images, **limits))
+    cells = [
+        draw_reason(image[0], drawn[image].reason) if isinstance(drawn[image], Failure) else drawn[image]
+        for image in images
+    ]
+    width, height = max(cell.width for cell in cells), cells[0].height
+    columns = min(COLUMNS, len(cells))
+    page = Image.new("RGB", (columns * (width + GAP) + GAP, -(-len(cells) // columns) * (height + GAP) + GAP))
+    for place, cell in enumerate(cells):
+        row, column = divmod(place, columns)
+        page.paste(cell, (GAP + column * (width + GAP), GAP + row * (height + GAP)))
+    return page
+
+
+def draw_reason(path: Path, reason: str) -> Image.Image:
+    cell = Image.new("RGB", (HEIGHT, HEIGHT + CAPTION), GRAY)
+    lines = textwrap.wrap(f"{path.parent.name}/{path.name}: {reason}", 50)
+    ImageDraw.Draw(cell).text((4, 4), "\n".join(lines), TROUBLE)
+    return cell
+
+
+def draw_cell(file: tuple[Path, str], settings: Preprocessing) -> Image.Image | Failure:
+    path, laterality = file
+    name = f"{path.parent.name}/{path.stem}, {laterality}"
+    try:
+        image, _ = open_image(path, settings)
+        picture = preprocess(image, settings, laterality)
+    except ImageError as error:
+        return Failure(str(error).removeprefix(f"{path}: "))
+    height, width = image.values.shape
+    scale = HEIGHT / height
+    whole = as_image(preprocess(image, without_crop(image.values.shape, settings)))
+    if settings.crop:
+        top, bottom, left, right = (end * scale for end in breast_box(image))
+        ImageDraw.Draw(whole).rectangle((left, top, right - 1, bottom - 1), outline=BOX, width=2)
+    after = as_image(picture).resize((round(HEIGHT * picture.shape[1] / picture.shape[0]), HEIGHT))
+    cell = Image.new("RGB", (whole.width + GAP + after.width, HEIGHT + CAPTION))
+    cell.paste(whole, (0, 0))
+    cell.paste(after, (whole.width + GAP, 0))
+    header = look_at(path)
+    shown = f"{header.photometric_interpretation}, window {header.window}" if isinstance(header, Header) else ""
+    ImageDraw.Draw(cell).text((0, HEIGHT + 2), f"{name}, {height} x {width}\n{shown}", INK, spacing=1)
+    return cell
+
+
+def without_crop(shape: tuple[int, int], settings: Preprocessing) -> Preprocessing:
+    """Settings by which the whole of an image is HEIGHT pixels high, turned no way."""
+    width = max(32, round(HEIGHT * shape[1] / shape[0]))
+    return Preprocessing((HEIGHT, width), crop=False, side="as-is", window=settings.window)
+
+
+def as_image(picture: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.rint(picture * 255).astype(np.uint8)).convert("RGB")

@@ -1,0 +1,72 @@
+"""A prepared data folder: the pictures of another one, made once, with what they were made by.
+
+train.csv, test.csv                             as in the other folder
+train_images/<patient_id>/<image_id>.png        prepared pictures (see picture.py); test_images/ likewise
+prepared.json                                   settings, their key, whether all is done
+failures.csv                                    path, reason, transfer_syntax of each file that has no picture
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from efficientnet.common.command_line import CommandError
+from efficientnet.common.files import write_json
+from efficientnet.mammography.preprocessing import PICTURE_SETTINGS, VERSION, Preprocessing
+
+DESCRIPTION = "prepared.json"
+
+
+class PreparedError(CommandError):
+    """A prepared folder that cannot be used as asked: one line with the folder, the reason, and what to do."""
+
+
+def write_description(root: Path, settings: Preprocessing, complete: bool) -> None:
+    picture = {name: settings.to_dict()[name] for name in PICTURE_SETTINGS}
+    description = {"version": VERSION, "key": settings.key, "settings": picture, "complete": complete}
+    write_json(root / DESCRIPTION, description)
+
+
+def read_description(root: Path) -> dict[str, Any] | None:
+    """What prepared.json holds; None for a folder without it. Raises PreparedError if it is damaged."""
+    try:
+        description = json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))
+        if set(description["settings"]) == set(PICTURE_SETTINGS) and {"version", "key", "complete"} <= set(description):
+            settings = Preprocessing(**description["settings"])
+            if description["key"] == settings.key or description["version"] != VERSION:
+                return description
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        pass
+    raise PreparedError(f"{root / DESCRIPTION}: is damaged or of another version; delete {root} and prepare it again")
+
+
+def prepared_settings(root: Path) -> dict[str, Any]:
+    """The settings that the pictures of a prepared folder were made by, by their names; none for any other folder."""
+    description = read_description(root)
+    settings = {} if description is None else description["settings"]
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
+def check_settings(root: Path, settings: Preprocessing) -> None:
+    """Raises PreparedError if the folder is a prepared one, but by other settings than these."""
+    description = read_description(root)
+    if description is None or description["key"] == settings.key:
+        return
+    wanted, there = settings.to_dict(), description["settings"]
+    different = [f"{name} {there[name]}, not {wanted[name]}" for name in there if there[name] != wanted[name]]
+    reason = "; ".join(different) or f"version {description['version']} of the preprocessing, not {VERSION}"
+    raise PreparedError(
+        f"{root}: was prepared with {reason}; name the folder that it was made from, or prepare another"
+    )
+
+
+def check_prepared(root: Path, settings: Preprocessing) -> None:
+    """Raises PreparedError if the folder is a prepared one, but by other settings than these, or not finished."""
+    check_settings(root, settings)
+    description = read_description(root)
+    if description is not None and not description["complete"]:
+        raise PreparedError(f"{root}: is not finished; give the same prepare command again, and it goes on")

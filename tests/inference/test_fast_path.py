@@ -1,0 +1,254 @@
+"""The fast path for prediction gives what the network gives, whatever it is and whatever it sees."""
+
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from efficientnet import (
+    B0,
+    BASELINES,
+    LITE_VARIANTS,
+    MOBILENET_V2,
+    VARIANTS,
+    Coefficients,
+    compound_coefficients,
+    create_model,
+    scale,
+)
+from efficientnet.inference.fast_path import (
+    ONEDNN_NAMES,
+    FusedConvolution,
+    RecordedCalls,
+    mean_of_pixels,
+    onednn_fuses,
+    optimize_for_inference,
+)
+from efficientnet.scaling import LITE0
+from efficientnet.training.loop import predict
+
+needs_fusion = pytest.mark.skipif(not onednn_fuses(torch.float32), reason="this PyTorch fuses no convolutions")
+# Even at every stage, odd at some, odd at all; and not square.
+SMALL = scale(B0, Coefficients(depth=0.5, width=0.25))
+SIZES = [(64, 64), (97, 66), (75, 100), (33, 129)]
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """In evaluation, with factors and summands of batch norm that leave no layer as it begins, and the statistics of
+    some images, without which the values of a deep network grow beyond any comparison."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.8, 1.2)
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(torch.randn(4, model.in_channels, 64, 96))
+    return model.eval()
+
+
+def assert_as_exact(fast: nn.Module, model: nn.Module, images: torch.Tensor) -> None:
+    """Logits are within 1e-5 of float64's, or of the network's own order of error where that is larger."""
+    with torch.no_grad():
+        exact = copy.deepcopy(model).double()(images.double()).float()
+        assert difference(fast(images), exact) < max(1e-5, 10 * difference(model(images), exact))
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest, relative to the largest value."""
+    assert found.shape == expected.shape and found.dtype == expected.dtype
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("fused", [None, False], ids=["fused", "plain operators"])
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+@pytest.mark.parametrize("name", ["b0", "lite0", "mobilenet_v1", "mobilenet_v2", "resnet50"])
+def test_logits_features_and_maps_are_the_networks_own(name, padding, fused):
+    torch.manual_seed(0)
+    stages = scale({**BASELINES, "lite0": LITE0}[name], Coefficients(depth=0.5, width=0.25))
+    model = randomised(create_model(stages, num_classes=10, in_channels=1, padding=padding))
+    fast = optimize_for_inference(model, fused=fused)
+    for size in SIZES:
+        images = torch.randn(2, 1, *size)
+        assert_as_exact(fast, model, images)
+        with torch.no_grad():
+            assert difference(fast.forward_features(images), model.forward_features(images)) < 1e-4
+            maps, expected = fast.feature_maps(images), model.feature_maps(images)
+        assert len(maps) == len(expected) == 5
+        assert max(map(difference, maps, expected)) < 1e-4
+
+
+SAMPLE = ("b0", "lite1")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in SAMPLE else pytest.mark.nightly) for name in [*VARIANTS, *LITE_VARIANTS]],
+)
+def test_every_variant_is_within_1e_5(name):
+    torch.manual_seed(0)
+    model = randomised(create_model(name, num_classes=5))
+    assert_as_exact(optimize_for_inference(model), model, torch.randn(1, 3, 65, 96))
+
+
+def test_any_scaled_architecture_has_a_fast_path():
+    model = randomised(create_model(scale(MOBILENET_V2, compound_coefficients(phi=1.5)), num_classes=3))
+    assert_as_exact(optimize_for_inference(model), model, torch.randn(1, 3, 50, 71))
+
+
+def blocked(fast: nn.Module) -> set[bool]:
+    return {layer.laid_out[2].is_mkldnn for layer in fast.modules() if isinstance(layer, FusedConvolution)}
+
+
+@needs_fusion
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+def test_weights_in_blocks_give_the_same_whatever_shapes_follow_one_another(padding, precision):
+    torch.manual_seed(0)
+    fast = optimize_for_inference(randomised(create_model(SMALL, num_classes=5, padding=padding)), precision)
+    first, second = torch.randn(2, 3, 64, 96), torch.randn(1, 3, 97, 66)
+    before = copy.deepcopy(fast.state_dict())
+    plain = {id(images): fast(images) for images in (first, second)}
+    for count, images in ((4, first), (2, second), (1, first), (5, second), (3, first)):
+        for repetition in range(count):
+            found = fast(images)
+            assert difference(found, plain[id(images)]) < (1e-5 if precision == "fp32" else 0.02)
+            assert blocked(fast) == {repetition >= 2}
+    assert blocked(fast) == {True}
+    after = fast.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in after)
+
+
+@needs_fusion
+def test_fusing_by_both_ways_is_refused():
+    with pytest.raises(ValueError, match="only one can be"):
+        optimize_for_inference(create_model("b0", num_classes=2), fused=True, compile=True)
+
+
+@needs_fusion
+def test_with_weights_in_blocks_it_can_be_copied_and_saved(tmp_path):
+    fast = optimize_for_inference(randomised(create_model("b0", num_classes=2)))
+    images = torch.randn(1, 3, 64, 64)
+    expected = [fast(images) for _ in range(4)][-1]
+    assert blocked(fast) == {True}
+    copies = [copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))]
+    torch.save(fast.state_dict(), tmp_path / "weights.pt")
+    copies.append(optimize_for_inference(randomised(create_model("b0", num_classes=2))))
+    copies[-1].load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    assert all(difference(copied(images), expected) < 1e-5 for copied in copies)
+
+
+@needs_fusion
+def test_threads_may_share_it_though_their_images_differ_in_shape():
+    fast = optimize_for_inference(randomised(create_model("b0", num_classes=2)))
+    inputs = [torch.randn(1, 3, size, 64) for size in (64, 64, 80, 96)]
+    expected = [fast(images) for images in inputs]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(20):
+            for found, wanted in zip(threads.map(fast, inputs), expected, strict=True):
+                assert difference(found, wanted) < 1e-5
+
+
+def test_a_constant_background_costs_no_digits():
+    """Half of a mammogram is exactly 0.  A mean that adds pixel by pixel rounds alike at each of them."""
+    torch.manual_seed(0)
+    model = randomised(create_model("b0", num_classes=2, in_channels=1))
+    image = torch.randn(1, 1, 1024, 512)
+    image[..., 200:] = -1.987
+    x = model.stem(image).detach().contiguous(memory_format=torch.channels_last)
+    exact = x.double().mean((2, 3)).float()
+    for pooled, tolerance in ((False, 1e-6), (True, 1e-5)):
+        assert difference(mean_of_pixels(x, pooled), exact) < tolerance
+    assert_as_exact(optimize_for_inference(model), model, image)
+
+
+def test_layers_that_it_does_not_know_are_refused():
+    model = create_model("b0")
+    model.head = nn.Conv2d(320, 1280, 3, padding=1)
+    with pytest.raises(TypeError, match="no Conv2d"):
+        optimize_for_inference(model)
+
+
+def test_bf16_is_near_and_logits_are_float32():
+    torch.manual_seed(0)
+    model = randomised(create_model("b0", num_classes=10))
+    images = torch.randn(4, 3, 96, 96)
+    with torch.no_grad():
+        fast = optimize_for_inference(model, "bf16")
+        assert {buffer.dtype for buffer in fast.buffers()} == {torch.bfloat16}
+        with torch.autocast("cpu", torch.bfloat16):
+            by_autocast = model(images).float()
+        assert difference(fast(images), model(images)) < 0.05 + 2 * difference(by_autocast, model(images))
+
+
+def test_the_model_stays_as_it_is_and_the_copy_is_for_prediction():
+    model = randomised(create_model("b0", num_classes=2))
+    before = copy.deepcopy(model.state_dict())
+    fast = optimize_for_inference(model)
+    images = torch.randn(2, 3, 64, 64)
+    first = fast(images)
+    assert not first.requires_grad and not fast.train().training and torch.equal(fast(images), first)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert fast.stages == model.stages and fast.num_features == model.num_features
+    with pytest.raises(ValueError, match="32 pixels"):
+        fast(torch.zeros(1, 3, 16, 64))
+    with pytest.raises(ValueError, match="expected images"):
+        fast(torch.zeros(1, 1, 64, 64))
+
+
+def test_prediction_with_a_flip_is_the_networks_too():
+    model = randomised(create_model("b0", num_classes=2))
+    images = torch.randn(3, 3, 64, 80)
+    fast = predict(optimize_for_inference(model), images, torch.device("cpu"), flip=True)
+    np.testing.assert_allclose(fast, predict(model, images, torch.device("cpu"), flip=True), atol=1e-3)
+
+
+def test_what_cannot_be_is_refused_in_words():
+    model = create_model("b0", num_classes=1)
+    with pytest.raises(ValueError, match="fp32, bf16, fp16"):
+        optimize_for_inference(model, "int8")
+    with pytest.raises(ValueError, match="CUDA graph"):
+        optimize_for_inference(model, cuda_graph=True)
+
+
+def test_without_the_fused_operators_it_falls_back(monkeypatch):
+    onednn_fuses.cache_clear()
+    monkeypatch.setattr(
+        "efficientnet.inference.fast_path.ONEDNN_NAMES", {**ONEDNN_NAMES, nn.SiLU: ("no such thing", [])}
+    )
+    assert not onednn_fuses(torch.float32)
+    monkeypatch.undo()
+    model = randomised(create_model("b0", num_classes=2))
+    monkeypatch.setattr("efficientnet.inference.fast_path.onednn_fuses", lambda dtype: False)
+    fast = optimize_for_inference(model)
+    with pytest.raises(ValueError, match="leave fused out"):
+        optimize_for_inference(model, fused=True)
+    images = torch.randn(1, 3, 64, 64)
+    assert_as_exact(fast, model, images)
+    onednn_fuses.cache_clear()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_fp16_and_a_graph_are_near_the_network():
+    model = randomised(create_model("b0", num_classes=10)).cuda()
+    with torch.no_grad():
+        for options in ({}, {"precision": "fp16"}, {"precision": "fp16", "cuda_graph": True}):
+            fast = optimize_for_inference(model, **options)
+            assert isinstance(fast.run, RecordedCalls) == options.get("cuda_graph", False)
+            for count in (1, 3, 1):
+                images = torch.randn(count, 3, 64, 96, device="cuda")
+                assert difference(fast(images), model(images)) < (0.05 if options else 1e-3)
+
+
+@pytest.mark.parametrize("name", ["first stages", pytest.param("b0", marks=pytest.mark.nightly)])
+def test_compiled_it_is_the_same_function(name):
+    pytest.importorskip("torch._inductor")
+    few = (*B0.stages[:2], replace(B0.stages[-1], in_channels=16, out_channels=64))
+    model = randomised(create_model(few if name == "first stages" else name, num_classes=2))
+    compiled = optimize_for_inference(model, compile=True)
+    for size in ((64, 64), (97, 66)):
+        assert_as_exact(compiled, model, torch.randn(2, 3, *size))

@@ -1,0 +1,517 @@
+"""`prepare`: every picture once, kept over kills, and the same to train.py and evaluate.py as the original files."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from commands import ROOT, assert_one_line_error, python, run
+from PIL import Image
+from pydicom.pixels import get_decoder
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, JPEGLosslessSV1
+from tiny_data import write_tiny_data
+from tiny_runs import SMALL
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from efficientnet.mammography.dataset import MammogramDataset, collate
+from efficientnet.mammography.dicom.headers import Header, has_problems, report
+from efficientnet.mammography.dicom.reading import read_image
+from efficientnet.mammography.image_files import find_images
+from efficientnet.mammography.phantom.dataset import write_phantom_dataset
+from efficientnet.mammography.prepare.contact_sheet import BOX, GRAY
+from efficientnet.mammography.prepare.pictures import Job, own_file, process_namespace
+from efficientnet.mammography.prepare.pictures import prepare as prepare_all
+from efficientnet.mammography.preprocessing import Preprocessing, preprocess
+from efficientnet.mammography.table import assign_folds, read_table
+
+SIZE = (64, 32)
+SETTINGS = Preprocessing(SIZE)
+PREPARE = "efficientnet.mammography.prepare"
+COMMAND = [sys.executable, "-m", PREPARE]
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory) -> Path:
+    """20 patients and 4 of a test set, with small pictures."""
+    return write_phantom_dataset(tmp_path_factory.mktemp("raw") / "set", 20, size=(200, 160), test_patients=4)
+
+
+@pytest.fixture
+def raw(phantoms, tmp_path) -> Path:
+    """The same in a folder that a test may change."""
+    return shutil.copytree(phantoms, tmp_path / "raw")
+
+
+def prepare(data: Path, output: Path, *arguments: object, size=SIZE, code: int = 0):
+    process = run(*(PREPARE, "--data", data, "--output", output, "--image-size", *size, "--workers", 1, *arguments))
+    assert process.returncode == code, process.stderr + process.stdout
+    return process
+
+
+@pytest.fixture(scope="module")
+def cache(phantoms, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("cache") / "set"
+    prepare(phantoms, output)
+    return output
+
+
+def pictures(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Name -> (time of writing, content) of every prepared picture."""
+    found = sorted(folder.rglob("*.png"))
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
+
+
+def failures(output: Path) -> dict[str, dict[str, str]]:
+    with open(output / "failures.csv", newline="") as file:
+        return {Path(row["path"]).name: row for row in csv.DictReader(file)}
+
+
+def some_images(data: Path, count: int) -> list[Path]:
+    return sorted(data.glob("train_images/*/*.dcm"))[:count]
+
+
+# ---- what is in the cache ----
+
+
+def test_the_cache_is_a_data_folder_with_the_same_pictures(phantoms, cache):
+    for name in ("train", "test"):
+        assert (cache / f"{name}.csv").read_bytes() == (phantoms / f"{name}.csv").read_bytes()
+        table = read_table(cache / f"{name}.csv", labels="none")
+        folder = f"{name}_images"
+        prepared = MammogramDataset(table, find_images(table, cache, folder), SETTINGS)
+        original = MammogramDataset(table, find_images(table, phantoms, folder), SETTINGS)
+        assert None not in prepared.files and len(prepared) > 0
+        for index, row in enumerate(table.rows):
+            picture = original.picture(index)
+            assert np.abs(prepared.picture(index) - picture).max() <= 0.5 / 255 + 1e-6
+            by_hand = preprocess(read_image(original.files[index]), SETTINGS, row.laterality)
+            assert np.abs(picture - by_hand).max() <= 0.5 / 255
+    assert failures(cache) == {}
+    assert sorted(os.listdir(cache)) == [
+        *("failures.csv", "prepared.json", "test.csv", "test_images", "train.csv", "train_images")
+    ]
+
+
+def test_what_it_was_made_by_stands_beside_it(cache):
+    description = json.loads((cache / "prepared.json").read_text())
+    assert description["settings"]["image_size"] == list(SIZE)
+    assert (description["key"], description["complete"]) == (SETTINGS.key, True)
+
+
+# ---- again, after a kill, twice at once ----
+
+
+def test_the_same_command_again_writes_nothing(phantoms, cache):
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+    assert "96 of 96" in prepare(phantoms, cache).stdout
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
+
+
+def test_a_killed_run_is_gone_on_with_and_half_written_files_are_not_trusted(phantoms, cache, tmp_path):
+    output = tmp_path / "cache"
+    command = [*COMMAND, "--data", phantoms, "--output", output, "--image-size", *SIZE, "--workers", 1]
+    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL)
+    while len(list(output.rglob("*.png"))) < 5:
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    before = pictures(output)
+    assert len(before) < 96, "it was too fast to be killed"
+    (output / f".unfinished-{os.uname().nodename}-{process_namespace()}-{process.pid}-12345678").write_bytes(b"half")
+    arguments = ("--data", output, "--dry-run")
+    assert_one_line_error(run("train.py", *arguments), 1, str(output), "not finished", "again")
+    name = next(iter(before))
+    (output / name).write_bytes(before.pop(name)[1][:-9])
+    prepare(phantoms, output)
+    after = pictures(output)
+    assert {name: after[name] for name in before} == before
+    assert {name: content for name, (_, content) in after.items()} == {n: c for n, (_, c) in pictures(cache).items()}
+    assert not list(output.glob(".*"))
+
+
+def test_two_at_once_make_one_sound_cache(phantoms, cache, tmp_path):
+    output = tmp_path / "cache"
+    command = [*COMMAND, "--data", phantoms, "--output", output, "--image-size", *SIZE, "--workers", 1]
+    both = [subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    assert {name: content for name, (_, content) in pictures(output).items()} == {
+        name: content for name, (_, content) in pictures(cache).items()
+    }
+    assert not list(output.glob(".*"))
+
+
+def test_ctrl_c_says_how_to_go_on(phantoms, tmp_path):
+    output = tmp_path / "cache"  # of pictures so large that they take long enough
+    command = [*COMMAND, "--data", phantoms, "--output", output, "--image-size", 2048, 2048, "--workers", 1]
+    process = subprocess.Popen(
+        list(map(str, command)),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where pytest runs in the background
+    )
+    while not list(output.rglob("*.png")):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "goes on" in error and len(error.splitlines()) == 1
+    assert not list(output.glob(".*"))
+
+
+def test_a_source_that_changed_is_prepared_again(raw, tmp_path):
+    output = tmp_path / "cache"
+    prepare(raw, output)
+    before = pictures(output)
+    first, second, third = some_images(raw, 3)
+    shutil.copyfile(second, first)
+    third.write_bytes(b"no longer an image")
+    prepare(raw, output, code=1)
+    after = pictures(output)
+    changed = {name for name in before if after.get(name) != before[name]}
+    assert {Path(name).stem for name in changed} == {first.stem, third.stem}
+    assert f"train_images/{third.parent.name}/{third.stem}.png" not in after  # not what it was before it broke
+
+
+def test_labels_that_changed_are_taken_over_without_preparing_again(raw, tmp_path):
+    output = tmp_path / "cache"
+    prepare(raw, output)
+    before = pictures(output)
+    (raw / "train.csv").write_text((raw / "train.csv").read_text().replace(",1,", ",0,"))
+    prepare(raw, output)
+    assert (output / "train.csv").read_text() == (raw / "train.csv").read_text()
+    assert pictures(output) == before
+
+
+def test_a_link_to_nothing_is_a_failure_and_not_the_end(raw, tmp_path):
+    path = some_images(raw, 1)[0]
+    path.unlink()
+    path.symlink_to(raw / "nothing")
+    prepare(raw, tmp_path / "cache", code=1)
+    assert "no such file" in failures(tmp_path / "cache")[path.name]["reason"]
+
+
+@pytest.mark.parametrize("patients", [75, pytest.param(750, marks=pytest.mark.nightly)])
+def test_thousands_of_tiny_files_are_prepared_split_and_loaded_each_once(tmp_path, patients):
+    count, output = 4 * patients, tmp_path / "cache"
+    data = write_tiny_data(tmp_path / "data", patients, size=32)
+    assert f"{count:,} of {count:,}" in prepare(data, output, size=(32, 32)).stdout
+    table = read_table(output / "train.csv", ("cancer",))
+    files = find_images(table, output)
+    assert len(set(files)) == len(pictures(output)) == count and None not in files
+    folds = assign_folds(table, 5, 0)
+    assert len(folds) == patients and set(folds.values()) == set(range(5))
+    loader = DataLoader(
+        MammogramDataset(table, files, Preprocessing((32, 32))), 50, shuffle=True, num_workers=2, collate_fn=collate
+    )
+    seen = [index for batch in loader for index in batch.indices]
+    assert sorted(seen) == list(range(count))
+
+
+# ---- other parameters ----
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("--image-size", 64, 64), ["image_size [64, 32], not [64, 64]"]),
+        (("--no-crop", "--side", "as-is"), ["crop True, not False", "side left, not as-is"]),
+    ],
+)
+def test_a_cache_by_other_parameters_is_refused_by_name(phantoms, cache, arguments, words):
+    before = pictures(cache)
+    process = run(PREPARE, "--data", phantoms, "--output", cache, "--image-size", *SIZE, *arguments)
+    assert_one_line_error(process, 1, str(cache), *words)
+    process = run("train.py", "--data", cache, *arguments, "--dry-run")
+    assert_one_line_error(process, 1, str(cache), *words)
+    assert pictures(cache) == before
+
+
+def test_what_is_no_cache_is_not_written_to(phantoms, cache, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert_one_line_error(prepare(phantoms, tmp_path, code=1), 1, str(tmp_path), "not empty")
+    assert_one_line_error(prepare(phantoms, phantoms, code=1), 1, str(phantoms), "not empty")
+    assert_one_line_error(prepare(cache, tmp_path / "new", code=1), 1, str(cache), "itself prepared")
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+def test_a_damaged_description_is_refused(phantoms, tmp_path):
+    (tmp_path / "prepared.json").write_text('{"version": 1}')
+    assert_one_line_error(prepare(phantoms, tmp_path, code=1), 1, "prepared.json", "damaged")
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("--data", "nowhere", "--output", "x", "--image-size", 64), ["nowhere", "--data"]),
+        (("--data", "tests", "--output", "x", "--image-size", 64), ["tests", "train.csv", "test.csv"]),
+    ],
+)
+def test_a_folder_that_is_no_data_folder_is_one_line(arguments, words):
+    assert_one_line_error(run(PREPARE, *arguments), 1, *words)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--output", "x"), ("--image-size", 64), ("--output", "x", "--image-size", 1, 2, 3), ("--workers", 0)],
+)
+def test_usage_errors_are_one_line(phantoms, arguments):
+    process = run(PREPARE, "--data", phantoms, *arguments)
+    assert_one_line_error(process, 2, "--help")
+
+
+# ---- training and evaluation from it ----
+
+
+def test_a_run_on_the_cache_evaluates_alike_on_the_original_files(phantoms, cache, tmp_path):
+    process = run(
+        *("train.py", *SMALL, "--data", cache, "--batch-size", 4, "--epochs", 1, "--folds", 2),
+        *("--output", tmp_path / "run", "--strict", "--positive-share", 0.4),
+    )
+    assert process.returncode == 0, process.stderr
+    assert f"{SIZE[0]}x{SIZE[1]} pixels" in process.stdout  # the cache's, without being told
+    scores = {}
+    for name, data in (("cache", cache), ("original", phantoms)):
+        output = tmp_path / name
+        process = run("evaluate.py", "--checkpoint", tmp_path / "run" / "best.pt", "--data", data, "--output", output)
+        assert process.returncode == 0, process.stderr
+        with open(output / "images.csv", newline="") as file:
+            scores[name] = {row["image_id"]: float(row["cancer_probability"]) for row in csv.DictReader(file)}
+    # A network of ten updates hangs on every grey level; that the pictures are the same, another test says.
+    assert np.corrcoef(list(scores["cache"].values()), list(scores["original"].values()))[0, 1] > 0.9
+
+    other = tmp_path / "other"
+    prepare(phantoms, other, size=(64, 64))
+    process = run("evaluate.py", "--checkpoint", tmp_path / "run" / "best.pt", "--data", other)
+    assert_one_line_error(process, 1, str(other), "image_size [64, 64], not [64, 32]")
+
+
+# ---- failures ----
+
+
+def test_what_cannot_be_read_is_listed_and_the_others_go_on(raw, tmp_path):
+    output = tmp_path / "cache"
+    text, cut = some_images(raw, 2)
+    kept = {path: path.read_bytes() for path in (text, cut)}
+    text.write_bytes(b"patient_id,cancer\n" * 100)
+    cut.write_bytes(kept[cut][:-1000])
+    process = prepare(raw, output, code=1)
+    assert "94 of 96" in process.stdout and "2 failed" in process.stdout and "failures.csv" in process.stdout
+    listed = failures(output)
+    assert set(listed) == {text.name, cut.name}
+    assert "not a DICOM file" in listed[text.name]["reason"] and listed[text.name]["transfer_syntax"] == ""
+    assert listed[cut.name]["transfer_syntax"] == "1.2.840.10008.1.2.1"
+    assert not any(str(raw) in row["reason"] for row in listed.values())
+    process = run("train.py", "--data", output, "--dry-run")
+    assert "2 rows of the table" in process.stdout, process.stderr
+
+    before = pictures(output)
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert "96 of 96" in prepare(raw, output).stdout
+    assert failures(output) == {}
+    after = pictures(output)
+    assert len(after) == 96 and {name: after[name] for name in before} == before
+
+
+def test_a_hang_costs_one_file(raw, tmp_path):
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)  # whoever opens it waits for a writer
+    sources = [*some_images(raw, 4), pipe]
+    jobs = [Job(path, tmp_path / "cache" / f"{path.stem}.png", "L") for path in sources]
+    (tmp_path / "cache").mkdir()
+    limits = {"workers": 2, "seconds": 3, "memory": 4}
+    failed = list(prepare_all(jobs, tqdm(disable=True), tmp_path / "cache", SETTINGS, limits))
+    assert failed == [(jobs[-1], "took longer than 3 seconds")]
+    assert sorted(pictures(tmp_path / "cache")) == sorted(f"{path.stem}.png" for path in sources[:-1])
+
+
+def test_what_is_no_file_is_passed_over(raw, tmp_path):
+    image = some_images(raw, 1)[0]
+    image.unlink()
+    os.mkfifo(image)
+    assert "95 of 95" in prepare(raw, tmp_path / "cache").stdout
+    for what in (("--check",), ("--benchmark", "--image-size", 64)):
+        assert run(PREPARE, "--data", raw, *what).returncode == 0
+
+
+def test_a_benchmark_names_what_it_could_not_measure(raw):
+    for path in raw.glob("*_images/*/*.dcm"):
+        path.write_bytes(path.read_bytes()[:-1000])
+    process = run(PREPARE, "--data", raw, "--benchmark", "--image-size", 64)
+    assert process.returncode == 0 and "damaged" in process.stdout.splitlines()[-1]
+
+
+def test_a_name_in_any_script_is_known_again(raw, tmp_path):
+    table, image = raw / "train.csv", some_images(raw, 1)[0]
+    name = "\u4e73\u817a-Br\u00fcste-" + "\U0001fa7b" * 50
+    image.rename(image.with_name(f"{name}.dcm"))
+    table.write_text(table.read_text().replace(f",{image.stem},", f",{name},"), encoding="utf-8")
+    prepare(raw, tmp_path / "cache")
+    before = pictures(tmp_path / "cache")
+    assert any(Path(path).stem == name for path in before)
+    prepare(raw, tmp_path / "cache")
+    assert pictures(tmp_path / "cache") == before
+
+
+def test_what_others_on_machines_of_like_names_are_writing_is_left_to_them(tmp_path):
+    name = os.uname().nodename
+    others = {f".unfinished-{name}-b-4026531836-1-aaaaaaaa", f".unfinished-{name}-77-999999-bbbbbbbb"}
+    for other in others:
+        (tmp_path / other).touch()
+    with own_file(tmp_path) as first, own_file(tmp_path) as second:
+        assert first != second
+    assert {path.name for path in tmp_path.iterdir()} == others
+
+
+def test_bombs_cost_one_file_each(raw, tmp_path):
+    claims, inflates, crowd = some_images(raw, 3)
+    dataset = pydicom.dcmread(claims)
+    dataset.Rows = dataset.Columns = 65535
+    dataset.save_as(claims)
+    dataset = pydicom.dcmread(inflates)
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.add_new("PixelData", "OW", bytes(2**28))  # a quarter of a megabyte in the file
+    dataset.save_as(inflates)
+    assert inflates.stat().st_size < 2**20
+    Image.new("1", (13000, 13000)).save(crowd.with_suffix(".png"))
+    crowd.unlink()
+    process = prepare(raw, tmp_path / "cache", "--memory", 0.2, code=1)
+    assert "93 of 96" in process.stdout and process.stderr == ""
+    reasons = {path: row["reason"] for path, row in failures(tmp_path / "cache").items()}
+    assert "4,294,836,225 pixels" in reasons[claims.name]
+    assert "memory" in reasons[inflates.name]
+    assert "memory" in reasons[crowd.with_suffix(".png").name]
+
+
+# ---- the look at the headers ----
+
+
+def test_check_counts_what_is_there_and_what_is_not(raw, tmp_path):
+    first, second, stranger = some_images(raw, 3)
+    first.unlink()
+    second.write_bytes(b"text")
+    shutil.copyfile(stranger, stranger.parent / "77.dcm")
+    dataset = pydicom.dcmread(stranger)
+    dataset.Modality = "CT"
+    dataset.save_as(stranger)
+    before = sorted(raw.rglob("*"))
+    process = run(PREPARE, "--data", raw, "--check", "--workers", 2)
+    assert process.returncode == 1 and process.stderr == ""
+    lines = [" ".join(line.split()) for line in process.stdout.splitlines()]
+    assert "train.csv 80 images of 20 patients" in lines and "test.csv 16 images of 4 patients" in lines
+    assert f"without a file 1 first: {first.parent.name}/{first.stem}" in lines
+    assert f"files without row 1 first: {stranger.parent / '77.dcm'}" in lines
+    assert "transfer syntax 94 Explicit VR Little Endian (1.2.840.10008.1.2.1)" in lines
+    assert any(line.startswith(f"unreadable 1 first: {second}: this is not a DICOM file") for line in lines)
+    assert any(line.startswith(f"refused 1 first: {stranger}: its modality is CT") for line in lines)
+    for words in ("photometric", "bits", "rows x columns 94 200 x 160", "window", "machine"):
+        assert any(line.startswith(words) for line in lines)
+    assert any("SIGMOID (3)" in line for line in lines)
+    assert sorted(raw.rglob("*")) == before
+
+
+def test_check_names_five_of_what_does_not_match_also_one_folder_deeper(raw):
+    (raw / "train_images").rename(raw / "pictures")
+    (raw / "train_images").mkdir()
+    (raw / "pictures").rename(raw / "train_images" / "of_512")
+    images = sorted(raw.glob("train_images/of_512/*/*.dcm"))
+    for image in images[:7]:
+        image.rename(image.with_stem(f"{image.stem}-other"))
+    process = run(PREPARE, "--data", raw, "--check")
+    lines = [" ".join(line.split()) for line in process.stdout.splitlines()]
+    for name, expected in (
+        ("without a file", {f"{image.parent.name}/{image.stem}" for image in images[:7]}),
+        ("files without row", {str(image.with_stem(f"{image.stem}-other")) for image in images[:7]}),
+    ):
+        place = next(place for place, line in enumerate(lines) if line.startswith(f"{name} 7 first: "))
+        named = [line.split()[-1] for line in lines[place : place + 6]]
+        assert len(set(named[:5]) & expected) == 5 and named[5] not in expected
+
+
+def test_check_tells_which_decoder_will_be_used_and_that_12_bits_need_another_than_pillow(tmp_path, monkeypatch):
+    def header(syntax, bits):
+        return Header(syntax, "MONOCHROME2", f"{bits} of 16", "8 x 8", "none", "-", bits_stored=bits)
+
+    headers = {Path("a"): header(JPEGExtended12Bit, 8), Path("b"): header(JPEGExtended12Bit, 12)}
+    decoder = get_decoder(JPEGExtended12Bit)
+    monkeypatch.setattr(decoder, "_available", {"pillow": None})
+    text = report(headers)
+    name = "JPEG Extended (Process 2 and 4)"
+    assert f"1  {name}: pillow, installed" in text and f"1  {name}: none installed" in text
+    assert "no decoder" in text and "pip install" in text
+    assert has_problems(headers)
+    monkeypatch.setattr(decoder, "_available", {"pillow": None, "pylibjpeg": None})
+    assert f"2  {name}: pylibjpeg, installed" in report(headers) and not has_problems(headers)
+
+
+def test_check_passes_a_sound_folder(phantoms):
+    process = run(PREPARE, "--data", phantoms, "--check")
+    assert process.returncode == 0, process.stdout + process.stderr
+
+
+def test_check_names_the_decoder_that_is_missing(raw, tmp_path):
+    """In processes in which no decoder beyond Pillow can be imported."""
+    path = some_images(raw, 1)[0]
+    dataset = pydicom.dcmread(path)
+    dataset.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8" + bytes(100) + b"\xff\xd9"])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    dataset.save_as(path)
+    for name in ("gdcm", "pylibjpeg"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError")
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    process = python("-m", PREPARE, "--data", raw, "--check", environment={"PYTHONPATH": path})
+    assert process.returncode == 1
+    line = next(line for line in process.stdout.splitlines() if line.startswith("no decoder"))
+    assert line.split()[2] == "1" and "1.2.840.10008.1.2.4.70" in line and "pip install python-gdcm" in line
+
+
+# ---- the preview ----
+
+
+def test_a_preview_shows_images_with_their_crop_and_those_that_cannot_be_read(raw, tmp_path):
+    for path in raw.glob("train_images/*/*.dcm"):
+        if path.stem[-1] in "01234":
+            path.write_bytes(b"broken")
+    arguments = (PREPARE, "--data", raw, "--image-size", 64, 32, "--preview-images", 7)
+    pages = []
+    for name in ("a.png", "b.png"):
+        process = run(*arguments, "--preview", tmp_path / name)
+        assert process.returncode == 0, process.stderr
+        assert "7 of 96 images" in process.stdout
+        pages.append(np.asarray(Image.open(tmp_path / name)))
+    np.testing.assert_array_equal(*pages)  # the same seed shows the same images
+    assert (pages[0] == BOX).all(axis=2).any()
+    assert (pages[0][..., 0] > 2.0 * pages[0][..., 1]).any()  # the red of TROUBLE, and of nothing else
+    for place, words in ((tmp_path / "c.txt", "ends in .png"), (raw / "c.png", "within --data")):
+        assert_one_line_error(run(*arguments, "--preview", place), 2, words)
+        assert not place.exists()
+    process = run(*arguments, "--preview", tmp_path / "c.png", "--seed", 1)
+    assert not np.array_equal(pages[0], np.asarray(Image.open(tmp_path / "c.png")))
+
+
+def test_an_image_that_kills_its_decoder_costs_a_preview_one_tile(raw, tmp_path):
+    for path in raw.glob("*_images/*/*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        dataset.add_new("PixelData", "OW", bytes(2**28))
+        break
+    dataset.save_as(path)
+    process = run(
+        *(PREPARE, "--data", raw, "--image-size", 64, 32, "--preview-images", 96),
+        *("--preview", tmp_path / "a.png", "--memory", 0.2),
+    )
+    assert process.returncode == 0, process.stderr
+    page = np.asarray(Image.open(tmp_path / "a.png"))
+    assert (page == GRAY).all(axis=2).sum() > 10_000

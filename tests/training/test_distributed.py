@@ -1,0 +1,71 @@
+"""Ranks: what they share, and which starts are refused."""
+
+import sys
+
+import pytest
+import torch
+from commands import python, rank_environment, ranks, rendezvous
+from tiny_runs import RECIPE
+
+from efficientnet.training.distributed import start
+from efficientnet.training.folder import RUNS, choose_folder, mark_launch
+
+
+def test_two_ranks_share_objects_buffers_and_gradients():
+    process = ranks(2, "distributed_worker")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() == "ok"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the names of threads are in /proc")
+def test_a_finished_run_leaves_no_thread_of_gloo_behind(tiny_data, tmp_path):
+    """One that is there when the interpreter ends may abort the process, whose work would count as failed."""
+    arguments = (*RECIPE, "--epochs", 1, "--data", tiny_data, "--output", tmp_path / "r", "--workers", 0)
+    with rendezvous() as port:
+        environment = rank_environment(0, 1, port)
+        process = python("tests/threads_at_exit.py", tmp_path, "train.py", *arguments, environment=environment)
+    assert process.returncode == 0, process.stderr
+    threads = (tmp_path / "0").read_text()
+    assert "python" in threads and "gloo" not in threads
+
+
+def pretend(monkeypatch, gpus, ranks):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+
+
+def test_more_ranks_than_gpus_is_refused_with_the_number(monkeypatch):
+    pretend(monkeypatch, gpus=1, ranks=2)
+    with pytest.raises(ValueError, match=r"1 GPU.*--nproc_per_node=1"):
+        start(None, None)
+
+
+def test_without_cuda_nccl_and_cuda_are_refused(monkeypatch):
+    pretend(monkeypatch, gpus=0, ranks=1)
+    with pytest.raises(ValueError, match="no CUDA device"):
+        start("cuda", None)
+    with pytest.raises(ValueError, match="nccl needs CUDA"):
+        start("cpu", "nccl")
+
+
+def test_plain_python_is_one_process_on_the_cpu(monkeypatch):
+    pretend(monkeypatch, gpus=0, ranks=1)
+    monkeypatch.delenv("RANK", raising=False)
+    process = start(None, None)
+    assert (process.rank, process.world_size, process.device.type, process.backend) == (0, 1, "cpu", None)
+    assert process.gather(7) == [7] and process.broadcast(7) == 7
+
+
+def test_run_folders_count_up_and_a_restart_finds_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    first, second = choose_folder("b3"), choose_folder("b3")
+    assert (first, second) == (RUNS / "b3-1", RUNS / "b3-2")
+    assert choose_folder("b0") == RUNS / "b0-1"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "other")
+    mark_launch(first)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert choose_folder("b3") == first
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    assert choose_folder("b3") == second

@@ -1,0 +1,104 @@
+"""A run that was stopped after any update ends as if it had not been: to the bit, on 1, 2 and 3 ranks."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from commands import assert_one_line_error, run
+from tiny_runs import assert_same_run, metrics, stopped_at, train
+
+from efficientnet.mammography.augment import augment_draw
+from efficientnet.mammography.dataset import MammogramDataset
+from efficientnet.mammography.image_files import find_images
+from efficientnet.mammography.preprocessing import Preprocessing
+from efficientnet.mammography.table import read_table
+from efficientnet.training.loop import seed_update
+from efficientnet.training.sampler import BalancedSampler, Draw
+
+
+# A stop after the last update of an epoch (9, 4, 3) is one before its validation.
+@pytest.mark.parametrize(
+    ("ranks", "stops", "workers"),
+    [
+        (0, (14,), (2,)),
+        (2, (5,), (1,)),
+        pytest.param(0, range(1, 27), (0, 2), marks=pytest.mark.nightly),
+        pytest.param(1, (1, 8, 10, 26), (0, 2), marks=pytest.mark.nightly),
+        pytest.param(2, range(1, 12), (2, 0), marks=pytest.mark.nightly),
+        pytest.param(3, range(1, 9), (2, 0), marks=pytest.mark.nightly),
+    ],
+)
+def test_a_run_resumed_after_any_update_ends_as_if_undisturbed(straight, tmp_path, ranks, stops, workers):
+    for place, number in enumerate(stops):
+        folder = stopped_at(straight(ranks), number, tmp_path / f"after-{number}")
+        process = train(ranks, "--resume", folder, "--workers", workers[place % len(workers)])
+        assert "resumed after epoch" in process.stdout
+        assert_same_run(straight(ranks), folder)
+
+
+def test_the_numbers_of_an_update_depend_on_where_it_is_and_on_nothing_else():
+    def drawn(*where):
+        seed_update(*where)
+        return (torch.rand(1).item(), random.random(), np.random.rand())
+
+    first = drawn(0, 1, 2, 3)
+    torch.rand(7), random.random(), np.random.rand(5)
+    assert drawn(0, 1, 2, 3) == first
+    others = [
+        drawn(*where)
+        for where in ((1, 1, 2, 3), (0, 0, 2, 3), (0, 1, 0, 3), (0, 1, 2, 0), (2**31, 10**6, 10**6, 10**4))
+    ]
+    assert len({first, *others}) == 6
+
+
+def test_reading_and_augmenting_draw_from_no_generator_that_a_checkpoint_would_have_to_keep(tiny_data):
+    table = read_table(tiny_data / "train.csv", ("cancer", "biopsy"))
+    dataset = MammogramDataset(
+        table,
+        find_images(table, tiny_data),
+        Preprocessing((32, 32)),
+        lambda picture, draw: augment_draw(picture, draw, seed=0, strength=1.0),
+        replace_broken=True,
+    )
+
+    def states():
+        return random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()
+
+    before = states()
+    first = dataset[Draw(3, 1, 17)][0]
+    assert states() == before
+    assert torch.equal(dataset[Draw(3, 1, 17)][0], first)
+    assert not torch.equal(dataset[Draw(3, 2, 17)][0], first) and not torch.equal(dataset[Draw(3, 1, 18)][0], first)
+
+
+def test_a_sampler_that_starts_later_gives_the_rest_of_the_same_epoch():
+    whole = BalancedSampler([True] * 10 + [False] * 90, 0.25, 2, 2, rank=1, world_size=2, seed=3)
+    late = BalancedSampler([True] * 10 + [False] * 90, 0.25, 2, 2, rank=1, world_size=2, seed=3)
+    whole.epoch = late.epoch = 4
+    late.start = 5
+    assert list(late) == list(whole)[10:] and len(late) == len(whole) - 10 == len(list(late))
+    late.start = late.updates
+    assert list(late) == [] and len(late) == 0
+
+
+def test_another_number_of_ranks_goes_on_with_the_same_images_an_update(straight, tmp_path):
+    folder = stopped_at(straight(2), 5, tmp_path / "r")
+    assert_one_line_error(run("train.py", "--resume", folder), 1, "8 images an update", "1 ranks", "--accumulate")
+    train(0, "--resume", folder, "--accumulate", 4, "--workers", 0)
+    # Batch norm sees the same parts of a batch, but its running statistics are those of other parts.
+    for mine, theirs in zip(metrics(folder), metrics(straight(2)), strict=True):
+        assert mine["step"] == theirs["step"]
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.2)
+    assert metrics(folder)[0] == metrics(straight(2))[0]
+
+
+def test_a_damaged_newest_checkpoint_costs_the_updates_since_the_one_before_and_nothing_else(straight, tmp_path):
+    folder = stopped_at(straight(0), 3, tmp_path / "r")
+    train(0, "--resume", folder, "--workers", 0, "--checkpoint-every", 5)  # leaves those after updates 18, 25 and 27
+    last = folder / "last.pt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    process = train(0, "--resume", folder, "--workers", 0)
+    assert process.stderr.count("\n") == 1 and "last.pt: damaged" in process.stderr
+    assert "update-00000025.pt" in process.stderr
+    assert_same_run(straight(0), folder)
