@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from efficientnet.common.command_line import CommandError, Parser, command, leave, number
+from efficientnet.common.command_line import Parser, command, leave, number
 from efficientnet.common.cpu import keep_freed_memory
+from efficientnet.common.errors import UserError
 from efficientnet.common.files import atomic_file, write_json
 from efficientnet.mammography.evaluation import find_split_images, load_member, predict_images, read_split
 from efficientnet.mammography.prepare.folder import check_prepared
@@ -147,7 +148,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     )
     readable = np.flatnonzero(~np.isnan(probabilities[:, 0]))
     if readable.size == 0 and arguments.submission is None:
-        raise CommandError(f"not one image could be scored; the first: {failures[0]}")
+        raise UserError(f"not one image could be scored; the first: {failures[0]}")
     scores = score_breasts(table, readable, probabilities[readable], arguments.aggregate)
     prior = float(np.mean([member.prior for member in members]))
     result: dict[str, Any] = {
@@ -192,9 +193,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         evaluate(arguments)
     except (CheckpointError, TableError) as error:
-        raise CommandError(error) from None
+        raise UserError(error) from None
     except torch.OutOfMemoryError:
-        raise CommandError(f"out of GPU memory at --batch-size {arguments.batch_size}: lower it") from None
+        raise UserError(f"out of GPU memory at --batch-size {arguments.batch_size}: lower it") from None
 
 
 if __name__ == "__main__":

@@ -37,8 +37,9 @@ from tqdm import tqdm
 
 from efficientnet import create_model
 from efficientnet.architecture import constraint_warning
-from efficientnet.common.command_line import CommandError, command, leave
+from efficientnet.common.command_line import command, leave
 from efficientnet.common.cpu import has_bf16_units
+from efficientnet.common.errors import UserError
 from efficientnet.common.files import write_json
 from efficientnet.inference.precision import autocast
 from efficientnet.mammography.augment import augment_draw
@@ -54,7 +55,6 @@ from efficientnet.training.ema import ExponentialMovingAverage
 from efficientnet.training.failures import explain_failure, killed_loaders_told_once
 from efficientnet.training.fast_cpu import accelerate_training
 from efficientnet.training.folder import (
-    FolderInUse,
     choose_folder,
     is_stopped,
     launch_name,
@@ -108,7 +108,7 @@ def train(
     # Data.  Each rank takes every W-th draw of a global batch; validation images are dealt out, none of them twice.
     data = load_data(plan, process)
     if arguments.strict and data.without_file:
-        raise CommandError(f"{data.without_file} rows of {data.root / 'train.csv'} have no image file")
+        raise UserError(f"{data.without_file} rows of {data.root / 'train.csv'} have no image file")
     labels = data.train.labels
     sampler = BalancedSampler(
         labels[:, 0] == 1,
@@ -199,7 +199,7 @@ def train(
         progress = restore(plan, sampler, model, average, optimizer, scaler, process)
     positions = process.gather((progress.epoch, progress.position))
     if len(set(positions)) > 1:
-        raise CommandError(
+        raise UserError(
             f"the ranks found different checkpoints (epoch, update): {', '.join(map(str, positions))}; do all machines "
             "see the same run folder?  Give --output and --resume auto on each"
         )
@@ -259,7 +259,7 @@ def train(
                 seed_update(recipe.seed, progress.epoch, progress.position, process.rank)
                 loss_of_update, images_of_update = torch.zeros((), device=device), []
             if batch.failures and arguments.strict:
-                raise CommandError(batch.failures[0])
+                raise UserError(batch.failures[0])
             progress.unreadable.update(batch.failures)
             images_of_update += [data.train.rows[index].image_id for index in batch.indices]
             images = to_device(batch.images, device)  # (N, C, H, W)
@@ -312,7 +312,7 @@ def train(
         bar.close()
         progress.seconds = time.monotonic() - started
         if progress.update == 0 and not scaler.is_enabled():  # fp16's scaler may need more updates to find its scale
-            raise CommandError("not one update of the first epoch had finite gradients: lower --learning-rate")
+            raise UserError("not one update of the first epoch had finite gradients: lower --learning-rate")
 
         # Validation of the averaged weights.  Batch-norm statistics differ between ranks after every step: rank 0's.
         writer.wait()  # loader processes are forked here, which no thread should be writing in
@@ -333,7 +333,7 @@ def train(
             return leave_early(validated, progress, writer, process)
         scores, values, failures = validated
         if failures and arguments.strict:
-            raise CommandError(failures[0])
+            raise UserError(failures[0])
         progress.unreadable.update(failures)
         gathered = process.gather((progress.loss_sum, sorted(progress.unreadable)))
         unreadable = sorted({line for _, lines in gathered for line in lines})
@@ -376,7 +376,7 @@ def train(
 
     writer.wait()
     if writer.error:
-        raise CommandError(f"the run is finished, but {output} could not be written: {writer.error.strerror}")
+        raise UserError(f"the run is finished, but {output} could not be written: {writer.error.strerror}")
     process.barrier()
     if process.is_main:
         print_end(plan, output, progress.history)
@@ -409,19 +409,19 @@ def restore(
             f"{plan.output}: its checkpoint does not fit this version of the project ({reason})"
         ) from None
     if global_batch != sampler.global_batch:
-        raise CommandError(
+        raise UserError(
             f"the run has {global_batch} images an update, but {process.world_size} ranks x --batch-size "
             f"{sampler.batch_size} x --accumulate {sampler.accumulate} make {sampler.global_batch}: make them agree"
         )
     return progress
 
 
-def give_up(progress: Progress, output: Path, process: Process) -> CommandError:
+def give_up(progress: Progress, output: Path, process: Process) -> UserError:
     """After too many broken updates in a row; their images go into the run folder."""
     suspects = [list(chain(*parts)) for parts in zip(*process.gather(progress.suspects), strict=True)]
     if process.is_main:
         write_json(output / "not_finite.json", suspects)
-    return CommandError(
+    return UserError(
         f"{PATIENCE} updates in a row had a loss or gradients that are not finite: lower --learning-rate, or use "
         f"--precision bf16 or fp32.  {output / 'not_finite.json'} lists the images of each"
     )
@@ -432,7 +432,7 @@ def leave_early(stop_signal: int, progress: Progress, writer: CheckpointWriter, 
     name, output = signal.Signals(stop_signal).name, writer.folder
     writer.wait()
     if writer.error:
-        raise CommandError(f"stopped by {name}, but {output} could not be written: {writer.error.strerror}")
+        raise UserError(f"stopped by {name}, but {output} could not be written: {writer.error.strerror}")
     launches = process.gather(launch_name())
     if process.is_main:
         where = f"stopped by {name} after epoch {progress.epoch}, update {progress.position}"
@@ -505,7 +505,7 @@ def open_folder(plan: Plan, held: contextlib.ExitStack) -> Path:
 def explained(error: Exception, arguments: argparse.Namespace) -> Exception:
     """What to raise in place of a failure of the machinery; a mistake of ours stays what it is."""
     text = explain_failure(error, arguments.timeout)
-    return error if text is None else CommandError(text)
+    return error if text is None else UserError(text)
 
 
 @command("train.py")
@@ -523,7 +523,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if plan.recipe.sync_batch_norm and process.device.type != "cuda":
             raise ValueError("--sync-batch-norm works on CUDA only; leave it out")
     except (CheckpointError, WeightsError) as error:
-        raise CommandError(error) from None
+        raise UserError(error) from None
     except ValueError as error:
         parser.error(str(error))
     except RuntimeError as error:
@@ -531,11 +531,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with StopRequest() as request, killed_loaders_told_once(), contextlib.ExitStack() as held:
             code = train(plan, arguments, process, request, held)
-    except (TableError, CheckpointError, FolderInUse, WeightsError) as error:
-        raise CommandError(error) from None
+    except (TableError, CheckpointError, UserError, WeightsError) as error:
+        raise UserError(error) from None
     except torch.OutOfMemoryError:
         size = "x".join(map(str, plan.settings.image_size))
-        raise CommandError(
+        raise UserError(
             f"out of GPU memory with {plan.recipe.batch_size} images of {size} a rank: lower --batch-size (and raise "
             "--accumulate by as much), add --checkpoint-activations, or lower --image-size"
         ) from None

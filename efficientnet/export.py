@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from efficientnet.common.command_line import CommandError, Parser, command, leave
+from efficientnet.common.command_line import Parser, command, leave
+from efficientnet.common.errors import UserError
 from efficientnet.common.extras import require
 from efficientnet.common.files import atomic_file
 from efficientnet.inference.fast_path import optimize_for_inference
@@ -108,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         member = load_member(arguments.checkpoint, torch.device("cpu"), optimize=False)
     except CheckpointError as error:
-        raise CommandError(error) from None
+        raise UserError(error) from None
     # Proofs about the strides of images of any size take minutes for channels_last, and seconds for the usual order.
     network = member.model.to(memory_format=torch.contiguous_format)
     network = network if arguments.no_fold else optimize_for_inference(network, fused=False)

@@ -36,11 +36,11 @@ from pydicom.uid import (
 from tiny_data import write_tiny_data
 
 from efficientnet import B0
+from efficientnet.common.errors import UserError
 from efficientnet.mammography.dicom.reading import ImageError
 from efficientnet.mammography.picture import read_picture
 from efficientnet.mammography.prepare.folder import (
     DESCRIPTION,
-    PreparedError,
     check_prepared,
     prepared_settings,
     write_description,
@@ -225,7 +225,7 @@ KINDS = {
         check_table,
         TableError,
     ),
-    "prepared folder": (DESCRIPTION, description_files, check_description, PreparedError),
+    "prepared folder": (DESCRIPTION, description_files, check_description, UserError),
     "checkpoint": ("mutant.pt", None, load_checkpoint, CheckpointError),
     "checkpoint with its checksum": ("mutant.pt", None, load_checkpoint, CheckpointError),
     "plan": ("mutant.pt", None, check_plan, CheckpointError),

@@ -19,7 +19,8 @@ from pathlib import Path
 from efficientnet.baselines.stages import BASELINES, get_architecture
 from efficientnet.benchmark.compare import OURS, ceilings, compare, installed_peers, machine_text, processor
 from efficientnet.benchmark.worker import PEERS, Task
-from efficientnet.common.command_line import CommandError, Parser, command, leave, number
+from efficientnet.common.command_line import Parser, command, leave, number
+from efficientnet.common.errors import UserError
 from efficientnet.common.files import write_json
 from efficientnet.scaling import SMALLEST_IMAGE, VARIANTS
 
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
-        raise CommandError("--device cuda: PyTorch sees no CUDA device here; leave the flag out")
+        raise UserError("--device cuda: PyTorch sees no CUDA device here; leave the flag out")
     if arguments.checkpoint is not None:
         from efficientnet.benchmark.checkpoint import compare_precisions
 
@@ -108,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.json is not None:
         write_json(arguments.json, result)
     if result.get("failures"):
-        raise CommandError("; ".join(result["failures"]))
+        raise UserError("; ".join(result["failures"]))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from efficientnet.common.command_line import CommandError
 from efficientnet.common.cpu import keep_freed_memory
+from efficientnet.common.errors import UserError
 from efficientnet.mammography.evaluation import find_split_images, load_member, predict_images, read_split
 from efficientnet.mammography.prepare.folder import check_prepared
 from efficientnet.mammography.scoring import score_breasts
@@ -22,7 +22,7 @@ METRICS = ("pf1", "pf1_best", "auc", "average_precision")
 def compare_precisions(path: Path, data: Path | None, device: torch.device) -> tuple[str, dict[str, Any]]:
     """The network as it was trained, then the fast path in each precision: the text, and the same for --json.
 
-    Raises CommandError for a checkpoint or data that cannot be used.
+    Raises UserError for a checkpoint or data that cannot be used.
     """
     if device.type == "cpu":
         keep_freed_memory()
@@ -39,7 +39,7 @@ def compare_precisions(path: Path, data: Path | None, device: torch.device) -> t
             probabilities, _ = predict_images([member], table, files, allowed, device, precision=precision)
             readable = np.flatnonzero(~np.isnan(probabilities[:, 0]))
             if not readable.size or np.isnan(table.labels[:, 0]).all():
-                raise CommandError(f"{root}: needs images with labels, to compare metrics on them")
+                raise UserError(f"{root}: needs images with labels, to compare metrics on them")
             reference = probabilities if reference is None else reference
             metrics = score_breasts(table, readable, probabilities[readable]).metrics()
             rows.append(
@@ -48,7 +48,7 @@ def compare_precisions(path: Path, data: Path | None, device: torch.device) -> t
                 | {"largest_change": float(np.nanmax(np.abs(probabilities - reference)))}
             )
     except (CheckpointError, TableError) as error:
-        raise CommandError(error) from None
+        raise UserError(error) from None
     counts = table.counts
     heading = f"{path}: {split} of {root}, {counts.breasts} breasts, {counts.images} images"
     lines = [f"{'':<20}{'pF1':>9}{'best F1':>9}{'AUC':>9}{'AP':>9}{'largest change of a probability':>34}"]

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from efficientnet.baselines.stages import get_architecture
 from efficientnet.benchmark.worker import COMPILED, FAST, PEERS, Task
-from efficientnet.common.command_line import CommandError
+from efficientnet.common.errors import UserError
 from efficientnet.complexity import complexity
 
 OURS = "efficientnet"
@@ -51,7 +51,7 @@ def contestants(task: Task, peers: Sequence[str], precisions: Sequence[str], com
 
 
 def run_task(task: Task) -> dict[str, Any]:
-    """The result of `worker` in a fresh process.  Raises CommandError where it fails."""
+    """The result of `worker` in a fresh process.  Raises UserError where it fails."""
     command = [sys.executable, "-m", "efficientnet.benchmark.worker", task.to_json()]
     what = f"{task.library} {task.variant}{', ' + task.path if task.library == OURS else ''}, {task.precision}"
     root = Path(__file__).resolve().parents[2]  # where there is a package to import, installed or not
@@ -61,14 +61,14 @@ def run_task(task: Task) -> dict[str, Any]:
             command, capture_output=True, text=True, timeout=PATIENCE + task.seconds, env=environment, check=False
         )
     except subprocess.TimeoutExpired:
-        raise CommandError(f"{what}: no result after {PATIENCE + task.seconds:g} seconds; try a smaller one") from None
+        raise UserError(f"{what}: no result after {PATIENCE + task.seconds:g} seconds; try a smaller one") from None
     if process.returncode < 0:
-        raise CommandError(f"{what}: its process was killed (signal {-process.returncode}); try a smaller --batch-size")
+        raise UserError(f"{what}: its process was killed (signal {-process.returncode}); try a smaller --batch-size")
     if process.returncode:
         lines = process.stderr.strip().splitlines() or ["no message"]
         # Compilers add advice to the message of their error.
         reasons = [line for line in lines if re.match(r"\S*(Error|Exception): ", line)]
-        raise CommandError(f"{what}: {(reasons or lines)[-1]}")
+        raise UserError(f"{what}: {(reasons or lines)[-1]}")
     return json.loads(process.stdout.splitlines()[-1])
 
 
@@ -85,7 +85,7 @@ def measured_rows(
                 if place not in failures:
                     try:
                         results[place].append(run_task(entry.task))
-                    except CommandError as error:
+                    except UserError as error:
                         failures[place] = str(error)
                 bar.update()
     rows = [None if place in failures else row(entry, results[place], machine) for place, entry in enumerate(entries)]
@@ -160,18 +160,18 @@ def machine_text(machine: dict[str, float], device: str, threads: int) -> str:
 
 
 def installed_peers(wanted: str | None, variant: str) -> list[str]:
-    """The peers asked for, or those that are installed and have the variant.  CommandError for one that is missing."""
+    """The peers asked for, or those that are installed and have the variant.  UserError for one that is missing."""
     able = [name for name, names in PEERS.items() if variant in names]
     if wanted is None:
         return [name for name in able if importlib.util.find_spec(name)]
     chosen = [name for name in wanted.split(",") if name]
     for name in chosen:
         if name not in PEERS:
-            raise CommandError(f"--peers {name}: unknown; the known ones are {', '.join(PEERS)}")
+            raise UserError(f"--peers {name}: unknown; the known ones are {', '.join(PEERS)}")
         if name not in able:
-            raise CommandError(f"--peers {name}: it has no {variant}")
+            raise UserError(f"--peers {name}: it has no {variant}")
         if not importlib.util.find_spec(name):
-            raise CommandError(
+            raise UserError(
                 f'--peers {name}: it is not installed; run: pip install {name}, or pip install -e ".[peers]"'
             )
     return chosen
@@ -186,7 +186,7 @@ def compare(
     measured, failures = measured_rows(entries, rounds, machine)
     rows = [entry for entry in measured if entry]
     if not rows:
-        raise CommandError(failures[0])
+        raise UserError(failures[0])
     reference = next((entry for entry in rows if entry["library"] != OURS), rows[-1])
     what = "training step" if task.train else "prediction"
     text = (

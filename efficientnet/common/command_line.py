@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from efficientnet.common.extras import MissingExtra
+from efficientnet.common.errors import UserError
 
 
 def rank() -> int:
@@ -35,10 +35,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit code 2 and one line, from one process a machine: usage is the same for all of them."""
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n" if is_first_here() else None)
-
-
-class CommandError(Exception):
-    """What ends a command with exit code 1; str() is the one or two lines that the person reads."""
 
 
 def fail(program: str, message: object) -> int:
@@ -68,8 +64,8 @@ def command(program: str) -> Callable[[Callable[[Sequence[str] | None], int | No
     """Decorates a command's `main(argv)` so that it returns its exit code, whatever happens.
 
     argv: the arguments; None takes those of the command line.
-    0 or what `main` returns; 2 and one line for usage errors; 1 and one line for CommandError, a missing package and
-    failures of the file system; 1 and the traceback for a mistake of ours; 130 for Ctrl-C; 0 for a closed pipe.
+    0 or what `main` returns; 2 and one line for usage errors; 1 and one line for a UserError and for failures of
+    the file system; 1 and the traceback for a mistake of ours; 130 for Ctrl-C; 0 for a closed pipe.
     """
 
     def decorate(main: Callable[[Sequence[str] | None], int | None]) -> Callable[..., int]:
@@ -81,7 +77,7 @@ def command(program: str) -> Callable[[Callable[[Sequence[str] | None], int | No
                 return code
             except SystemExit as leaving:  # argparse: a usage error, or --help
                 return leaving.code
-            except (CommandError, MissingExtra) as error:
+            except UserError as error:
                 return fail(program, error)
             except BrokenPipeError:  # `scale.py --table | head`: the reader has seen enough
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

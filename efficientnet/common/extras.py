@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from efficientnet.common.errors import UserError
 
-class MissingExtra(ImportError):
+
+class MissingExtra(UserError, ImportError):
     """A package of an extra is not installed; str() is one line that says what needs it and how to get it."""
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from efficientnet.common.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 UNFINISHED = ".unfinished"
 
 
-class CheckpointError(Exception):
+class CheckpointError(UserError):
     """A checkpoint that cannot be used; str() is one line that names the file and what to do."""
 
 

@@ -18,7 +18,7 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-from efficientnet.common.command_line import CommandError
+from efficientnet.common.errors import UserError
 
 Input, Output = TypeVar("Input"), TypeVar("Output")
 
@@ -46,7 +46,7 @@ def run_isolated(
     seconds   for one input; after them its process is killed
     memory    GiB that a process may take beyond what it has at its start (on Linux; elsewhere there is no limit)
 
-    Raises CommandError if a process cannot start. The processes end with the iterator, and with this process.
+    Raises UserError if a process cannot start. The processes end with the iterator, and with this process.
     """
     waiting = iter(inputs)
     crew: list[_Worker] = []
@@ -58,7 +58,7 @@ def run_isolated(
                 if isinstance(result, _Started):
                     continue
                 if not worker.started:
-                    raise CommandError(f"a process could not start ({result.reason}); use fewer --workers")
+                    raise UserError(f"a process could not start ({result.reason}); use fewer --workers")
                 yield worker.input, result
                 crew.remove(worker)
                 for following in islice(waiting, 1):

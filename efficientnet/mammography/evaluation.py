@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from efficientnet import create_model
 from efficientnet.architecture import recorded_architecture
-from efficientnet.common.command_line import CommandError
 from efficientnet.common.cpu import usable_cores
+from efficientnet.common.errors import UserError
 from efficientnet.inference.fast_path import optimize_for_inference
 from efficientnet.mammography.dataset import MammogramDataset, collate
 from efficientnet.mammography.image_files import find_images
@@ -159,7 +159,7 @@ def predict_images(
     """Probabilities (rows, targets), the mean over the members that may score a row, nan where unreadable; failures.
 
     allowed: bool (members, rows), which member may score which row of the table.  Members with the same preprocessing
-    share one pass over the images.  Raises CommandError for an unreadable image where `strict`.
+    share one pass over the images.  Raises UserError for an unreadable image where `strict`.
     """
     total = np.zeros((len(table.rows), len(table.target_names)))
     votes = np.zeros((len(table.rows), 1))
@@ -182,7 +182,7 @@ def predict_images(
         for batch, seconds in timed(loader):
             waited += seconds
             if batch.failures and strict:
-                raise CommandError(batch.failures[0])
+                raise UserError(batch.failures[0])
             failures.update(dict.fromkeys(batch.failures))
             for place in places:
                 mine = [i for i in batch.readable if allowed[place, batch.indices[i]]]

@@ -10,8 +10,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from efficientnet.common.errors import UserError
 
-class TableError(Exception):
+
+class TableError(UserError):
     """A table that cannot be used: what is wrong, in which file, line and column, and what to do about it."""
 
 

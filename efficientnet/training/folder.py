@@ -13,16 +13,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from efficientnet.common.errors import UserError
 from efficientnet.common.files import UNFINISHED, atomic_file
 from efficientnet.training.checkpoint import NUMBERED
 
 RUNS = Path("runs")
 STOPPED = "STOPPED"
 LOCK, LAUNCH = ".lock", ".launch"
-
-
-class FolderInUse(Exception):
-    """Another run writes into the folder; str() is one line."""
 
 
 def launch_name() -> str | None:
@@ -85,7 +82,7 @@ def mark_launch(folder: Path) -> None:
 def lock(folder: Path) -> Iterator[None]:
     """Keeps other runs out of the folder, at the latest until this process ends: the kernel holds the lock.
 
-    Raises FolderInUse where another run has it.  A run that was just killed is given three seconds to be gone.
+    Raises UserError where another run has it.  A run that was just killed is given three seconds to be gone.
     """
     # Of the two kinds of lock, the one that loader processes do not inherit; they may outlive a killed rank.
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
@@ -98,7 +95,7 @@ def lock(folder: Path) -> Iterator[None]:
             except (BlockingIOError, PermissionError):
                 if time.monotonic() > deadline:
                     holder = os.pread(handle, 200, 0).decode("utf-8", "replace")
-                    raise FolderInUse(
+                    raise UserError(
                         f"{folder}: another run is writing there ({holder}); stop it first, or choose another --output"
                     ) from None
                 time.sleep(0.1)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from efficientnet.common.command_line import CommandError
+from efficientnet.common.errors import UserError
 from efficientnet.inference.fast_path import optimize_for_inference
 from efficientnet.mammography.scoring import BreastScores, score_breasts, sigmoid
 from efficientnet.training.distributed import Process
@@ -31,7 +31,7 @@ def validate(
     """Scores of the held-out breasts, metrics, and what could not be read; complete on every rank.
 
     Where a rank is asked to stop meanwhile, the number of the signal instead. `shift` comes off the first target's
-    logits; the metrics are those of metrics.jsonl.  Raises CommandError where no image could be read, and where the
+    logits; the metrics are those of metrics.jsonl.  Raises UserError where no image could be read, and where the
     model's outputs are not finite.
     """
     indices, parts, failures = [], [np.zeros((0, len(data.train.target_names)), np.float32)], []
@@ -54,9 +54,9 @@ def validate(
     logits = np.concatenate([part[1] for part in gathered])
     failures = [line for part in gathered for line in part[2]]
     if not indices:
-        raise CommandError(f"not one validation image could be read; the first: {failures[0]}")
+        raise UserError(f"not one validation image could be read; the first: {failures[0]}")
     if not np.isfinite(logits).all():
-        raise CommandError(
+        raise UserError(
             "the model's outputs are no longer finite: lower --learning-rate, or use --precision bf16 or fp32; "
             "last.pt keeps the epoch before"
         )

@@ -11,7 +11,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from efficientnet.common.command_line import CommandError, Parser, command, leave
+from efficientnet.common.command_line import Parser, command, leave
+from efficientnet.common.errors import UserError
 from efficientnet.create import create_model
 from efficientnet.weights.conventions import CONVENTIONS
 from efficientnet.weights.files import WEIGHT_SUFFIXES
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = create_model(arguments.variant, weights=arguments.file, **given)
         save_weights(arguments.out, model, arguments.to, arguments.any_convention)
     except ValueError as error:
-        raise CommandError(error) from None
+        raise UserError(error) from None
     print(f"{model.load_report.text()}\n{arguments.out} written with the names of: {arguments.to}")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from efficientnet.common.errors import UserError
 from efficientnet.common.extras import require
 from efficientnet.common.files import CheckpointError, atomic_file, explain_failures, load_tensors
 
@@ -58,7 +59,7 @@ STAND_INS = [
 ]
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """A file of weights that cannot be used; str() is one or two lines that name it and say why."""
 
 

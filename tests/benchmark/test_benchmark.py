@@ -15,7 +15,7 @@ from efficientnet.benchmark import scaling as benchmark_scaling
 from efficientnet.benchmark import worker as benchmark_worker
 from efficientnet.benchmark.compare import Contestant, installed_peers, multiply_adds, row, run_task, table
 from efficientnet.benchmark.worker import FAST, PEERS, PLAIN, Task, measure, seconds_of, training_step
-from efficientnet.common.command_line import CommandError
+from efficientnet.common.errors import UserError
 
 QUICK = ("efficientnet.benchmark", "--batch-size", 2, "--image-size", 32, "--rounds", 1, "--seconds", 0.05)
 MACHINE = {"fp32": 50.0, "bf16": 100.0, "memory": 10.0}
@@ -99,12 +99,12 @@ def test_what_cannot_be_measured_is_said_in_one_line(arguments, code, words):
 def test_a_peer_that_is_not_installed_is_named_with_the_line_that_installs_it(monkeypatch):
     monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
     assert installed_peers(None, "b0") == []
-    with pytest.raises(CommandError, match=r"timm.*pip install timm"):
+    with pytest.raises(UserError, match=r"timm.*pip install timm"):
         installed_peers("timm", "b0")
 
 
 def test_a_measurement_that_fails_is_told_by_its_own_last_line():
-    with pytest.raises(CommandError, match=r"as written, fp32: ValueError.*32 pixels"):
+    with pytest.raises(UserError, match=r"as written, fp32: ValueError.*32 pixels"):
         run_task(Task("efficientnet", image_size=1, batch_size=1, seconds=0.01))
 
 
@@ -113,7 +113,7 @@ def test_one_that_fails_does_not_take_the_others_figures_with_it(monkeypatch, tm
         if task.library == "machine":
             return MACHINE
         if task.precision == "bf16":
-            raise CommandError("efficientnet b0, fast path, bf16: RuntimeError: no")
+            raise UserError("efficientnet b0, fast path, bf16: RuntimeError: no")
         return {"seconds": [0.1], "peak": 100.0}
 
     monkeypatch.setattr(benchmark, "run_task", result_of)

@@ -10,7 +10,7 @@ import pytest
 from isolated_functions import act
 
 from efficientnet.common import isolated
-from efficientnet.common.command_line import CommandError
+from efficientnet.common.errors import UserError
 from efficientnet.common.isolated import Failure, run_isolated
 
 HERE = Path(__file__).parents[1]
@@ -92,7 +92,7 @@ class CannotBeLoaded:
 
 
 def test_processes_that_cannot_start_are_told_and_not_tried_forever():
-    with pytest.raises(CommandError, match=r"could not start.*exit code"):
+    with pytest.raises(UserError, match=r"could not start.*exit code"):
         list(run_isolated(CannotBeLoaded(), ["square 1"], 1, 5, 1))
 
 
@@ -102,5 +102,5 @@ def test_a_failure_is_no_result():
 
 def test_a_process_that_is_slow_to_start_is_not_blamed_on_its_input(monkeypatch):
     monkeypatch.setattr(isolated, "START_SECONDS", 0.01)
-    with pytest.raises(CommandError, match=r"could not start.*0\.01 seconds"):
+    with pytest.raises(UserError, match=r"could not start.*0\.01 seconds"):
         list(run_isolated(act, ["square 1"], 1, 50, 1))

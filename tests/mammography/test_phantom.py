@@ -14,8 +14,9 @@ from commands import assert_one_line_error, python, run
 from pydicom.pixels import apply_voi_lut
 from sklearn.metrics import roc_auc_score
 
+from efficientnet.common.errors import UserError
 from efficientnet.mammography.dicom.reading import read_image
-from efficientnet.mammography.phantom.dataset import PhantomError, write_phantom_dataset
+from efficientnet.mammography.phantom.dataset import write_phantom_dataset
 from efficientnet.mammography.phantom.dicom import MACHINES, dicom_file, write_over
 from efficientnet.mammography.phantom.image import Anatomy, phantom_image
 from efficientnet.mammography.phantom.lesion import BENIGN, MALIGNANT, Drawing, Lesion, draw_lesion
@@ -382,17 +383,17 @@ def test_a_complete_set_is_left_alone(dataset):
 )
 def test_a_set_of_other_parameters_is_refused_by_name(dataset, changed):
     wanted = {"patients": 24, "size": SMALL, "test_patients": 5, **changed}
-    with pytest.raises(PhantomError, match=next(iter(changed))) as error:
+    with pytest.raises(UserError, match=next(iter(changed))) as error:
         write_phantom_dataset(dataset, **wanted)
     assert "\n" not in str(error.value) and str(dataset) in str(error.value)
 
 
 def test_a_folder_of_somebody_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("ten years")
-    with pytest.raises(PhantomError, match="not empty"):
+    with pytest.raises(UserError, match="not empty"):
         write_phantom_dataset(tmp_path, 1, size=SMALL)
     assert contents(tmp_path) == {"thesis.txt": b"ten years"}
-    with pytest.raises(PhantomError, match="is a file"):
+    with pytest.raises(UserError, match="is a file"):
         write_phantom_dataset(tmp_path / "thesis.txt", 1, size=SMALL)
 
 

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
+from efficientnet.common.errors import UserError
 from efficientnet.common.files import CheckpointError, atomic_file
 from efficientnet.training import folder as run
 from efficientnet.training.folder import (
-    FolderInUse,
     is_stopped,
     launch_name,
     lock,
@@ -38,7 +38,7 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_is_dead(tmp_path, c
     first = context.Process(target=hold, args=(tmp_path, ready, child))
     first.start()
     assert ready.wait(10)
-    with pytest.raises(FolderInUse, match=f"process {first.pid} on "), lock(tmp_path):
+    with pytest.raises(UserError, match=f"process {first.pid} on "), lock(tmp_path):
         pass
     os.kill(first.pid, signal.SIGKILL)
     first.join()

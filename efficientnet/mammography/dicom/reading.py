@@ -37,6 +37,7 @@ from pydicom.uid import (
     JPEGTransferSyntaxes,
 )
 
+from efficientnet.common.errors import UserError
 from efficientnet.mammography.dicom.codestream import frame_sizes, wavelet_levels
 from efficientnet.mammography.dicom.grayscale import ShownImage, numbers, shown_image
 
@@ -58,7 +59,7 @@ _MOST_AFTER_END = 64  # bytes, zeros not counted
 _END_OF_IMAGE = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000: never part of their entropy-coded data
 
 
-class ImageError(Exception):
+class ImageError(UserError):
     """A file that cannot be used as an image: one line with the path, the reason, and what to do about it."""
 
 

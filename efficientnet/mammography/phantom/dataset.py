@@ -30,7 +30,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from efficientnet.common.command_line import CommandError
+from efficientnet.common.errors import UserError
 from efficientnet.mammography.phantom.dicom import dicom_file, write_over
 from efficientnet.mammography.phantom.image import DEFAULT_SIZE, phantom_image
 from efficientnet.mammography.phantom.patient import (
@@ -53,10 +53,6 @@ TEST_COLUMNS = (*TRAIN_COLUMNS[:6], "implant", "machine_id", "prediction_id")
 CONTENTS = ("train.csv", "train_images", "test.csv", "test_images", "test_truth.csv")
 
 
-class PhantomError(CommandError):
-    """A folder that the phantoms cannot be written to: one line with the folder, the reason, and what to do."""
-
-
 def write_phantom_dataset(
     output: str | Path,
     patients: int,
@@ -71,7 +67,7 @@ def write_phantom_dataset(
     """Write the set into the folder `output`, unless it is there already, and return the folder.
 
     See `Parameters` for what the values mean and may be. `workers` processes write it, started by spawn; with 1 it is
-    written in this one. `progress` shows a bar. Raises ValueError for values that make no set, and PhantomError if the
+    written in this one. `progress` shows a bar. Raises ValueError for values that make no set, and UserError if the
     folder holds anything else, or a set of other parameters, or cannot be written.
     """
     parameters = Parameters(patients, seed, tuple(size), cancer_rate, conspicuity, test_patients)
@@ -84,34 +80,34 @@ def write_phantom_dataset(
             _write(output, parameters, workers, progress)
     except OSError as error:
         reason = error.strerror or error
-        raise PhantomError(f"{error.filename or output}: cannot be written ({reason}); choose another folder") from None
+        raise UserError(f"{error.filename or output}: cannot be written ({reason}); choose another folder") from None
     except BrokenProcessPool:
-        raise PhantomError(
+        raise UserError(
             f"{output}: a process that wrote it was ended, perhaps for lack of memory; use fewer workers"
         ) from None
     return output
 
 
 def is_complete(output: Path, parameters: Parameters) -> bool:
-    """Whether the folder has the whole set. Raises PhantomError if it has another one or something else."""
+    """Whether the folder has the whole set. Raises UserError if it has another one or something else."""
     if not output.exists():
         return False
     if not output.is_dir():
-        raise PhantomError(f"{output}: is a file; choose another name for the folder")
+        raise UserError(f"{output}: is a file; choose another name for the folder")
     if (output / "phantom.json").exists():
         there = _read_json(output / "phantom.json")
         if there is None:
-            raise PhantomError(f"{output / 'phantom.json'}: is damaged; delete the folder, or choose another one")
+            raise UserError(f"{output / 'phantom.json'}: is damaged; delete the folder, or choose another one")
         wanted = _as_json(parameters)
         different = [
             f"{name} {there.get(name)}, not {wanted[name]}" for name in wanted if there.get(name) != wanted[name]
         ]
         if different:
             reason = "; ".join(different)
-            raise PhantomError(f"{output}: holds phantoms of {reason}; choose another folder, or delete this one")
+            raise UserError(f"{output}: holds phantoms of {reason}; choose another folder, or delete this one")
         return True
     if not (output / "phantom.incomplete").exists() and any(output.iterdir()):
-        raise PhantomError(f"{output}: is not empty and holds no phantoms; choose an empty or new folder")
+        raise UserError(f"{output}: is not empty and holds no phantoms; choose an empty or new folder")
     return False
 
 

@@ -22,8 +22,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from efficientnet.common.command_line import CommandError, Parser, command, leave, number
+from efficientnet.common.command_line import Parser, command, leave, number
 from efficientnet.common.cpu import usable_cores
+from efficientnet.common.errors import UserError
 from efficientnet.common.files import atomic_file
 from efficientnet.common.isolated import Failure, run_isolated
 from efficientnet.mammography import settings as data_settings
@@ -32,14 +33,13 @@ from efficientnet.mammography.image_files import every_image, find_images
 from efficientnet.mammography.prepare.benchmark import benchmark
 from efficientnet.mammography.prepare.contact_sheet import contact_sheet
 from efficientnet.mammography.prepare.folder import (
-    PreparedError,
     check_settings,
     read_description,
     write_description,
 )
 from efficientnet.mammography.prepare.pictures import Job, prepare
 from efficientnet.mammography.preprocessing import PICTURE_SETTINGS, Preprocessing
-from efficientnet.mammography.table import Table, TableError, read_table
+from efficientnet.mammography.table import Table, read_table
 
 PROGRAM = "python -m efficientnet.mammography.prepare"
 
@@ -58,16 +58,16 @@ class Split:
 
 
 def read_splits(data: Path, columns: dict[str, str] | None) -> list[Split]:
-    """Whichever of the two tables is there. Raises TableError, and CommandError if neither is."""
+    """Whichever of the two tables is there. Raises TableError, and UserError if neither is."""
     if not data.is_dir():
-        raise CommandError(f"{data}: no such folder; --data names the folder with train.csv")
+        raise UserError(f"{data}: no such folder; --data names the folder with train.csv")
     splits = []
     for name in ("train", "test"):
         if (data / f"{name}.csv").exists():
             table = read_table(data / f"{name}.csv", columns=columns, labels="none")
             splits.append(Split(name, table, find_images(table, data, f"{name}_images")))
     if not splits:
-        raise CommandError(f"{data}: holds neither train.csv nor test.csv; --data names the folder that does")
+        raise UserError(f"{data}: holds neither train.csv nor test.csv; --data names the folder that does")
     return splits
 
 
@@ -82,12 +82,12 @@ def find_jobs(splits: list[Split], output: Path) -> list[Job]:
 
 
 def open_output(output: Path, data: Path, settings: Preprocessing) -> None:
-    """Makes the folder, or finds that it can be gone on with. Raises PreparedError if it holds anything else."""
+    """Makes the folder, or finds that it can be gone on with. Raises UserError if it holds anything else."""
     if read_description(data) is not None:
-        raise PreparedError(f"{data}: is itself prepared; --data names the folder with the original images")
+        raise UserError(f"{data}: is itself prepared; --data names the folder with the original images")
     strange = output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir())
     if strange and read_description(output) is None:
-        raise PreparedError(f"{output}: is not empty and holds no prepared images; choose an empty or new folder")
+        raise UserError(f"{output}: is not empty and holds no prepared images; choose an empty or new folder")
     check_settings(output, settings)
     output.mkdir(parents=True, exist_ok=True)
 
@@ -166,7 +166,7 @@ def write_preview(
         if file is not None
     ]
     if not images:
-        raise CommandError("not one row of the tables has an image file")
+        raise UserError("not one row of the tables has an image file")
     chosen = random.Random(seed).sample(images, min(count, len(images)))
     page = contact_sheet(chosen, settings, limits)
     with atomic_file(path) as file:
@@ -212,10 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, settings = parse_arguments(argv)
     limits = {"workers": arguments.workers, "seconds": arguments.timeout, "memory": arguments.memory}
     data, output = arguments.data, arguments.output
-    try:
-        splits = read_splits(data, getattr(arguments, "columns", None))
-    except TableError as error:
-        raise CommandError(error) from None
+    splits = read_splits(data, getattr(arguments, "columns", None))
     every_file = [file for split in splits for file in split.files if file is not None]
     if settings is None:
         headers = look_at_all(every_file, limits)
@@ -230,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     if not every_file:
-        raise CommandError(f"{data}: not one row of the tables has an image file; look with --check")
+        raise UserError(f"{data}: not one row of the tables has an image file; look with --check")
     open_output(output, data, settings)
     jobs = find_jobs(splits, output)
     to_do = [job for job in jobs if not job.is_done(settings)]

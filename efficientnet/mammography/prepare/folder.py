@@ -12,15 +12,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from efficientnet.common.command_line import CommandError
+from efficientnet.common.errors import UserError
 from efficientnet.common.files import write_json
 from efficientnet.mammography.preprocessing import PICTURE_SETTINGS, VERSION, Preprocessing
 
 DESCRIPTION = "prepared.json"
-
-
-class PreparedError(CommandError):
-    """A prepared folder that cannot be used as asked: one line with the folder, the reason, and what to do."""
 
 
 def write_description(root: Path, settings: Preprocessing, complete: bool) -> None:
@@ -30,7 +26,7 @@ def write_description(root: Path, settings: Preprocessing, complete: bool) -> No
 
 
 def read_description(root: Path) -> dict[str, Any] | None:
-    """What prepared.json holds; None for a folder without it. Raises PreparedError if it is damaged."""
+    """What prepared.json holds; None for a folder without it. Raises UserError if it is damaged."""
     try:
         description = json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))
         if set(description["settings"]) == set(PICTURE_SETTINGS) and {"version", "key", "complete"} <= set(description):
@@ -41,7 +37,7 @@ def read_description(root: Path) -> dict[str, Any] | None:
         return None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         pass
-    raise PreparedError(f"{root / DESCRIPTION}: is damaged or of another version; delete {root} and prepare it again")
+    raise UserError(f"{root / DESCRIPTION}: is damaged or of another version; delete {root} and prepare it again")
 
 
 def prepared_settings(root: Path) -> dict[str, Any]:
@@ -52,21 +48,19 @@ def prepared_settings(root: Path) -> dict[str, Any]:
 
 
 def check_settings(root: Path, settings: Preprocessing) -> None:
-    """Raises PreparedError if the folder is a prepared one, but by other settings than these."""
+    """Raises UserError if the folder is a prepared one, but by other settings than these."""
     description = read_description(root)
     if description is None or description["key"] == settings.key:
         return
     wanted, there = settings.to_dict(), description["settings"]
     different = [f"{name} {there[name]}, not {wanted[name]}" for name in there if there[name] != wanted[name]]
     reason = "; ".join(different) or f"version {description['version']} of the preprocessing, not {VERSION}"
-    raise PreparedError(
-        f"{root}: was prepared with {reason}; name the folder that it was made from, or prepare another"
-    )
+    raise UserError(f"{root}: was prepared with {reason}; name the folder that it was made from, or prepare another")
 
 
 def check_prepared(root: Path, settings: Preprocessing) -> None:
-    """Raises PreparedError if the folder is a prepared one, but by other settings than these, or not finished."""
+    """Raises UserError if the folder is a prepared one, but by other settings than these, or not finished."""
     check_settings(root, settings)
     description = read_description(root)
     if description is not None and not description["complete"]:
-        raise PreparedError(f"{root}: is not finished; give the same prepare command again, and it goes on")
+        raise UserError(f"{root}: is not finished; give the same prepare command again, and it goes on")
