@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from efficientnet.common.command_line import Parser, command, leave
-from efficientnet.common.errors import UserError
 from efficientnet.common.extras import require
 from efficientnet.common.files import atomic_file
 from efficientnet.inference.fast_path import optimize_for_inference
-from efficientnet.mammography.evaluation import Member, load_member
-from efficientnet.training.checkpoint import CheckpointError
+from efficientnet.mammography.evaluation import Trained
+from efficientnet.mammography.task import Screening
+from efficientnet.training.ensemble import load_member
 
 PROGRAM = "python -m efficientnet.export"
 INPUT, OUTPUT = "images", "logits"
@@ -54,15 +54,14 @@ def exported(network: nn.Module, channels: int) -> ExportedProgram:
         return torch.export.export(network.eval(), (example,), dynamic_shapes=(sizes,))
 
 
-def metadata(member: Member) -> dict[str, str]:
-    """What a program needs beside the network, as text: JSON but for plain words."""
-    settings = member.preprocessing.to_dict()
+def metadata(name: str, trained: Trained) -> dict[str, str]:
+    """What a program needs beside the network, as text: JSON but for plain words.  name: of the architecture."""
     values: dict[str, Any] = {
-        "architecture": member.name,
-        "targets": list(member.targets),
-        "preprocessing": settings,
-        "prior": member.prior,
-        "threshold": member.threshold,
+        "architecture": name,
+        "targets": list(trained.targets),
+        "preprocessing": trained.preprocessing.to_dict(),
+        "prior": trained.prior,
+        "threshold": trained.threshold,
         "image_to_breast": "mean of the probabilities of a breast's images",
         "probability": "sigmoid(logits)",
         "not_a_medical_device": "for research only",
@@ -106,21 +105,19 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 @command(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
-    try:
-        member = load_member(arguments.checkpoint, torch.device("cpu"), optimize=False)
-    except CheckpointError as error:
-        raise UserError(error) from None
+    member = load_member(arguments.checkpoint, Screening, torch.device("cpu"), optimize=False)
+    trained = Trained.from_checkpoint(member.path, member.content)
     # Proofs about the strides of images of any size take minutes for channels_last, and seconds for the usual order.
     network = member.model.to(memory_format=torch.contiguous_format)
     network = network if arguments.no_fold else optimize_for_inference(network, fused=False)
-    program = exported(Corrected(network, len(member.targets), member.logit_shift), member.model.in_channels)
-    properties = metadata(member)
+    program = exported(Corrected(network, len(trained.targets), trained.logit_shift), member.model.in_channels)
+    properties = metadata(member.name, trained)
     for path, write in ((arguments.onnx, write_onnx), (arguments.program, write_program)):
         if path is not None:
             write(program, path, properties)
             print(
                 f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {INPUT} (N, {member.model.in_channels}, H, W) -> "
-                f"{OUTPUT} (N, {len(member.targets)}), {', '.join(member.targets)}"
+                f"{OUTPUT} (N, {len(trained.targets)}), {', '.join(trained.targets)}"
             )
 
 

@@ -1,6 +1,7 @@
 """Runs the project's commands: in this process where what they say and write matters, else as a person does."""
 
 import contextlib
+import functools
 import importlib
 import io
 import multiprocessing.connection
@@ -20,7 +21,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def run(command: str, *arguments: object) -> SimpleNamespace:
     """`python COMMAND ARGUMENTS` in this process, COMMAND a script or a module; returncode, stdout and stderr."""
-    main = module_of(command).main
+    return call(module_of(command).main, arguments)
+
+
+def with_task(module: ModuleType, task: type, *arguments: object) -> SimpleNamespace:
+    """The same of train.py or evaluate.py for another task."""
+    return call(functools.partial(module.main, task=task), arguments)
+
+
+def call(main: Callable[[list[str]], int], arguments: Sequence[object]) -> SimpleNamespace:
     output, errors = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         code = main([str(argument) for argument in arguments])

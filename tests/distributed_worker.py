@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from efficientnet.training.distributed import start, stop
+from efficientnet.training.distributed import start
 
 
 def main(_: list[str]) -> None:
@@ -37,4 +37,4 @@ def main(_: list[str]) -> None:
     if process.is_main:
         print("ok")
     del ddp
-    stop(process)
+    process.leave()

@@ -46,9 +46,10 @@ from efficientnet.mammography.prepare.folder import (
     write_description,
 )
 from efficientnet.mammography.preprocessing import Preprocessing
-from efficientnet.mammography.settings import DataSettings
+from efficientnet.mammography.settings import ScreeningSettings
 from efficientnet.mammography.table import TableError, available_targets, read_table
-from efficientnet.training.checkpoint import CheckpointError, checksum_path, load_checkpoint, save_checkpoint
+from efficientnet.mammography.task import Screening
+from efficientnet.training.checkpoint import CheckpointError, checksum_path, load_checkpoint, serialise, write_checkpoint
 from efficientnet.training.plan import resumed_plan
 
 INTERESTING = (
@@ -197,7 +198,7 @@ def checkpoint() -> dict:
 
 def check_plan(path: Path) -> None:
     content = load_checkpoint(path)
-    resumed_plan(Namespace(output=None, data=None, weights=None, source=None), {}, None, path, content)
+    resumed_plan(Namespace(output=None, data=None, weights=None, source=None), Screening, {}, None, path, content)
 
 
 def description_files() -> list[bytes]:
@@ -211,7 +212,7 @@ def description_files() -> list[bytes]:
 def check_description(path: Path) -> None:
     """Whatever is read is a description that a run can be planned by."""
     settings = Preprocessing(**prepared_settings(path.parent))
-    DataSettings(**prepared_settings(path.parent))
+    ScreeningSettings(**prepared_settings(path.parent))
     check_prepared(path.parent, settings)
 
 
@@ -245,7 +246,7 @@ def read_mutants(kind: str, count: int, seed: int) -> dict:
     name, originals, check, refusal = KINDS[kind]
     path = Path(tempfile.mkdtemp()) / name
     if originals is None:
-        save_checkpoint(path, checkpoint())
+        write_checkpoint(path, serialise(checkpoint()))
         checksum = checksum_path(path)
         if kind != "checkpoint with its checksum":
             checksum.unlink()

@@ -12,10 +12,11 @@ from tiny_runs import SMALL, assert_same_run
 from efficientnet import B0, BASELINES, Coefficients, complexity, compound_coefficients, create_model, scale
 from efficientnet.architecture import Architecture, add_arguments, chosen_architecture, chosen_way, derive
 from efficientnet.common.command_line import Parser
+from efficientnet.mammography.task import Screening
 from efficientnet.scaling import Stage
+from efficientnet.training.learner import build_model
 from efficientnet.training.plan import make_parser, make_plan
 from efficientnet.weights.load import WeightsError, read_weights, save_weights
-from train import build_model
 
 FAST = ["--image-size", 32, "--batch-size", 4, "--epochs", 1, "--workers", 0]
 
@@ -119,12 +120,12 @@ def test_a_stage_that_cannot_be_is_refused(changes, word):
 )
 def test_train_py_and_create_model_agree(flags, stages, size):
     """On stages, initial weights, image size and drop rates."""
-    plan = make_plan(make_parser("").parse_args([*flags.split(), "--data", "somewhere"]))
-    torch.manual_seed(plan.recipe.seed)
-    trained, stored, _ = build_model(plan, 4)
+    plan = make_plan(make_parser("", Screening).parse_args([*flags.split(), "--data", "somewhere"]), Screening)
+    plan.task.num_outputs, plan.task.start_classifier = 4, lambda classifier: None  # without reading any data
+    trained, stored, _ = build_model(plan)
     torch.manual_seed(plan.recipe.seed)
     mine = create_model(stages, 4, 1)
-    assert trained.stages == mine.stages and plan.settings.image_size == size
+    assert trained.stages == mine.stages and plan.task.settings.image_size == size
     for model in (trained, create_model(**stored)):
         assert str(model) == str(mine)  # with all rates
     for (name, tensor), (_, other) in zip(mine.state_dict().items(), trained.state_dict().items(), strict=True):
@@ -157,8 +158,8 @@ def test_train_py_and_scale_py_refuse_the_same_in_the_same_words(arguments, tiny
 def test_the_phi_of_a_budget_is_trained_within_the_budget(tiny_data):
     text = run("scale.py", "--budget", "1.5G").stdout
     flags = re.search(r"python train.py (.*)", text)[1].split()
-    plan = make_plan(make_parser("").parse_args([*flags, "--data", str(tiny_data)]))
-    counts = complexity(plan.architecture.stages, plan.settings.image_size)
+    plan = make_plan(make_parser("", Screening).parse_args([*flags, "--data", str(tiny_data)]), Screening)
+    counts = complexity(plan.architecture.stages, plan.task.settings.image_size)
     assert 0.98 * 1.5e9 < counts.multiply_adds <= 1.5e9 and f"{counts.multiply_adds:,}" in text
     dry = run("train.py", "--data", tiny_data, "--dry-run", *flags)
     assert f"EfficientNet-B0 at phi {flags[-1]}, " in dry.stdout and "280x280" in dry.stdout

@@ -144,7 +144,7 @@ def test_the_threshold_of_the_checkpoint_is_tried_on_patients_it_has_not_seen(tr
         folder.rename(folder.with_name("90" + folder.name[2:]))
     process = evaluate("--checkpoint", trained[2][0], "--data", data, "--json", tmp_path / "out.json")
     written = json.loads((tmp_path / "out.json").read_text())
-    threshold = torch.load(trained[2][0], weights_only=True)["threshold"]
+    threshold = torch.load(trained[2][0], weights_only=True)["metrics"]["threshold"]
     assert written["given_threshold"] == pytest.approx(threshold) and "pf1_at_given_threshold" in process.stdout
     assert (written["patients"], written["count"]) == (6, 12)
 

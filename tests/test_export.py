@@ -9,7 +9,7 @@ from commands import assert_one_line_error, run
 from tiny_runs import SMALL
 
 from efficientnet import create_model
-from efficientnet.training.checkpoint import load_checkpoint, save_checkpoint
+from efficientnet.training.checkpoint import load_checkpoint, serialise, write_checkpoint
 
 SIZES = [(1, 64, 131), (3, 97, 64), (2, 96, 96)]
 
@@ -36,7 +36,9 @@ def checkpoints(tiny_data, tmp_path_factory):
         with torch.no_grad():
             model.train()(torch.from_numpy(random_images(4, 96, 96)))
         paths[name] = folder / f"{name}.pt"
-        save_checkpoint(paths[name], content | {"architecture": architecture, "weights": model.state_dict()})
+        write_checkpoint(
+            paths[name], serialise(content | {"architecture": architecture, "weights": model.state_dict()})
+        )
     return paths
 
 

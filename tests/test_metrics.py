@@ -11,18 +11,13 @@ import pytest
 import torch
 
 from efficientnet.metrics import (
-    aggregate,
     average_precision,
     best_threshold,
     bootstrap_interval,
-    confusion_counts,
-    constant_predictor_f1,
     probabilistic_f1,
     roc_auc,
-    sensitivity,
-    specificity,
+    sensitivity_and_specificity,
     summarise,
-    threshold_curve,
 )
 
 
@@ -59,9 +54,6 @@ def random_cases(count: int, seed: int = 0):
 
 def both_classes(cases):
     return ((labels, scores) for labels, scores, _ in cases if 0 < labels.sum() < len(labels))
-
-
-# ---- probabilistic F1 ----
 
 
 def test_probabilistic_f1_is_the_one_of_kaggle():
@@ -144,12 +136,11 @@ def test_float32_predictions_are_summed_in_float64():
 
 METRICS = [
     probabilistic_f1,
-    threshold_curve,
     best_threshold,
     roc_auc,
     average_precision,
     summarise,
-    lambda labels, probabilities: confusion_counts(labels, probabilities, 0.5),
+    lambda labels, probabilities: sensitivity_and_specificity(labels, probabilities, 0.5),
     lambda labels, probabilities: bootstrap_interval(labels, probabilities, None),
 ]
 
@@ -178,7 +169,7 @@ def test_bad_input_is_named_by_place(metric, labels, probabilities, said):
 
 
 @pytest.mark.parametrize("beta", [0, -1, math.nan, math.inf, 1e200])
-@pytest.mark.parametrize("metric", [probabilistic_f1, threshold_curve, best_threshold])
+@pytest.mark.parametrize("metric", [probabilistic_f1, best_threshold])
 def test_beta_must_be_positive(metric, beta):
     with pytest.raises(ValueError, match="beta"):
         metric([0, 1], [0, 1], beta)
@@ -192,45 +183,18 @@ def test_metrics_import_no_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 
-# ---- the constant predictor ----
-
-
-def test_calling_everything_is_the_best_constant():
+def test_calling_every_breast_is_the_best_constant_prediction():
     for labels, _, _ in random_cases(50):
         by_constant = [probabilistic_f1(labels, np.full(len(labels), c)) for c in np.linspace(0, 1, 21)]
         assert by_constant == sorted(by_constant)
-        assert constant_predictor_f1(labels.mean()) == pytest.approx(by_constant[-1])
+        assert summarise(labels, labels)["pf1_all_ones"] == by_constant[-1]
 
 
-def test_the_constant_predictor_of_rsna():
-    assert constant_predictor_f1(492 / 23_826) == pytest.approx(0.0405, abs=5e-5)
+def test_the_best_constant_prediction_on_rsna():
     labels = np.arange(23_826) < 492
+    assert probabilistic_f1(labels, np.ones(23_826)) == pytest.approx(0.0405, abs=5e-5)
     assert probabilistic_f1(labels, np.full(23_826, 492 / 23_826)) == pytest.approx(0.0206, abs=5e-5)
     assert probabilistic_f1(labels, np.full(23_826, 0.5)) == pytest.approx(0.0397, abs=5e-5)
-
-
-@pytest.mark.parametrize("prevalence", [-0.1, 1.1, math.nan])
-def test_prevalence_is_a_share(prevalence):
-    with pytest.raises(ValueError, match="prevalence"):
-        constant_predictor_f1(prevalence)
-
-
-# ---- thresholds ----
-
-
-def test_threshold_curve_is_that_of_each_distinct_score():
-    for labels, scores, _ in random_cases(60):
-        curve = threshold_curve(labels, scores, beta=2.0)
-        assert curve.thresholds.tolist() == sorted(set(scores.tolist()))
-        for threshold, precision, recall, f2 in zip(
-            curve.thresholds, curve.precision, curve.recall, curve.f1, strict=True
-        ):
-            called = scores >= threshold
-            assert precision == pytest.approx(labels[called].mean())
-            assert recall == pytest.approx(
-                labels[called].sum() / labels.sum() if labels.any() else math.nan, nan_ok=True
-            )
-            assert f2 == pytest.approx(probabilistic_f1(labels, called, beta=2.0))
 
 
 def test_best_threshold_has_the_best_score_of_all():
@@ -279,36 +243,29 @@ def test_best_threshold_is_undefined_without_positives(labels, probabilities):
     threshold, best = best_threshold(labels, probabilities)
     assert math.isnan(threshold)
     assert best == 0.0
-    assert len(threshold_curve(labels, probabilities).thresholds) == len(labels)
 
 
-def test_confusion_counts_are_those_of_scikit_learn():
+def test_sensitivity_and_specificity_are_those_of_scikit_learn():
     sklearn = pytest.importorskip("sklearn.metrics")
     for labels, scores in both_classes(random_cases(60)):
-        counts = confusion_counts(labels, scores, 0.5)
         (tn, fp), (fn, tp) = sklearn.confusion_matrix(labels, scores >= 0.5, labels=[0, 1])
-        assert (counts.true_positives, counts.false_positives) == (tp, fp)
-        assert (counts.false_negatives, counts.true_negatives) == (fn, tn)
-        assert sensitivity(labels, scores, 0.5) == pytest.approx(tp / (tp + fn))
-        assert specificity(labels, scores, 0.5) == pytest.approx(tn / (tn + fp))
+        expected = (tp / (tp + fn), tn / (tn + fp))
+        assert sensitivity_and_specificity(labels, scores, 0.5) == pytest.approx(expected)
 
 
 def test_a_score_at_the_threshold_is_called():
-    assert sensitivity([1, 0], [0.5, 0.4], 0.5) == 1.0
-    assert specificity([1, 0], [0.5, 0.4], 0.4) == 0.0
+    assert sensitivity_and_specificity([1, 0], [0.5, 0.4], 0.5) == (1.0, 1.0)
+    assert sensitivity_and_specificity([1, 0], [0.5, 0.4], 0.4) == (1.0, 0.0)
 
 
 def test_shares_of_an_absent_class_are_nan():
-    assert math.isnan(sensitivity([0, 0], [0.1, 0.9], 0.5))
-    assert math.isnan(specificity([1, 1], [0.1, 0.9], 0.5))
+    assert math.isnan(sensitivity_and_specificity([0, 0], [0.1, 0.9], 0.5)[0])
+    assert math.isnan(sensitivity_and_specificity([1, 1], [0.1, 0.9], 0.5)[1])
 
 
 def test_nan_is_no_threshold():
     with pytest.raises(ValueError, match="threshold"):
-        confusion_counts([0, 1], [0.1, 0.9], math.nan)
-
-
-# ---- ranking ----
+        sensitivity_and_specificity([0, 1], [0.1, 0.9], math.nan)
 
 
 def test_roc_auc_is_that_of_scikit_learn():
@@ -336,49 +293,6 @@ def test_ranking_is_undefined_where_a_class_is_absent():
     assert average_precision([1, 1], [0.1, 0.2]) == 1.0
 
 
-# ---- groups ----
-
-
-def test_groups_stand_in_order_of_first_appearance():
-    groups, values = aggregate(["b", "a", "b", "c"], [0.2, 0.5, 0.6, 0.1])
-    assert groups == ["b", "a", "c"]
-    np.testing.assert_allclose(values, [0.4, 0.5, 0.1])
-    groups, values = aggregate(["b", "a", "b", "c"], [0.2, 0.5, 0.6, 0.1], method="max")
-    assert groups == ["b", "a", "c"]
-    assert values.tolist() == [0.6, 0.5, 0.1]
-
-
-def test_aggregation_is_that_of_a_loop():
-    for _, scores, generator in random_cases(50):
-        groups = generator.integers(0, 8, len(scores))
-        for method, reduce in (("mean", np.mean), ("max", np.max)):
-            names, values = aggregate(groups, scores, method)
-            assert names == list(dict.fromkeys(groups.tolist()))
-            np.testing.assert_allclose(values, [reduce(scores[groups == name]) for name in names])
-
-
-@pytest.mark.parametrize(
-    "groups",
-    [[7, 7, 5], np.array([7, 7, 5]), torch.tensor([7, 7, 5]), [("p", "L"), ("p", "L"), ("p", "R")], iter("aab")],
-)
-def test_groups_may_be_anything_hashable(groups):
-    assert aggregate(groups, [0.25, 0.75, 1])[1].tolist() == [0.5, 1]
-
-
-def test_bad_groups_are_refused():
-    with pytest.raises(ValueError, match="1 groups but 2 probabilities"):
-        aggregate(["a"], [0.1, 0.2])
-    with pytest.raises(ValueError, match=r"probabilities\[0\] is NaN"):
-        aggregate(["a", "a"], [math.nan, 0.2])
-    with pytest.raises(ValueError, match="'median'"):
-        aggregate(["a"], [0.1], method="median")
-    assert aggregate([], [])[0] == []
-    assert aggregate([], [], method="max")[0] == []
-
-
-# ---- the interval ----
-
-
 def screening(patients: int, seed: int = 0):
     """Labels, probabilities and patients of two breasts each, about one in ten with cancer."""
     generator = np.random.default_rng(seed)
@@ -387,15 +301,27 @@ def screening(patients: int, seed: int = 0):
     return labels, probabilities, [f"patient {breast // 2}" for breast in range(2 * patients)]
 
 
-def test_the_fast_interval_is_that_of_the_metric_itself():
-    labels, probabilities, patients = screening(80)
-    order = np.random.default_rng(1).permutation(len(labels))  # a patient's breasts need not be neighbours
-    labels, probabilities, patients = labels[order], probabilities[order], [patients[i] for i in order]
-    fast = bootstrap_interval(labels, probabilities * 3 - 1, patients, samples=200)
-    slow = bootstrap_interval(
-        labels, probabilities * 3 - 1, patients, metric=lambda y, p: probabilistic_f1(y, p), samples=200
+@pytest.mark.parametrize(
+    "convert", [list, np.array, torch.tensor, iter, lambda groups: [(group, "L") for group in groups]]
+)
+def test_groups_may_be_anything_hashable(convert):
+    labels, probabilities, _ = screening(20)
+    groups = [breast // 2 for breast in range(40)]
+    assert bootstrap_interval(labels, probabilities, convert(groups)) == bootstrap_interval(
+        labels, probabilities, groups
     )
-    assert fast == pytest.approx(slow)
+
+
+def test_the_breasts_of_a_patient_are_drawn_together():
+    """Two patients of opposite labels, in any order of the rows: every draw has 0, 2 or 4 positives, never 1 or 3."""
+    positives = set()
+
+    def count(labels, _):
+        positives.add(int(labels.sum()))
+        return 0.0
+
+    bootstrap_interval([1, 0, 1, 0], [0.5] * 4, ["a", "b", "a", "b"], metric=count, samples=50)
+    assert positives == {0, 2, 4}
 
 
 def test_the_same_seed_gives_the_same_interval():
@@ -464,14 +390,13 @@ def test_groups_of_another_length_are_refused():
         bootstrap_interval([0, 1], [0.1, 0.9], ["a"])
 
 
-# ---- the summary ----
-
-
 def test_the_summary_says_what_the_functions_say():
     labels, probabilities, patients = screening(60)
     summary = summarise(labels, probabilities, groups=patients, threshold=0.35)
     threshold, best = best_threshold(labels, probabilities)
     called, given = probabilities >= threshold, probabilities >= 0.35
+    sensitivity, specificity = sensitivity_and_specificity(labels, probabilities, threshold)
+    given_sensitivity, given_specificity = sensitivity_and_specificity(labels, probabilities, 0.35)
     assert summary == {
         "count": 120,
         "positives": int(labels.sum()),
@@ -480,13 +405,13 @@ def test_the_summary_says_what_the_functions_say():
         "threshold": threshold,
         "auc": roc_auc(labels, probabilities),
         "average_precision": average_precision(labels, probabilities),
-        "sensitivity": sensitivity(labels, probabilities, threshold),
-        "specificity": specificity(labels, probabilities, threshold),
-        "pf1_all_ones": pytest.approx(constant_predictor_f1(labels.mean())),
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "pf1_all_ones": pytest.approx(2 * labels.mean() / (1 + labels.mean())),
         "given_threshold": 0.35,
         "pf1_at_given_threshold": probabilistic_f1(labels, given),
-        "sensitivity_at_given_threshold": sensitivity(labels, probabilities, 0.35),
-        "specificity_at_given_threshold": specificity(labels, probabilities, 0.35),
+        "sensitivity_at_given_threshold": given_sensitivity,
+        "specificity_at_given_threshold": given_specificity,
         "pf1_interval": list(bootstrap_interval(labels, probabilities, patients)),
         "pf1_best_interval": list(bootstrap_interval(labels, called, patients)),
         "pf1_at_given_threshold_interval": list(bootstrap_interval(labels, given, patients)),

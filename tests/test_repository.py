@@ -1,4 +1,4 @@
-"""The house: what may import what, which packages a run needs, and that README and gate say the same."""
+"""What may import what, which packages a run needs, and that README and gate say the same."""
 
 import ast
 import re
@@ -11,18 +11,20 @@ from commands import ROOT
 
 RUN_TIME = {"torch", "numpy", "PIL", "pydicom", "tqdm", "efficientnet"}
 SOURCES = sorted([*ROOT.glob("*.py"), *(ROOT / "efficientnet").rglob("*.py")])
-# These stand above the rooms, like train.py.
-ABOVE = (
-    "training/plan",
-    "training/console",
-    "training/prediction",
-    "mammography/evaluation",
-    "mammography/augment",
-    "benchmark/worker",
-    "benchmark/checkpoint",
-    "export",
-)
-COMMANDS = {f"efficientnet/{name}.py" for name in ABOVE}
+# From the bottom up: a module imports only from its own folder and from lower lines. `__main__` modules and the scripts
+# are commands, which stand on the last line.
+LAYERS = [
+    {"common"},
+    {"scaling", "layers", "metrics"},
+    {"baselines"},
+    {"complexity", "architecture"},
+    {"model"},
+    {"weights", "inference", "analysis"},
+    {"create"},
+    {"training"},
+    {"mammography"},
+    {"export", "benchmark", "train", "evaluate", "scale"},
+]
 
 
 def imported(path: Path) -> set[str]:
@@ -57,18 +59,51 @@ def test_packages_of_extras_are_imported_by_name_and_stand_in_their_extra():
     assert "safetensors" in found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_rooms_know_each_other_one_way_only(path):
-    place = str(path.relative_to(ROOT))
-    if not place.startswith("efficientnet/") or place in COMMANDS:
-        return
-    forbidden = {
-        "efficientnet/training/": ["efficientnet.mammography"],
-        "efficientnet/mammography/": ["efficientnet.training"],
-    }
-    rooms = next((rooms for room, rooms in forbidden.items() if place.startswith(room)), None)
-    rooms = rooms or ["efficientnet.mammography", "efficientnet.training"]
-    assert not [name for name in imported(path) if name.startswith(tuple(rooms))]
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}
+
+
+def project_imports(module: str) -> set[str]:
+    """Modules of the project that this one imports; the names in a folder or of the package are not modules."""
+    names = {name for name in imported(MODULES[module]) if name in MODULES}
+    return {name for name in names if not any(other.startswith(f"{name}.") for other in names)} - {module}
+
+
+def layer(module: str) -> int:
+    if module == "efficientnet" or module.endswith(".__main__"):  # the public names, and commands
+        return len(LAYERS) - 1
+    part = module.removeprefix("efficientnet.").partition(".")[0]
+    return next(number for number, parts in enumerate(LAYERS) if part in parts)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_one_way(module):
+    folder = module.removeprefix("efficientnet.").partition(".")[0]
+    for name in project_imports(module):
+        same_folder = name.removeprefix("efficientnet.").partition(".")[0] == folder
+        assert same_folder or layer(name) < layer(module), f"{module} imports {name}"
+
+
+def test_no_imports_go_in_a_circle():
+    finished: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path, module))
+        if module not in finished:
+            for name in project_imports(module):
+                visit(name, (*path, module))
+            finished.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+def test_folders_say_what_is_in_them():
+    for name, path in MODULES.items():
+        if path.name == "__init__.py" and name != "efficientnet":
+            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+            for module in path.parent.iterdir():
+                if module.stem not in ("__init__", "__pycache__", "__main__"):
+                    assert f"{module.stem} " in text, f"{name} does not mention {module.stem}"
 
 
 def test_the_gate_runs_the_test_command_of_the_readme():

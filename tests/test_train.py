@@ -135,10 +135,11 @@ def test_evaluation_statistics_fit_the_weights_of_a_short_run(tiny_data, tmp_pat
     from torch.utils.data import DataLoader
 
     from efficientnet import create_model
-    from efficientnet.mammography.dataset import MammogramDataset, collate
+    from efficientnet.mammography.dataset import MammogramDataset
     from efficientnet.mammography.image_files import find_images
     from efficientnet.mammography.preprocessing import Preprocessing
     from efficientnet.mammography.table import read_table
+    from efficientnet.training.task import collate
 
     process = run("train.py", *FAST, "--image-size", 96, "--data", tiny_data, "--epochs", 2, "--output", tmp_path / "r")
     assert process.returncode == 0, process.stderr

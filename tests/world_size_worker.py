@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from efficientnet import B0, Coefficients, create_model, scale
-from efficientnet.training.distributed import Process, start, stop
-from efficientnet.training.loop import recalibrate_batch_norm, settle_buckets, take_step
-from efficientnet.training.loss import masked_binary_cross_entropy
+from efficientnet.training.distributed import Process, start
+from efficientnet.mammography.loss import masked_binary_cross_entropy
+from efficientnet.training.batch_norm import recalibrate_batch_norm
+from efficientnet.training.learner import take_step
 from efficientnet.training.sampler import BalancedSampler
 
 LABELS = torch.arange(24) % 4 == 0
@@ -25,7 +26,6 @@ def losses_with_batch_norm(mode: str, process: Process, factors: Coefficients) -
     ddp = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
     if mode == "fixed":  # to statistics that fit, or the logits of fresh weights all but vanish
         recalibrate_batch_norm(model, IMAGES, process.device, "fp32")
-    settle_buckets(ddp, (2, 1, 64, 64), process.device, "fp32")
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and mode == "fixed":
             module.eval()
@@ -52,4 +52,4 @@ def main(arguments: list[str]) -> None:
     losses = {mode: losses_with_batch_norm(mode, process, factors) for mode in ("fixed", "per rank")}
     if process.is_main:
         print(json.dumps(losses))
-    stop(process)
+    process.leave()

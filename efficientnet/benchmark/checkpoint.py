@@ -10,11 +10,10 @@ import torch
 
 from efficientnet.common.cpu import keep_freed_memory
 from efficientnet.common.errors import UserError
-from efficientnet.mammography.evaluation import find_split_images, load_member, predict_images, read_split
-from efficientnet.mammography.prepare.folder import check_prepared
+from efficientnet.mammography.evaluation import ScreeningEvaluation, Trained
 from efficientnet.mammography.scoring import score_breasts
-from efficientnet.mammography.table import TableError
-from efficientnet.training.checkpoint import CheckpointError
+from efficientnet.mammography.task import Screening
+from efficientnet.training.ensemble import load_member, predict_mean
 
 METRICS = ("pf1", "pf1_best", "auc", "average_precision")
 
@@ -29,30 +28,24 @@ def compare_precisions(path: Path, data: Path | None, device: torch.device) -> t
     ways = [("as trained, fp32", "fp32", False)]
     ways += [(f"fast path, {name}", name, True) for name in ("fp32", "fp16" if device.type == "cuda" else "bf16")]
     rows: list[dict[str, Any]] = []
-    reference = None
-    try:
-        members = [load_member(path, device, precision, optimize) for _, precision, optimize in ways]
-        split, root, table, allowed, _ = read_split(members[:1], data, None, None)
-        check_prepared(root, members[0].preprocessing)
-        files = find_split_images(split, root, table)
-        for (label, precision, _), member in zip(ways, members, strict=True):
-            probabilities, _ = predict_images([member], table, files, allowed, device, precision=precision)
-            readable = np.flatnonzero(~np.isnan(probabilities[:, 0]))
-            if not readable.size or np.isnan(table.labels[:, 0]).all():
-                raise UserError(f"{root}: needs images with labels, to compare metrics on them")
-            reference = probabilities if reference is None else reference
-            metrics = score_breasts(table, readable, probabilities[readable]).metrics()
-            rows.append(
-                {"label": label, "precision": precision}
-                | {name: metrics[name] for name in METRICS}
-                | {"largest_change": float(np.nanmax(np.abs(probabilities - reference)))}
-            )
-    except (CheckpointError, TableError) as error:
-        raise UserError(error) from None
-    counts = table.counts
-    heading = f"{path}: {split} of {root}, {counts.breasts} breasts, {counts.images} images"
+    members = [load_member(path, Screening, device, precision, optimize) for _, precision, optimize in ways]
+    evaluation = ScreeningEvaluation([Trained.from_checkpoint(path, members[0].content)], data)
+    table, reference = evaluation.table, None
+    for (label, precision, _), member in zip(ways, members, strict=True):
+        probabilities, _ = predict_mean([member], evaluation, device, precision=precision)
+        readable = np.flatnonzero(~np.isnan(probabilities[:, 0]))
+        if not readable.size or np.isnan(table.labels[:, 0]).all():
+            raise UserError(f"{evaluation.root}: needs images with labels, to compare metrics on them")
+        reference = probabilities if reference is None else reference
+        metrics = score_breasts(table, readable, probabilities[readable]).metrics()
+        rows.append(
+            {"label": label, "precision": precision}
+            | {name: metrics[name] for name in METRICS}
+            | {"largest_change": float(np.nanmax(np.abs(probabilities - reference)))}
+        )
+    heading = f"{path}: {evaluation.description}"
     lines = [f"{'':<20}{'pF1':>9}{'best F1':>9}{'AUC':>9}{'AP':>9}{'largest change of a probability':>34}"]
     for entry in rows:
         shown = "".join(f"{'-' if entry[name] is None else format(entry[name], '.5f'):>9}" for name in METRICS)
         lines.append(f"{entry['label']:<20}{shown}{entry['largest_change']:>34.1e}")
-    return "\n".join([heading, "", *lines]), {"checkpoint": str(path), "data": str(root), "rows": rows}
+    return "\n".join([heading, "", *lines]), {"checkpoint": str(path), "data": str(evaluation.root), "rows": rows}

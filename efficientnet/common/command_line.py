@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from efficientnet.common.errors import UserError
 
@@ -60,7 +60,7 @@ def leave(code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def command(program: str) -> Callable[[Callable[[Sequence[str] | None], int | None]], Callable[..., int]]:
+def command(program: str) -> Callable[[Callable[..., int | None]], Callable[..., int]]:
     """Decorates a command's `main(argv)` so that it returns its exit code, whatever happens.
 
     argv: the arguments; None takes those of the command line.
@@ -68,11 +68,11 @@ def command(program: str) -> Callable[[Callable[[Sequence[str] | None], int | No
     the file system; 1 and the traceback for a mistake of ours; 130 for Ctrl-C; 0 for a closed pipe.
     """
 
-    def decorate(main: Callable[[Sequence[str] | None], int | None]) -> Callable[..., int]:
+    def decorate(main: Callable[..., int | None]) -> Callable[..., int]:
         @functools.wraps(main)
-        def guarded(argv: Sequence[str] | None = None) -> int:
+        def guarded(argv: Sequence[str] | None = None, **options: Any) -> int:
             try:
-                code = main(argv) or 0
+                code = main(argv, **options) or 0
                 sys.stdout.flush()
                 return code
             except SystemExit as leaving:  # argparse: a usage error, or --help

@@ -1,1 +1,20 @@
-"""Everything that knows what a mammogram is."""
+"""Screening mammography: DICOM files and a table -> a trained, scored model.
+
+task             start here: the `Task` that train.py and evaluate.py see
+settings         its options, and the recipe that mammograms want
+table            train.csv: rows, breasts, folds by patient
+table_text       the text of a table: records and cells
+image_files      the image file of each row
+dicom            a folder: DICOM files to brightness
+preprocessing    brightness to a picture: crop, side, size
+picture          one image file to a picture; prepared pictures
+resample         antialiased resizing
+dataset          rows and files to tensors
+augment          random variations of a picture
+loss             masked binary cross-entropy and the correction of the prior
+scoring          images to breasts, predictions.csv, submission.csv
+report           MODEL_CARD.md
+evaluation       checkpoints on a table, for evaluate.py
+prepare          a folder: decoding every image once
+phantom          a folder: the embedded data set
+"""

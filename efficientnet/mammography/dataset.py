@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +15,16 @@ from efficientnet.mammography.dicom.reading import ImageError
 from efficientnet.mammography.picture import read_picture
 from efficientnet.mammography.preprocessing import Preprocessing
 from efficientnet.mammography.table import Table
+from efficientnet.training.task import Item
 
 Transform = Callable[[np.ndarray, Any], np.ndarray]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What the network gets: images (N, C, H, W), targets (N, T) with nan for missing, and their rows in the table.
-
-    failures has a line for each image that could not be read.  readable: the places in the batch that hold a picture;
-    the others are blank.
-    """
-
-    images: Tensor
-    targets: Tensor
-    indices: list[int]
-    failures: list[str]
-    readable: list[int]
-
-    def pin_memory(self) -> Batch:
-        """What a loader with pin_memory=True calls: page-locked copies, which go to a GPU in the background."""
-        return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
-
-
 class MammogramDataset(Dataset):
-    """Item `key` is row `key.index` (or row `key`, an int) of the table: picture, targets, and what went wrong.
+    """Item `key` is row `key.index` (or row `key`, an int) of the table; its target has nan for missing labels (T,).
 
     transform(picture, key): a variation of the preprocessed picture for training.
-    replace_broken: an unreadable image is replaced by the next readable one with the same first label (in training);
+    replace_broken: in training, replace an unreadable image by the next readable one with the same first label;
         otherwise it comes back blank and marked.
     """
 
@@ -62,7 +43,7 @@ class MammogramDataset(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, key: Any) -> tuple[Tensor, Tensor, int, list[str], bool]:
+    def __getitem__(self, key: Any) -> Item:
         wanted = key if isinstance(key, int) else key.index
         failures: list[str] = []
         for index in self.candidates(wanted):
@@ -73,11 +54,12 @@ class MammogramDataset(Dataset):
                 continue
             if self.transform is not None:
                 picture = self.transform(picture, key)
-            image = to_tensor(picture, self.preprocessing)
-            return image, torch.from_numpy(self.labels[index].copy()), index, failures, False
-        height, width = self.preprocessing.image_size
-        image = to_tensor(np.zeros((height, width), np.float32), self.preprocessing)
-        return image, torch.full((self.labels.shape[1],), torch.nan), wanted, failures, True
+            target = torch.from_numpy(self.labels[index].copy())
+            image_id = self.table.rows[index].image_id
+            return Item(to_tensor(picture, self.preprocessing), target, index, image_id, failures)
+        blank = to_tensor(np.zeros(self.preprocessing.image_size, np.float32), self.preprocessing)
+        missing = torch.full((self.labels.shape[1],), torch.nan)
+        return Item(blank, missing, wanted, self.table.rows[wanted].image_id, failures, readable=False)
 
     def candidates(self, index: int) -> Iterator[int]:
         """The row itself; then, in training, up to 20 that may stand in for it."""
@@ -100,14 +82,3 @@ def to_tensor(picture: np.ndarray, settings: Preprocessing) -> Tensor:
     """(x - mean) / std of a picture (H, W), replicated over the channels: float32 (C, H, W)."""
     normalised = (np.asarray(picture, np.float32) - settings.mean) / settings.std
     return torch.from_numpy(normalised)[None].repeat(settings.in_channels, 1, 1)
-
-
-def collate(items: Sequence[tuple[Tensor, Tensor, int, list[str], bool]]) -> Batch:
-    images, targets, indices, failures, blank = zip(*items, strict=True)
-    return Batch(
-        torch.stack(images),
-        torch.stack(targets),
-        list(indices),
-        [line for lines in failures for line in lines],
-        [place for place, is_blank in enumerate(blank) if not is_blank],
-    )

@@ -1,203 +1,234 @@
-"""Trained checkpoints as the members of an ensemble: what each needs and knows, and what they predict for a table.
-
-Like evaluate.py, which this serves, it stands above the rooms and knows all three.
-"""
+"""Checkpoints of the screening task on a table of mammograms: who may score which row, metrics, submission."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections import defaultdict
-from collections.abc import Sequence
+import argparse
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from efficientnet import create_model
-from efficientnet.architecture import recorded_architecture
-from efficientnet.common.cpu import usable_cores
 from efficientnet.common.errors import UserError
-from efficientnet.inference.fast_path import optimize_for_inference
-from efficientnet.mammography.dataset import MammogramDataset, collate
+from efficientnet.mammography.dataset import MammogramDataset
 from efficientnet.mammography.image_files import find_images
+from efficientnet.mammography.prepare.folder import check_prepared
 from efficientnet.mammography.preprocessing import Preprocessing
-from efficientnet.mammography.scoring import sigmoid
-from efficientnet.mammography.settings import DEMO_PATIENTS, phantom_folder
+from efficientnet.mammography.report import metric_texts, score_line
+from efficientnet.mammography.scoring import score_breasts, sigmoid, write_predictions, write_submission
+from efficientnet.mammography.settings import DEMO_PATIENTS, column_mapping, phantom_folder
 from efficientnet.mammography.table import Table, TableError, available_targets, read_table
-from efficientnet.model import EfficientNet
-from efficientnet.training.checkpoint import CheckpointError, load_checkpoint
-from efficientnet.training.loop import predict, timed
+from efficientnet.training.checkpoint import CheckpointError, misfit
+from efficientnet.training.task import Report
+
+
+def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, help="folder with train.csv or test.csv (default: the checkpoint's own)")
+    parser.add_argument(
+        "--split",
+        choices=["validation", "test", "all"],
+        help="validation: patients of train.csv that the checkpoint did not train on (default where there is a "
+        "train.csv); test: test.csv and test_images/; all: everybody in train.csv",
+    )
+    parser.add_argument("--submission", type=Path, metavar="FILE", help="write prediction_id,cancer, a row a breast")
+    parser.add_argument("--aggregate", choices=["mean", "max"], default="mean", help="images to breast (default mean)")
+    parser.add_argument("--columns", type=column_mapping, metavar="OURS=THEIRS,...", help="default: the checkpoint's")
 
 
 @dataclass(frozen=True)
-class Member:
-    """One checkpoint: its network, and what it needs and knows.
+class Trained:
+    """What a checkpoint knows besides its network.
 
-    fast: the network by the fast path, if that is wanted.
+    threshold: tuned on its held-out patients.  data: what it was trained on; None: the embedded phantoms.
     """
 
     path: Path
-    name: str  # of the architecture
-    model: EfficientNet | None  # None where the fast path, in fp32, needs nothing to fall back on
-    fast: nn.Module | None
     preprocessing: Preprocessing
     targets: tuple[str, ...]
     logit_shift: float
     prior: float
     threshold: float | None
     training_patients: frozenset[str]
-    data: str | None  # what it was trained on; None: the embedded phantoms
+    data: str | None
     seed: int
     columns: dict[str, str]
 
-    def predict(self, images: Tensor, device: torch.device, precision: str = "fp32", flip: bool = False) -> np.ndarray:
-        """Logits (N, T) of images (N, C, H, W), corrected back to the prior."""
-        if self.fast is None:
-            logits = predict(self.model, images, device, precision, flip)
-        else:
-            logits = predict(self.fast, images, device, flip=flip)
-            if precision != "fp32" and not np.isfinite(logits).all():
-                logits = predict(self.model, images, device, flip=flip)
-        logits[:, 0] -= self.logit_shift
-        return logits
+    @classmethod
+    def from_checkpoint(cls, path: Path, content: Mapping[str, Any]) -> Trained:
+        """Raises CheckpointError where something is missing."""
+        try:
+            return cls(
+                path,
+                Preprocessing.from_dict(content["preprocessing"]),
+                tuple(content["targets"]),
+                content["logit_shift"],
+                content["prior"],
+                content["metrics"].get("threshold"),
+                frozenset(content["training_patients"]),
+                content["plan"]["data"],
+                content["plan"]["recipe"]["seed"],
+                content["plan"]["settings"]["columns"] or {},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise misfit(path, error) from None
 
 
-def load_member(path: Path, device: torch.device, precision: str = "fp32", optimize: bool = True) -> Member:
-    """precision: of the fast path.  Raises CheckpointError."""
-    checkpoint = load_checkpoint(path)
-    try:
-        model = create_model(**checkpoint["architecture"])
-        model.load_state_dict(checkpoint["weights"])
-        model = model.to(device, memory_format=torch.channels_last).eval()
-        return Member(
-            path,
-            recorded_architecture(checkpoint).name,
-            None if optimize and precision == "fp32" else model,
-            optimize_for_inference(model, precision) if optimize else None,
-            Preprocessing.from_dict(checkpoint["preprocessing"]),
-            tuple(checkpoint["targets"]),
-            checkpoint["logit_shift"],
-            checkpoint["prior"],
-            checkpoint["threshold"],
-            frozenset(checkpoint["training_patients"]),
-            checkpoint["plan"]["data"],
-            checkpoint["plan"]["recipe"]["seed"],
-            checkpoint["plan"]["settings"]["columns"] or {},
-        )
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: does not fit this version of the project ({reason})") from None
+class ScreeningEvaluation:
+    """A `training.task.Evaluation` of one split of a data folder.
 
-
-def read_split(
-    members: Sequence[Member], data: Path | None, split: str | None, columns: dict[str, str] | None
-) -> tuple[str, Path, Table, np.ndarray, bool]:
-    """The split's name, the data folder, its table, and which member may score which row: bool (members, rows).
-
-    Last, whether the members' thresholds were tuned on other patients than these.  None for data, split and columns
-    is what the first checkpoint was trained with, and its held-out patients.  Raises TableError.
+    data, split, columns: None is what the first checkpoint was trained with, and its held-out patients.
+    aggregate: images to breast.  Raises TableError and CheckpointError.
     """
+
+    def __init__(
+        self,
+        members: Sequence[Trained],
+        data: Path | None = None,
+        split: str | None = None,
+        columns: dict[str, str] | None = None,
+        aggregate: str = "mean",
+        submission: Path | None = None,
+    ) -> None:
+        self.members, self.aggregate, self.submission = members, aggregate, submission
+        check_alike(members)
+        first = members[0]
+        self.root = data or (Path(first.data) if first.data else phantom_folder(DEMO_PATIENTS, first.seed))
+        if not self.root.is_dir():
+            raise TableError(f"{self.root}: no such folder; --data names the folder with train.csv or test.csv")
+        for member in members:
+            check_prepared(self.root, member.preprocessing)
+        self.split = split or ("validation" if (self.root / "train.csv").exists() else "test")
+        table = self.read_table(first.columns if columns is None else columns)
+        trained_on = [member.training_patients & set(table.patients) for member in members]
+        self.warnings = list(table.warnings) if self.split != "test" else []  # a test table need not have labels
+        if self.split == "validation":
+            table = held_out(members, table)
+            self.allowed = np.array(
+                [[row.patient_id not in member.training_patients for row in table.rows] for member in members]
+            )
+        else:
+            self.allowed = np.ones((len(members), len(table.rows)), dtype=bool)
+        if self.split == "all" and any(trained_on):
+            count = len(frozenset.union(*trained_on))
+            self.warnings.append(f"{count} of these patients were trained on; their scores say nothing about new ones")
+        # Whether the members' thresholds were tuned on other patients than these.
+        self.is_fresh = self.split == "test" or not any(trained_on)
+        self.table = table
+        folder = "test_images" if self.split == "test" else "train_images"
+        self.files = find_images(table, self.root, folder)
+        counts = table.counts
+        self.description = (
+            f"{self.split} of {self.root}: {counts.patients} patients, {counts.breasts} breasts, {counts.images} images"
+        )
+
+    @classmethod
+    def from_arguments(
+        cls, checkpoints: Mapping[Path, Mapping[str, Any]], arguments: argparse.Namespace
+    ) -> ScreeningEvaluation:
+        members = [Trained.from_checkpoint(path, content) for path, content in checkpoints.items()]
+        return cls(
+            members, arguments.data, arguments.split, arguments.columns, arguments.aggregate, arguments.submission
+        )
+
+    def read_table(self, mapping: Mapping[str, str]) -> Table:
+        targets, is_test = self.members[0].targets, self.split == "test"
+        path = self.root / ("test.csv" if is_test else "train.csv")
+        # A test table has no labels as a rule, so that a target with another name in train.csv is not asked for there.
+        renamed = {name for name in mapping if name in targets}
+        unlabelled = is_test and renamed and not renamed & set(available_targets(path, mapping))
+        return read_table(path, targets, mapping, labels="none" if unlabelled else "optional")
+
+    def input_key(self, member: int) -> Preprocessing:
+        return self.members[member].preprocessing
+
+    def dataset(self, member: int) -> MammogramDataset:
+        return MammogramDataset(self.table, self.files, self.members[member].preprocessing)
+
+    def probabilities(self, member: int, logits: np.ndarray) -> np.ndarray:
+        corrected = logits.copy()
+        corrected[:, 0] -= self.members[member].logit_shift
+        return sigmoid(corrected)
+
+    def report(self, probabilities: np.ndarray, failures: Sequence[str]) -> Report:
+        readable = np.flatnonzero(~np.isnan(probabilities[:, 0]))
+        if readable.size == 0 and self.submission is None:
+            raise UserError(f"not one image could be scored; the first: {failures[0]}")
+        scores = score_breasts(self.table, readable, probabilities[readable], self.aggregate)
+        counts, prior = self.table.counts, float(np.mean([member.prior for member in self.members]))
+        values: dict[str, Any] = {
+            "data": str(self.root),
+            "split": self.split,
+            "patients": counts.patients,
+            "breasts": counts.breasts,
+            "images": counts.images,
+            "unreadable_images": counts.images - readable.size,
+            "unscored_breasts": len(scores.unscored),
+        }
+        lines = ["the table has no labels, so there are no metrics"]
+        if (~np.isnan(scores.labels[:, 0])).any():
+            thresholds = [member.threshold for member in self.members if member.threshold is not None]
+            given = float(np.mean(thresholds)) if thresholds and self.is_fresh else None
+            metrics = scores.metrics(given, intervals=True)
+            values |= metrics
+            lines = [score_line(metrics), ""]
+            lines += [f"{name:<32} {text}" for name, text in metric_texts(metrics).items()]
+        files = {
+            Path("images.csv"): written(write_images, self.table, probabilities),
+            Path("predictions.csv"): written(write_predictions, scores, self.table.target_names),
+        }
+        if self.submission is not None:
+            files[self.submission.absolute()] = written(write_submission, self.table, scores, prior)
+            line = f"{self.submission}: {counts.breasts} breasts"
+            if scores.unscored:
+                line += f", {len(scores.unscored)} of them without a readable image at the prior of {prior:.4f}"
+            lines += ["", line]
+        return Report(values, "\n".join(lines), files)
+
+
+def check_alike(members: Sequence[Trained]) -> None:
+    """Raises CheckpointError for checkpoints that cannot be scored together."""
     first = members[0]
-    root = data or (Path(first.data) if first.data else phantom_folder(DEMO_PATIENTS, first.seed))
-    if not root.is_dir():
-        raise TableError(f"{root}: no such folder; --data names the folder with train.csv or test.csv")
-    split = split or ("validation" if (root / "train.csv").exists() else "test")
-    path = root / ("test.csv" if split == "test" else "train.csv")
-    mapping = first.columns if columns is None else columns
-    # A test table has no labels as a rule, so that a target with another name in train.csv is not asked for there.
-    renamed = {name for name in mapping if name in first.targets}
-    unlabelled = split == "test" and renamed and not renamed & set(available_targets(path, mapping))
-    table = read_table(path, first.targets, mapping, labels="none" if unlabelled else "optional")
-    if split != "validation":
-        fresh = split == "test" or not any(member.training_patients & set(table.patients) for member in members)
-        return split, root, table, np.ones((len(members), len(table.rows)), dtype=bool), fresh
-    held_out = {p for p in table.patients if any(p not in member.training_patients for member in members)}
-    if not held_out:
-        raise TableError(f"{path}: every patient in it was trained on; --split all scores them nevertheless")
+    for member in members[1:]:
+        if member.targets != first.targets:
+            raise CheckpointError(
+                f"{member.path}: predicts {', '.join(member.targets)}, but {first.path} predicts "
+                f"{', '.join(first.targets)}; an ensemble needs the same targets"
+            )
+        if (member.data is None) != (first.data is None):
+            raise CheckpointError(
+                "some of these checkpoints were trained on the embedded phantoms and some on other data: name those of "
+                "one"
+            )
+
+
+def held_out(members: Sequence[Trained], table: Table) -> Table:
+    """The patients that at least one member did not train on. Raises TableError where there is none."""
+    patients = {p for p in table.patients if any(p not in member.training_patients for member in members)}
+    if not patients:
+        raise TableError(f"{table.path}: every patient in it was trained on; --split all scores them nevertheless")
     strangers = [str(member.path) for member in members if not member.training_patients & set(table.patients)]
     if strangers and len(members) > len(strangers):
         raise TableError(
-            f"{', '.join(strangers)}: trained on no patient of {path}, so that it would score those whom the others "
-            "trained on; leave it out, or use --split all"
+            f"{', '.join(strangers)}: trained on no patient of {table.path}, so that it would score those whom the "
+            "others trained on; leave it out, or use --split all"
         )
-    table = table.of_patients(held_out)
-    allowed = [[row.patient_id not in member.training_patients for row in table.rows] for member in members]
-    return split, root, table, np.array(allowed), len(strangers) == len(members)
+    return table.of_patients(patients)
 
 
-def find_split_images(split: str, root: Path, table: Table) -> list[Path | None]:
-    """`find_images` of the table of a split, as `read_split` gives them."""
-    return find_images(table, root, "test_images" if split == "test" else "train_images")
+def written(write: Callable[..., None], *arguments: Any) -> bytes:
+    """The bytes of what a function writes to a text file."""
+    file = io.StringIO()
+    write(file, *arguments)
+    return file.getvalue().encode()
 
 
-def default_workers() -> int:
-    """Processes that read images ahead while the model computes.
-
-    Decoding a DICOM file costs several times what a B0 does on it, and only processes decode side by side.
-    """
-    return min(8, usable_cores())
-
-
-def predict_images(
-    members: Sequence[Member],
-    table: Table,
-    files: Sequence[Path | None],
-    allowed: np.ndarray,
-    device: torch.device,
-    *,
-    batch_size: int = 8,
-    workers: int | None = None,
-    precision: str = "fp32",
-    flip: bool = False,
-    strict: bool = False,
-) -> tuple[np.ndarray, list[str]]:
-    """Probabilities (rows, targets), the mean over the members that may score a row, nan where unreadable; failures.
-
-    allowed: bool (members, rows), which member may score which row of the table.  Members with the same preprocessing
-    share one pass over the images.  Raises UserError for an unreadable image where `strict`.
-    """
-    total = np.zeros((len(table.rows), len(table.target_names)))
-    votes = np.zeros((len(table.rows), 1))
-    failures: dict[str, None] = {}
-    groups: dict[Preprocessing, list[int]] = defaultdict(list)
-    for place, member in enumerate(members):
-        groups[member.preprocessing].append(place)
-    progress = tqdm(total=int(allowed.sum()), unit=" images", disable=not sys.stderr.isatty(), leave=False)
-    started, waited = time.monotonic(), 0.0
-    for preprocessing, places in groups.items():
-        wanted = np.flatnonzero(allowed[places].any(axis=0)).tolist()
-        loader = DataLoader(
-            MammogramDataset(table, files, preprocessing),
-            batch_size,
-            sampler=wanted,
-            num_workers=default_workers() if workers is None else workers,
-            collate_fn=collate,
-            pin_memory=device.type == "cuda",
-        )
-        for batch, seconds in timed(loader):
-            waited += seconds
-            if batch.failures and strict:
-                raise UserError(batch.failures[0])
-            failures.update(dict.fromkeys(batch.failures))
-            for place in places:
-                mine = [i for i in batch.readable if allowed[place, batch.indices[i]]]
-                if mine:
-                    member, rows = members[place], np.array([batch.indices[i] for i in mine])
-                    logits = member.predict(batch.images[mine], device, precision, flip)
-                    finite = np.isfinite(logits).all(axis=1)
-                    total[rows[finite]] += sigmoid(logits[finite])
-                    votes[rows[finite]] += 1
-                    failures.update(
-                        (f"{files[row]}: the outputs of {member.path} are not finite", None) for row in rows[~finite]
-                    )
-            share = 100 * waited / (time.monotonic() - started)
-            progress.set_postfix_str(f"{share:.0f} % waiting for data", refresh=False)
-            progress.update(int(allowed[places][:, batch.indices].sum()))
-    progress.close()
-    with np.errstate(invalid="ignore"):
-        return total / np.where(votes > 0, votes, np.nan), list(failures)
+def write_images(file: IO[str], table: Table, probabilities: np.ndarray) -> None:
+    """One line an image that could be read: patient_id, image_id, laterality, then each target's probability."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["patient_id", "image_id", "laterality", *(f"{n}_probability" for n in table.target_names)])
+    for row, values in zip(table.rows, probabilities, strict=True):
+        if not np.isnan(values[0]):
+            writer.writerow([row.patient_id, row.image_id, row.laterality, *(f"{value:.7g}" for value in values)])

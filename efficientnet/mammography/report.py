@@ -14,15 +14,16 @@ def model_card(
     architecture: Architecture,
     train: Table,
     validation: Table,
-    epoch: dict[str, Any],
+    epoch: int,
     metrics: dict[str, Any],
 ) -> str:
-    """Markdown for beside a checkpoint: what it is, what it learned from, how well it did on how much, its limits.
+    """Markdown to stand beside a checkpoint: the model, its data, its scores, its limits.
 
-    plan: the run's config.json.  epoch: its line of metrics.jsonl.  metrics: `BreastScores.metrics(intervals=True)`
-    of the validation breasts.
+    plan: the run's config.json.  epoch: counted from 1.  metrics: `BreastScores.metrics(intervals=True)` of the
+    validation breasts.
     """
-    settings, recipe = plan["settings"], plan["recipe"]
+    settings = plan["settings"]
+    recipe = plan["recipe"] | {name: settings[name] for name in ("auxiliary_weight", "prior_correction")}
     phantom = plan["data"] is None
     if phantom:
         limits = "The phantoms are drawn, not acquired: nothing here carries over to mammograms."
@@ -55,7 +56,7 @@ Targets: {", ".join(train.target_names)}. Input: {" x ".join(map(str, size))} pi
 {channels} channel(s), crop to the breast {"on" if settings["crop"] else "off"}.
 
 ## Validation
-Epoch {epoch["epoch"]} of {recipe["epochs"]}, chosen by {recipe["select"]} on these same breasts, so every figure is a
+Epoch {epoch} of {recipe["epochs"]}, chosen by {settings["select"]} on these same breasts, so every figure is a
 little optimistic. One probability a breast, the mean over its images. Intervals: 95 %, bootstrap over patients.
 
 | metric | value |

@@ -20,13 +20,11 @@ FORMAT = "efficientnet-reference checkpoint 1"
 NUMBERED = "checkpoints"  # the folder of the newest few
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Atomically.  `content` is made of tensors, numbers, strings, lists and dicts, so that `weights_only` opens it."""
-    write_checkpoint(path, serialise(content))
-
-
 def serialise(content: dict[str, Any]) -> memoryview:
-    """What `save_checkpoint` writes: a copy of the content as it is at this moment."""
+    """The bytes of a checkpoint: a copy of the content as it is at this moment.
+
+    content: tensors, numbers, strings, lists and dicts only, so that `weights_only` opens it.
+    """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content}, buffer)
     return buffer.getbuffer()
@@ -95,6 +93,18 @@ def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dic
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of this project; train.py writes last.pt and best.pt")
     return content
+
+
+def misfit(path: Path, error: Exception) -> CheckpointError:
+    """The error to raise where content that was read does not fit the code."""
+    reason = str(error).partition("\n")[0]
+    return CheckpointError(f"{path}: does not fit this version of the project ({reason})")
+
+
+def check_task(path: Path, content: dict[str, Any], name: str) -> None:
+    """Raises CheckpointError for a checkpoint of another task; those from before they recorded it are of screening."""
+    if content.get("task", "screening") != name:
+        raise CheckpointError(f"{path}: was trained for {content['task']}, not for {name}")
 
 
 def verify(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import sys
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -80,6 +81,12 @@ class Process:
                     dist.all_reduce(buffer)
                     buffer /= self.world_size
 
+    def leave(self) -> None:
+        """Leave the run and end gloo's threads, once every DistributedDataParallel is out of use."""
+        if self.backend is not None and dist.is_initialized():
+            gc.collect()
+            dist.destroy_process_group()
+
 
 def start(device: str | None, backend: str | None, timeout_minutes: float = 10) -> Process:
     """Joins the run.  device: "cuda" or "cpu", by default what the machine has; backend: nccl with CUDA, else gloo.
@@ -109,6 +116,8 @@ def start(device: str | None, backend: str | None, timeout_minutes: float = 10) 
         keep_freed_memory()
     if "RANK" not in os.environ:
         return Process(0, 1, 0, 1, chosen)
+    if not dist.is_available() or sys.platform == "win32":
+        raise ValueError("several processes need torch.distributed on Linux or macOS: use plain python train.py")
     bound = chosen if backend == "nccl" else None
     timeout = timedelta(minutes=timeout_minutes)
     # DDP imports this when it is made, and there the process group of that moment becomes the default of an argument,
@@ -146,10 +155,3 @@ def fresh_store(world_size: int, timeout: timedelta) -> dist.Store:
             raise dist.DistStoreError(f"timed out: ranks {sorted(missing)} did not join")
         time.sleep(0.01)
     return dist.PrefixStore(f"start/{start}", store)
-
-
-def stop(process: Process) -> None:
-    """Leaves the run, and ends gloo's threads, once every DistributedDataParallel is out of use."""
-    if process.backend is not None and dist.is_initialized():
-        gc.collect()
-        dist.destroy_process_group()

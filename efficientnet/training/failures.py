@@ -1,4 +1,4 @@
-"""Failures of the machinery, told as what they are."""
+"""Failures of the machinery in one line: a lost rank, a killed loader process, too little memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,36 @@ import sys
 import time
 from collections.abc import Iterator
 
+import torch
 import torch.distributed as dist
+
+from efficientnet.common.errors import UserError
 
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|timed out|socket|broken pipe", re.IGNORECASE)
 KILLED = re.compile(r"DataLoader worker \(pid\(?s?\)? [\d, ]+\) (is killed by signal: (?P<name>[\w ]+)|exited)")
+LESS_MEMORY = (
+    "lower --batch-size (and raise --accumulate by as much), add --checkpoint-activations, or lower --image-size"
+)
 
 
-def explain_failure(error: BaseException, timeout_minutes: float) -> str | None:
-    """One or two lines for a lost rank, a killed loader process, or no memory; None for anything else."""
+@contextlib.contextmanager
+def explained_failures(timeout_minutes: float = 0, less_memory: str = LESS_MEMORY) -> Iterator[None]:
+    """Turn such failures into UserError. Everything else, such as a mistake of ours, passes as it is.
+
+    less_memory: what the command can do about too little memory.
+    """
+    try:
+        with killed_loaders_told_once():
+            yield
+    except (RuntimeError, MemoryError) as error:
+        text = explain_failure(error, timeout_minutes, less_memory)
+        if text is None:
+            raise
+        raise UserError(text) from None
+
+
+def explain_failure(error: BaseException, timeout_minutes: float = 0, less_memory: str = LESS_MEMORY) -> str | None:
+    """One or two lines; None for anything else."""
     text = str(error)
     killed = KILLED.search(text)
     if killed:
@@ -29,8 +51,10 @@ def explain_failure(error: BaseException, timeout_minutes: float) -> str | None:
         if name.startswith("Bus error"):
             return "a loader process found no shared memory: lower --workers or --batch-size, or enlarge /dev/shm"
         return f"a loader process ended with the signal {name.strip().rstrip('.')!r}; --workers 0 shows why"
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"out of GPU memory: {less_memory}"
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
-        return "out of memory: lower --batch-size (and raise --accumulate by as much), --workers, or --image-size"
+        return f"out of memory: lower --workers; {less_memory}"
     if isinstance(error, dist.DistError) or LOST.search(text):
         return (
             f"lost another rank: it has ended, or has not answered for the {timeout_minutes:g} minutes of --timeout; "
@@ -43,9 +67,9 @@ def explain_failure(error: BaseException, timeout_minutes: float) -> str | None:
 def killed_loaders_told_once() -> Iterator[None]:
     """Report a killed loader process once, as the error in which PyTorch names it.
 
-    PyTorch raises that error in its handler of SIGCHLD, wherever the main thread happens to be.  Inside a `__del__`
-    Python can only print it; that is suppressed here, since the next batch raises it again.  If the process was
-    handing over a batch, its connection breaks before the signal arrives, so this waits for the handler.  Once an
+    PyTorch raises that error in its handler of SIGCHLD, wherever the main thread happens to be. Inside a `__del__`
+    Python can only print it; that is suppressed here, since the next batch raises it again. If the process was
+    handing over a batch, its connection breaks before the signal arrives, so this waits for the handler. Once an
     error is on its way, further killed processes are ignored.
     """
     before = sys.unraisablehook

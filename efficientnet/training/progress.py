@@ -1,48 +1,123 @@
-"""Where a run stands between two updates: with the weights and the optimizer, all that a resumed run needs."""
+"""Where a run stands between two updates: all that a resumed run needs besides the learner."""
 
 from __future__ import annotations
 
+import math
+import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
 
 from efficientnet.training.distributed import Process
+from efficientnet.training.task import Metrics
+
+
+class EpochEnd(NamedTuple):
+    """values: the epoch's line of metrics.jsonl.  unreadable: a line for each image, over all ranks."""
+
+    values: dict[str, Any]
+    improved: bool
+    unreadable: list[str]
 
 
 @dataclass
 class Progress:
-    """The first part is the same on every rank.  Of the second, each rank has its own."""
+    """The first part is the same on every rank. Each rank has its own second part."""
 
     epoch: int = 0  # finished epochs
-    position: int = 0  # updates of the epoch under way that were tried, be they skipped or not
+    position: int = 0  # updates tried in the current epoch, skipped ones included
     update: int = 0  # updates that moved the weights, of all epochs: the schedule counts these
-    skipped: int = 0  # updates of the epoch under way that did not, since something was not finite
-    seconds: float = 0.0  # of training in the epoch under way, up to the last checkpoint
+    skipped: int = 0  # updates of the current epoch that did not, because a loss or gradient was not finite
+    seconds: float = 0.0  # of training in the current epoch
     waited: float = 0.0  # of these, rank 0's for the next batch
     best: float | None = None  # score of the best epoch, the higher the better
+    summary: str = ""  # of the best epoch
     history: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl
 
-    loss_sum: float = 0.0  # over the updates of the epoch under way that moved the weights
+    loss_sum: float = 0.0  # over the updates of the current epoch that moved the weights
     unreadable: set[str] = field(default_factory=set)  # a line for each image that could not be read
-    suspects: list[list[str]] = field(default_factory=list)  # images of the last updates, all of which were skipped
+    suspects: list[list[str]] = field(default_factory=list)  # images of the latest updates, if they were all skipped
 
-    def begin_epoch(self) -> None:
-        """After an epoch is finished: everything that belongs to one epoch starts anew."""
+    def seed_update(self, seed: int, rank: int) -> None:
+        """Make the random numbers of the next update (dropout, stochastic depth) a function of where it is.
+
+        A checkpoint then needs no generator states: an update is the same whether the run came to it in one go or was
+        resumed just before it. Ranks draw different numbers. Python's and NumPy's generators, which nothing here draws
+        from, are seeded with torch's.
+        """
+        # Hashed, since torch's CPU generator uses only 32 bits of its seed.
+        number = int(np.random.SeedSequence((seed, self.epoch, self.position, rank)).generate_state(1)[0])
+        random.seed(number)
+        np.random.seed(number)
+        torch.manual_seed(number)
+
+    def record(self, moved: bool, loss: float, images: Sequence[str]) -> None:
+        """Count an update. One that did not move the weights moves neither the schedule nor the mean loss."""
+        self.position += 1
+        if moved:
+            self.update += 1
+            self.loss_sum += loss
+            self.suspects = []
+        else:
+            self.skipped += 1
+            self.suspects.append(list(images))
+
+    def end_epoch(
+        self,
+        metrics: Metrics,
+        failures: Sequence[str],
+        learning_rate: float,
+        images: int,
+        seconds: float,
+        process: Process,
+    ) -> EpochEnd:
+        """Finish the epoch. Every rank takes part.
+
+        failures: a line for each validation image that could not be read.  images: of all ranks in this epoch.
+        seconds: with the validation.
+        """
+        self.unreadable.update(failures)
+        gathered = process.gather((self.loss_sum, sorted(self.unreadable)))
+        unreadable = sorted({line for _, lines in gathered for line in lines})
+        moved = (self.position - self.skipped) * process.world_size
+        values = {
+            "epoch": self.epoch + 1,
+            "step": self.update,
+            "learning_rate": learning_rate,
+            "train_loss": sum(loss_sum for loss_sum, _ in gathered) / moved if moved else math.nan,
+            **metrics.values,
+            "skipped_updates": self.skipped,
+            "unreadable_images": len(unreadable),
+            "seconds": round(seconds, 3),
+            "images_per_second": round(images / self.seconds, 3),
+            "waiting_share": round(self.waited / self.seconds, 4),
+        }
+        score = -math.inf if metrics.score is None else metrics.score
+        improved = self.best is None or score > self.best
+        if improved:
+            self.best = score
+            self.summary = process.broadcast(metrics.summary if process.is_main else "")
+        self.history.append(values)
         self.epoch += 1
         self.position, self.skipped, self.seconds, self.waited, self.loss_sum = 0, 0, 0.0, 0.0, 0.0
+        return EpochEnd(values, improved, unreadable)
 
     def to_dict(self, process: Process) -> dict[str, Any]:
-        """Plain values for a checkpoint, those of all ranks together; every rank has to call this."""
+        """Plain values of all ranks for a checkpoint. Every rank takes part."""
         own = process.gather((self.loss_sum, sorted(self.unreadable), self.suspects))
         loss_sums, unreadable, suspects = (list(part) for part in zip(*own, strict=True))
         return asdict(self) | {"loss_sum": loss_sums, "unreadable": unreadable, "suspects": suspects}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], process: Process) -> Progress:
-        """This rank's part of what `to_dict` gave.  KeyError where something is missing.
+        """This rank's part of what `to_dict` returned. KeyError where something is missing.
 
-        Where the number of ranks is another, each gets the mean loss, and rank 0 what could not be read.
+        With another number of ranks, each gets the mean loss, and rank 0 the images that could not be read.
         """
-        values = {"waited": 0.0, **values}  # which checkpoints before it do not have
+        values = {"waited": 0.0, "summary": "", **values}  # which older checkpoints lack
         values = {item.name: values[item.name] for item in fields(cls)}
         sums, unreadable, suspects = values["loss_sum"], values["unreadable"], values["suspects"]
         if len(sums) == process.world_size:

@@ -45,8 +45,8 @@ class BalancedSampler:
             raise ValueError("there is no image to train on")
         self.positive, self.negative = np.flatnonzero(flags), np.flatnonzero(~flags)
         self.natural_share = float(flags.mean())
-        self.balanced = share > self.natural_share and self.natural_share > 0
-        self.share = share if self.balanced else self.natural_share
+        self.share = sampled_share(self.natural_share, share)
+        self.balanced = self.share > self.natural_share
         self.batch_size, self.accumulate = batch_size, accumulate
         self.rank, self.world_size = rank, world_size
         self.seed = seed
@@ -89,6 +89,11 @@ class BalancedSampler:
             )
             used_positive, used_negative = used_positive + count, used_negative + rest
         return np.stack(batches)
+
+
+def sampled_share(natural_share: float, wanted: float) -> float:
+    """The share of positives among the draws: at least the natural one, and 0 where there is none to draw."""
+    return max(wanted, natural_share) if natural_share > 0 else 0.0
 
 
 def cycle(indices: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:

@@ -9,58 +9,71 @@ from types import FrameType, TracebackType
 
 from efficientnet.common.command_line import rank
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# Windows has no SIGUSR1.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 # Slurm signals every process, and torchrun passes on what it gets: within this many seconds it is one request.
 ECHO = 2.0
-# Elsewhere only what no hand can do, such as coreutils' timeout, which signals its child and then the group.
+# Elsewhere a repeat this soon comes from a program, not a hand: coreutils' timeout signals its child, then the group.
 BURST = 0.1
-# BSD's EX_TEMPFAIL, "try again later": no other outcome of a run has it, so that a script may start the run again.
-STOPPED = 75
+# BSD's EX_TEMPFAIL, "try again later". No other outcome of a run has it, so a script may start the run again.
+TRY_AGAIN = 75
+
+
+class Stopped(Exception):
+    """The ranks have agreed to stop, because one of them got a signal. All of them raise this at the same point."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    @property
+    def name(self) -> str:
+        return signal.Signals(self.number).name
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, as in shells, else TRY_AGAIN; 0 under torchrun.
+
+        torchrun would take any other code for a failure, and start the run again or end ranks that still save.
+        """
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            return 0
+        return 128 + self.number if self.number == signal.SIGINT else TRY_AGAIN
 
 
 class StopRequest:
-    """The first signal, once `listen` was called, is remembered for the loop to act on; a second one ends the process.
+    """Remembers the first signal after `listen` for the loop to act on; a second one ends the process at once.
 
-    As a context it gives the signals back at the end.  Where a rank of several fails after one came, that is torchrun
-    ending it because another has died: it goes without a word, and rank 0 speaks for all.
+    As a context manager it restores the handlers at the end. If a rank other than 0 fails after a signal, torchrun is
+    ending it because another rank died: it leaves silently, and rank 0 speaks for all.
     """
 
     def __init__(self) -> None:
         self.signal = 0  # its number; 0: none came
-        self._time = 0.0
-        self._echo = ECHO if "RANK" in os.environ or "SLURM_JOB_ID" in os.environ else BURST
-        self._before: dict[int, object] = {}
+        self.time = 0.0
+        self.echo = ECHO if "RANK" in os.environ or "SLURM_JOB_ID" in os.environ else BURST
+        self.before: dict[int, object] = {}
 
     def listen(self) -> None:
-        self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        self.before = {number: signal.signal(number, self.receive) for number in SIGNALS}
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
+    def receive(self, number: int, frame: FrameType | None) -> None:
         if not self.signal:
-            self.signal, self._time = number, time.monotonic()
-        elif time.monotonic() - self._time > self._echo:
+            self.signal, self.time = number, time.monotonic()
+        elif time.monotonic() - self.time > self.echo:
             os._exit(128 + number)
 
     def __enter__(self) -> StopRequest:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self.before.items():
             signal.signal(number, handler)
         if isinstance(error, RuntimeError) and self.signal and rank() != 0:
             os.kill(os.getpid(), self.signal)
 
 
-def exit_code(number: int) -> int:
-    """Of a run that stopped on request: 130 after Ctrl-C, as shells have it, else STOPPED; 0 under torchrun.
-
-    torchrun would take any other code for a failure, and start the run again or end the ranks that still save.
-    """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return 0
-    return 128 + number if number == signal.SIGINT else STOPPED
-
-
 def leave_signals_to_parent(worker: int) -> None:
-    """For a loader's processes: a signal to the whole group is not for them; they end with the rank that they serve."""
+    """Ignore the signals in a loader process: one to the whole group is for the rank, which ends its loaders."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -11,16 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from efficientnet.common.errors import UserError
 from efficientnet.common.files import atomic_file
-from efficientnet.training.checkpoint import write_checkpoint, write_numbered
+from efficientnet.training.checkpoint import serialise, write_checkpoint, write_numbered
 
 
 @dataclass(frozen=True)
 class Interval:
-    """So many seconds, or so many updates; the other is None."""
+    """A number of seconds or a number of updates; the other is None."""
 
     seconds: float | None = None
     updates: int | None = None
@@ -35,48 +37,62 @@ def interval(text: str) -> Interval:
     return Interval(seconds=number * {"s": 1, "m": 60, "h": 3600}[unit]) if unit else Interval(updates=number)
 
 
-class CheckpointWriter:
+class CheckpointStore:
     """Writes a run's files in a thread, one save after another, each file atomically.
 
-    The caller serialises, which is the moment that a checkpoint speaks of; the disk is the thread's.  What cannot be
-    written (a full disk) is warned of and tried again with the next save, and leaves the file that was there before.
+    `save` copies the state in memory, so that training can go on; the thread waits for the disk. If a file cannot be
+    written (a full disk), the store warns, leaves the file that was there before, and tries again with the next save.
+
+    active: False on all ranks but 0, where nothing is due and `save` does nothing.
     """
 
-    def __init__(self, folder: Path, every: Interval, keep: int) -> None:
-        self.folder, self.every, self.keep = folder, every, keep
+    def __init__(self, folder: Path, every: Interval, keep: int, active: bool = True) -> None:
+        self.folder, self.every, self.keep, self.active = folder, every, keep, active
         self.error: OSError | None = None  # of the last save, if anything of it failed
-        self._pending: dict[str, partial[None]] = {}
-        self._thread = threading.Thread()
-        self._saved = time.monotonic()
+        self.pending: dict[str, partial[None]] = {}
+        self.thread = threading.Thread()
+        self.saved = time.monotonic()
 
     def due(self, number: int) -> bool:
         """Whether the state after update `number` is to be saved."""
+        if not self.active:
+            return False
         if self.every.updates:
             return number % self.every.updates == 0
-        return time.monotonic() - self._saved >= self.every.seconds
+        return time.monotonic() - self.saved >= self.every.seconds
 
     def save(
-        self, number: int, checkpoint: memoryview, files: Mapping[str, bytes | memoryview] | None = None, say: str = ""
+        self,
+        number: int,
+        content: dict[str, Any],
+        files: Mapping[str, bytes] | None = None,
+        best: bool = False,
+        say: str = "",
     ) -> None:
-        """Begins to write `files`, by their names in the run folder, then the checkpoint after update `number`.
+        """Begin to write `files`, by their names in the run folder, then the checkpoint after update `number`.
 
-        Waits for the save before, if that is still under way.  say: printed once everything is on the disk.
+        Waits for the save before, if that is still under way.  best: write best.pt too, which has all of the
+        checkpoint but "training".  say: printed once everything is on the disk.
         """
+        if not self.active:
+            return
         self.wait()
         for name, data in (files or {}).items():
-            write = write_checkpoint if name.endswith(".pt") else write_file
-            self._pending[name] = partial(write, self.folder / name, data)
-        self._pending["last.pt"] = partial(write_numbered, self.folder, number, checkpoint, self.keep)
-        self._saved = time.monotonic()
-        self._thread = threading.Thread(target=self._write, args=(say,))
-        self._thread.start()
+            self.pending[name] = partial(write_file, self.folder / name, data)
+        if best:
+            data = serialise({name: value for name, value in content.items() if name != "training"})
+            self.pending["best.pt"] = partial(write_checkpoint, self.folder / "best.pt", data)
+        self.pending["last.pt"] = partial(write_numbered, self.folder, number, serialise(content), self.keep)
+        self.saved = time.monotonic()
+        self.thread = threading.Thread(target=self.write, args=(say,))
+        self.thread.start()
 
-    def _write(self, say: str) -> None:
+    def write(self, say: str) -> None:
         self.error = None
-        for name, write in list(self._pending.items()):
+        for name, write in list(self.pending.items()):
             try:
                 write()
-                del self._pending[name]
+                del self.pending[name]
             except OSError as error:
                 self.error = error
                 tqdm.write(
@@ -88,11 +104,17 @@ class CheckpointWriter:
             tqdm.write(say, file=sys.stdout)  # above a progress bar, if there is one
 
     def wait(self) -> None:
-        """Until the disk has what was given to `save`, or has refused it: see `error`."""
-        if self._thread.is_alive():
-            self._thread.join()
+        """Wait until the last save has been written or has failed."""
+        if self.thread.is_alive():
+            self.thread.join()
+
+    def close(self, what: str) -> None:
+        """`wait`; raises UserError, which begins with `what`, if the last save failed."""
+        self.wait()
+        if self.error:
+            raise UserError(f"{what}, but {self.folder} could not be written: {self.error.strerror}")
 
 
-def write_file(path: Path, data: bytes | memoryview) -> None:
+def write_file(path: Path, data: bytes) -> None:
     with atomic_file(path) as file:
         file.write(data)

@@ -11,7 +11,7 @@ from efficientnet.baselines.layers import Bottleneck, MaxPool
 from efficientnet.baselines.stages import BASELINES, MOBILENET_V1, MOBILENET_V2, RESNET_50, get_baseline
 from efficientnet.layers import Convention
 
-# MobileNetV2 and ResNet-50: exactly torchvision's.  MobileNetV1: the paper says 4.2 M and 569 M multiply-adds.
+# MobileNetV2 and ResNet-50: exactly torchvision's. MobileNetV1: the paper says 4.2 M and 569 M multiply-adds.
 PUBLISHED = {"mobilenet_v1": (4_231_976, 0.569), "mobilenet_v2": (3_504_872, 0.301), "resnet50": (25_557_032, 4.089)}
 OTHERS = list(PUBLISHED)
 

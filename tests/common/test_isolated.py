@@ -1,4 +1,4 @@
-"""Processes that may die: each input costs at most itself."""
+"""Processes that may die: an input that kills its process fails alone."""
 
 import os
 import subprocess

@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 from tiny_data import write_tiny_data
 
-from efficientnet.mammography.dataset import MammogramDataset, collate, to_tensor
+from efficientnet.mammography.dataset import MammogramDataset, to_tensor
 from efficientnet.mammography.image_files import every_image, find_images
 from efficientnet.mammography.preprocessing import Preprocessing
 from efficientnet.mammography.table import TableError, read_table
+from efficientnet.training.task import collate
 
 PREPROCESSING = Preprocessing((32, 32), crop=False, side="as-is", mean=0.0, std=1.0)
 
@@ -103,10 +104,10 @@ def test_the_patients_folder_goes_before_a_flat_file(folder):
 def test_an_item_is_image_targets_and_row(folder):
     table = table_of(folder)
     dataset = MammogramDataset(table, find_images(table, folder), PREPROCESSING)
-    image, targets, index, failures, blank = dataset[3]
-    assert image.shape == (1, 32, 32) and image.max().item() == pytest.approx(120 / 255)
-    assert targets[0] == 0 and targets[1].isnan()
-    assert (index, failures, blank) == (3, [], False)
+    item = dataset[3]
+    assert item.image.shape == (1, 32, 32) and item.image.max().item() == pytest.approx(120 / 255)
+    assert item.target[0] == 0 and item.target[1].isnan()
+    assert (item.index, item.name, item.failures, item.readable) == (3, "3", [], True)
 
 
 def test_in_training_a_broken_image_is_replaced_by_one_of_its_label(folder):
@@ -114,9 +115,9 @@ def test_in_training_a_broken_image_is_replaced_by_one_of_its_label(folder):
     (folder / "5.png").unlink()
     table = table_of(folder)
     dataset = MammogramDataset(table, find_images(table, folder), PREPROCESSING, replace_broken=True)
-    image, targets, index, failures, blank = dataset[0]
-    assert (index, blank, targets[0].item()) == (1, False, 1.0)
-    assert image.max().item() == pytest.approx(40 / 255) and "0.png" in failures[0]
+    item = dataset[0]
+    assert (item.index, item.readable, item.target[0].item()) == (1, True, 1.0)
+    assert item.image.max().item() == pytest.approx(40 / 255) and "0.png" in item.failures[0]
     assert dataset[5][2] == 2  # the negatives are 2 to 5, and the last is followed by the first
 
 

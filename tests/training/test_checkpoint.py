@@ -6,12 +6,12 @@ import pickle
 import pytest
 import torch
 
-from efficientnet.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from efficientnet.training.checkpoint import CheckpointError, load_checkpoint, serialise, write_checkpoint
 
 
 def test_a_checkpoint_comes_back(tmp_path):
     path = tmp_path / "a.pt"
-    save_checkpoint(path, {"weights": {"w": torch.arange(3)}, "names": ["x"], "value": 1.5, "none": None})
+    write_checkpoint(path, serialise({"weights": {"w": torch.arange(3)}, "names": ["x"], "value": 1.5, "none": None}))
     content = load_checkpoint(path)
     assert torch.equal(content["weights"]["w"], torch.arange(3))
     assert (content["names"], content["value"], content["none"]) == (["x"], 1.5, None)
@@ -26,7 +26,7 @@ class Malicious:
 def test_every_unusable_file_is_one_line_that_names_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     whole = tmp_path / "whole.pt"
-    save_checkpoint(whole, {"weights": {"w": torch.randn(1000)}})
+    write_checkpoint(whole, serialise({"weights": {"w": torch.randn(1000)}}))
     (tmp_path / "short.pt").write_bytes(whole.read_bytes()[:2000])
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "text.pt").write_text("not a checkpoint")

@@ -8,7 +8,7 @@ from commands import python, rank_environment, ranks, rendezvous
 from tiny_runs import RECIPE
 
 from efficientnet.training.distributed import start
-from efficientnet.training.folder import RUNS, choose_folder, mark_launch
+from efficientnet.training.folder import RUNS, RunFolder
 
 
 def test_two_ranks_share_objects_buffers_and_gradients():
@@ -60,12 +60,12 @@ def test_plain_python_is_one_process_on_the_cpu(monkeypatch):
 def test_run_folders_count_up_and_a_restart_finds_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
-    first, second = choose_folder("b3"), choose_folder("b3")
-    assert (first, second) == (RUNS / "b3-1", RUNS / "b3-2")
-    assert choose_folder("b0") == RUNS / "b0-1"
+    first, second = RunFolder.choose("b3"), RunFolder.choose("b3")
+    assert (first.path, second.path) == (RUNS / "b3-1", RUNS / "b3-2")
+    assert RunFolder.choose("b0").path == RUNS / "b0-1"
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "other")
-    mark_launch(first)
+    first.mark_launch()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert choose_folder("b3") == first
+    assert RunFolder.choose("b3") == first
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
-    assert choose_folder("b3") == second
+    assert RunFolder.choose("b3") == second

@@ -1,4 +1,4 @@
-"""The fast path for training: the same gradients, by another way."""
+"""The fast path for training on a CPU: the same parameters, function and gradients."""
 
 import copy
 
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from efficientnet import B0, Coefficients, create_model, scale
 from efficientnet.common.cpu import has_bf16_units
+from efficientnet.layers import SqueezeExcitation
 from efficientnet.training.fast_cpu import (
     Depthwise,
     DepthwiseConvolution,
@@ -53,6 +54,21 @@ def step(model: nn.Module, images: torch.Tensor, autocast: bool) -> tuple[torch.
     return logits.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
+def test_modules_are_replaced_and_parameters_are_not():
+    model = create_model(SMALL, num_classes=10)
+    names, parameters = list(model.state_dict()), dict(model.named_parameters())
+    accelerate_training(model)
+    kinds = [type(module) for module in model.modules()]
+    assert kinds.count(DepthwiseConvolution) == kinds.count(LinearSqueezeExcitation) == 10
+    assert SqueezeExcitation not in kinds
+    assert list(model.state_dict()) == names
+    after = dict(model.named_parameters())
+    assert list(after) == list(parameters) and all(after[name] is parameters[name] for name in after)
+    copied = copy.deepcopy(model)
+    assert list(copied.state_dict()) == names and [type(module) for module in copied.modules()] == kinds
+    create_model(SMALL, num_classes=10).load_state_dict(model.state_dict())
+
+
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 def test_a_step_has_the_gradients_of_the_plain_network(padding):
     """In float64, where rounding hides nothing."""
@@ -60,9 +76,6 @@ def test_a_step_has_the_gradients_of_the_plain_network(padding):
     plain = create_model(SMALL, num_classes=10, padding=padding).double().train()
     fast = copy.deepcopy(plain)
     accelerate_training(fast)
-    assert list(fast.state_dict()) == list(plain.state_dict())
-    kinds = [type(module) for module in fast.modules()]
-    assert kinds.count(DepthwiseConvolution) == kinds.count(LinearSqueezeExcitation) == 10
     images = torch.randn(4, 3, 64, 70, dtype=torch.float64)
     logits, gradients = step(plain, images, autocast=False)
     found_logits, found = step(fast, images, autocast=False)
@@ -71,7 +84,7 @@ def test_a_step_has_the_gradients_of_the_plain_network(padding):
         assert (found[name] - expected).norm() <= 1e-9 * expected.norm() + 1e-12, name
 
 
-def test_a_step_in_bf16_is_as_near_to_fp32_as_autocast_alone_and_gradients_stay_fp32():
+def test_a_bf16_step_is_as_near_to_fp32_as_autocast_alone_and_gradients_stay_fp32():
     torch.manual_seed(0)
     plain = create_model(SMALL, num_classes=10).train()
     exact = step(copy.deepcopy(plain), images := torch.randn(8, 3, 64, 64), autocast=False)[1]
@@ -88,8 +101,8 @@ def test_a_step_in_bf16_is_as_near_to_fp32_as_autocast_alone_and_gradients_stay_
 
 
 @pytest.mark.parametrize("size", [32, 64])
-def test_gradients_lie_in_memory_as_their_parameters_do(size):
-    """Else DistributedDataParallel copies each of them, and warns of it."""
+def test_gradients_have_the_memory_layout_of_their_parameters(size):
+    """Otherwise DistributedDataParallel copies each of them, and warns."""
     model = create_model("b0", num_classes=10)
     accelerate_training(model)
     model = model.to(memory_format=torch.channels_last).train()
@@ -112,14 +125,14 @@ def test_gradients_lie_in_memory_as_their_parameters_do(size):
     ],
     ids=str,
 )
-def test_only_what_the_function_computes_is_given_to_it(options):
+def test_other_convolutions_are_left_alone(options):
     plain = {"in_channels": 4, "out_channels": 4, "kernel_size": 3, "padding": 1, "groups": 4, "bias": False}
     assert is_depthwise(nn.Conv2d(**plain))
     assert not is_depthwise(nn.Conv2d(**plain | options))
 
 
 def test_losses_of_a_short_training_are_those_of_fp32_within_noise():
-    """Bright squares are to be found, by the same start, images and order: fp32 as written, bf16 by the fast path."""
+    """The task is to find bright squares, from the same start and images: plain in fp32, by the fast path in bf16."""
 
     def losses(fast: bool) -> list[float]:
         torch.manual_seed(0)
@@ -146,7 +159,7 @@ def test_losses_of_a_short_training_are_those_of_fp32_within_noise():
     assert max(sorted(values[-20:])[10] for values in (exact, low)) < 0.1, (exact, low)
 
 
-def test_bf16_units_are_found_in_the_systems_own_list(monkeypatch, tmp_path):
+def test_bf16_units_are_found_in_the_systems_list(monkeypatch, tmp_path):
     for flags, expected in (("fpu avx512f avx512_bf16", True), ("fpu amx_bf16 amx_tile", True), ("fpu avx2", False)):
         listing = tmp_path / "cpuinfo"
         listing.write_text(f"processor : 0\nflags\t\t: {flags}\n\nprocessor : 1\nflags\t\t: {flags}\n")

@@ -10,20 +10,14 @@ import pytest
 
 from efficientnet.common.errors import UserError
 from efficientnet.common.files import CheckpointError, atomic_file
-from efficientnet.training import folder as run
-from efficientnet.training.folder import (
-    is_stopped,
-    launch_name,
-    lock,
-    mark_stopped,
-    own_folder,
-    remove_leftovers,
-)
+from efficientnet.mammography.task import Screening
+from efficientnet.training.distributed import Process
+from efficientnet.training.folder import RunFolder, launch_name
 from efficientnet.training.plan import make_parser, make_plan
 
 
 def hold(folder, ready, child):
-    with lock(folder):
+    with RunFolder(folder).lock():
         if child and os.fork() == 0:  # as a loader process, which outlives a killed rank for seconds
             time.sleep(5)
             os._exit(0)
@@ -38,12 +32,12 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_is_dead(tmp_path, c
     first = context.Process(target=hold, args=(tmp_path, ready, child))
     first.start()
     assert ready.wait(10)
-    with pytest.raises(UserError, match=f"process {first.pid} on "), lock(tmp_path):
+    with pytest.raises(UserError, match=f"process {first.pid} on "), RunFolder(tmp_path).lock():
         pass
     os.kill(first.pid, signal.SIGKILL)
     first.join()
     for _ in range(2):  # it is let go at the end
-        with lock(tmp_path):
+        with RunFolder(tmp_path).lock():
             pass
 
 
@@ -54,7 +48,7 @@ def test_a_run_that_is_just_ending_is_waited_for(tmp_path, monkeypatch):
     first.start()
     assert ready.wait(10)
     monkeypatch.setattr(time, "sleep", lambda seconds: os.kill(first.pid, signal.SIGKILL))
-    with lock(tmp_path):
+    with RunFolder(tmp_path).lock():
         first.join()
     assert first.exitcode == -signal.SIGKILL
 
@@ -68,23 +62,25 @@ def test_what_a_killed_run_left_half_written_goes_and_nothing_else(tmp_path):
     kept = {".lock", ".launch", ".gitlab-ci.yml", ".env.local", "last.pt", "checkpoints/update-00000001.pt"}
     for name in kept:
         (tmp_path / name).write_bytes(b"whole")
-    remove_leftovers(tmp_path)
+    RunFolder(tmp_path).remove_leftovers()
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == kept
 
 
 def test_only_a_restart_of_the_same_start_calls_a_folder_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
-    run.mark_launch(tmp_path)
-    assert own_folder(tmp_path) is None  # a first start
+    RunFolder(tmp_path).mark_launch()
+    assert RunFolder.of_this_launch(tmp_path) is None  # a first start
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert own_folder(tmp_path) == tmp_path
+    assert RunFolder.of_this_launch(tmp_path).path == tmp_path
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "other")
-    assert own_folder(tmp_path) is None
+    assert RunFolder.of_this_launch(tmp_path) is None
 
 
 def planned(folder, *arguments):
-    return make_plan(make_parser("").parse_args(["--variant", "b0", "--output", str(folder), *arguments]))
+    return make_plan(
+        make_parser("", Screening).parse_args(["--variant", "b0", "--output", str(folder), *arguments]), Screening
+    )
 
 
 @pytest.mark.parametrize("resume", [(), ("--resume", "auto")])
@@ -120,17 +116,25 @@ def test_a_run_killed_before_its_first_save_is_begun_anew_as_the_messages_say(tm
     with pytest.raises(ValueError, match=advice):
         planned(tmp_path / "r")
     with pytest.raises(CheckpointError, match=advice):
-        make_plan(make_parser("").parse_args(["--resume", str(tmp_path / "r")]))
+        make_plan(make_parser("", Screening).parse_args(["--resume", str(tmp_path / "r")]), Screening)
     assert planned(tmp_path / "r", "--resume", "auto").checkpoint is None
 
 
+class Ranks(Process):
+    """Rank 0 of several whose launches are known."""
+
+    def gather(self, value):
+        return ["job other-machine 7 1", value, value, None]
+
+
 def test_the_mark_of_a_stop_is_for_the_workers_of_the_same_start_on_any_machine(tmp_path, monkeypatch):
-    assert not is_stopped(tmp_path)
+    folder = RunFolder(tmp_path)
+    assert not folder.is_stopped
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
     mine = launch_name()
-    mark_stopped(tmp_path, "stopped by SIGTERM", ["job other-machine 7 1", mine, mine, None])
-    assert is_stopped(tmp_path)
+    folder.mark_stopped("stopped by SIGTERM", Ranks(0, 4, 0, 4, "cpu"))
+    assert folder.is_stopped
     monkeypatch.setattr(os, "getppid", lambda: 1)  # another agent of the same job
-    assert launch_name() != mine and not is_stopped(tmp_path)
+    assert launch_name() != mine and not folder.is_stopped
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
-    assert not is_stopped(tmp_path)
+    assert not folder.is_stopped

@@ -13,7 +13,7 @@ from efficientnet.mammography.dataset import MammogramDataset
 from efficientnet.mammography.image_files import find_images
 from efficientnet.mammography.preprocessing import Preprocessing
 from efficientnet.mammography.table import read_table
-from efficientnet.training.loop import seed_update
+from efficientnet.training.progress import Progress
 from efficientnet.training.sampler import BalancedSampler, Draw
 
 
@@ -38,8 +38,8 @@ def test_a_run_resumed_after_any_update_ends_as_if_undisturbed(straight, tmp_pat
 
 
 def test_the_numbers_of_an_update_depend_on_where_it_is_and_on_nothing_else():
-    def drawn(*where):
-        seed_update(*where)
+    def drawn(seed, epoch, position, rank):
+        Progress(epoch=epoch, position=position).seed_update(seed, rank)
         return (torch.rand(1).item(), random.random(), np.random.rand())
 
     first = drawn(0, 1, 2, 3)

@@ -9,8 +9,10 @@ import pytest
 from commands import ROOT, assert_one_line_error, run, running, running_ranks
 from tiny_runs import LONG, RECIPE, assert_same_run, children, start, train, wait_for
 
-from efficientnet.training.folder import launch_name, mark_stopped
+from efficientnet.training.distributed import Process
+from efficientnet.training.folder import RunFolder
 
+ALONE = Process(0, 1, 0, 1, "cpu")
 SECONDS = 30  # from the signal to the end, on a loaded machine; otherwise it is about two
 
 
@@ -57,14 +59,16 @@ def test_a_signal_to_one_rank_stops_all_and_torchrun_does_not_start_them_again(t
 def test_a_worker_that_torchrun_starts_again_after_a_stop_leaves_with_0(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
-    mark_stopped(tmp_path, "stopped by SIGTERM", [launch_name()])
+    RunFolder(tmp_path).mark_stopped("stopped by SIGTERM", ALONE)
     process = run("train.py", "--resume", "auto", "--output", tmp_path)
     assert process.returncode == 0 and "not started again" in process.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["STOPPED"]
 
 
 def test_the_mark_of_an_earlier_start_does_not_make_a_restarted_worker_succeed(tmp_path, monkeypatch):
-    mark_stopped(tmp_path, "stopped by SIGTERM", ["job this-machine 1 1"])
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another")
+    RunFolder(tmp_path).mark_stopped("stopped by SIGTERM", ALONE)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
     process = run("train.py", "--resume", "auto", "--output", tmp_path)

@@ -20,11 +20,15 @@ from efficientnet.training.checkpoint import (
     write_checkpoint,
     write_numbered,
 )
-from efficientnet.training.store import CheckpointWriter, Interval, interval
+from efficientnet.training.store import CheckpointStore, Interval, interval
+
+
+def state(number):
+    return {"weights": {"w": torch.from_numpy(np.full(50_000, number, np.float32))}, "number": number}
 
 
 def content(number):
-    return serialise({"weights": {"w": torch.from_numpy(np.full(50_000, number, np.float32))}, "number": number})
+    return serialise(state(number))
 
 
 def test_an_interval_is_a_time_or_a_number_of_updates():
@@ -37,15 +41,15 @@ def test_an_interval_is_a_time_or_a_number_of_updates():
 
 
 def test_a_save_is_due_after_the_updates_or_the_time(tmp_path, monkeypatch):
-    writer = CheckpointWriter(tmp_path, Interval(updates=5), keep=1)
-    assert [number for number in range(1, 16) if writer.due(number)] == [5, 10, 15]
+    store = CheckpointStore(tmp_path, Interval(updates=5), keep=1)
+    assert [number for number in range(1, 16) if store.due(number)] == [5, 10, 15]
     now = time.monotonic()
-    writer = CheckpointWriter(tmp_path, Interval(seconds=60), keep=1)
+    store = CheckpointStore(tmp_path, Interval(seconds=60), keep=1)
     monkeypatch.setattr(time, "monotonic", lambda: now + 61)
-    assert writer.due(1)
-    writer.save(1, content(1))
-    assert not writer.due(2)
-    writer.wait()
+    assert store.due(1)
+    store.save(1, state(1))
+    assert not store.due(2)
+    store.wait()
 
 
 def test_the_newest_few_stay_and_last_is_one_of_them(tmp_path):
@@ -114,18 +118,18 @@ def test_a_file_without_a_checksum_is_read_and_one_with_another_files_is_not(tmp
 
 
 def test_a_full_disk_is_a_warning_keeps_the_old_files_and_is_tried_again(tmp_path, monkeypatch, capsys):
-    writer = CheckpointWriter(tmp_path, Interval(updates=1), keep=2)
-    writer.save(1, content(1), {"best.pt": content(1), "metrics.jsonl": b"one\n"})
-    writer.wait()
+    store = CheckpointStore(tmp_path, Interval(updates=1), keep=2)
+    store.save(1, state(1), {"metrics.jsonl": b"one\n"}, best=True)
+    store.wait()
 
     def full(_handle):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        writer.save(2, content(2), {"best.pt": content(2), "metrics.jsonl": b"one\ntwo\n"})
-        writer.wait()
-    assert writer.error.errno == errno.ENOSPC
+        store.save(2, state(2), {"metrics.jsonl": b"one\ntwo\n"}, best=True)
+        store.wait()
+    assert store.error.errno == errno.ENOSPC
     errors = capsys.readouterr().err
     assert errors.count("train.py: warning") == 3 and "No space left on device" in errors
     assert load_checkpoint(tmp_path / "best.pt")["number"] == 1
@@ -134,9 +138,9 @@ def test_a_full_disk_is_a_warning_keeps_the_old_files_and_is_tried_again(tmp_pat
     assert (tmp_path / "metrics.jsonl").read_bytes() == b"one\n"
     assert not list(tmp_path.glob(".*")) and not list(tmp_path.glob("checkpoints/.*"))
 
-    writer.save(3, content(3))
-    writer.wait()
-    assert writer.error is None
+    store.save(3, state(3))
+    store.wait()
+    assert store.error is None
     assert load_checkpoint(tmp_path / "best.pt")["number"] == 2  # of the failed save, which had nothing newer
     assert load_newest(tmp_path)[1]["number"] == 3
     assert (tmp_path / "metrics.jsonl").read_bytes() == b"one\ntwo\n"
@@ -144,10 +148,10 @@ def test_a_full_disk_is_a_warning_keeps_the_old_files_and_is_tried_again(tmp_pat
 
 def test_what_was_serialised_does_not_follow_the_weights(tmp_path):
     weights = torch.zeros(1000)
-    writer = CheckpointWriter(tmp_path, Interval(updates=1), keep=1)
-    writer.save(1, serialise({"weights": weights}), say="saved")
+    store = CheckpointStore(tmp_path, Interval(updates=1), keep=1)
+    store.save(1, {"weights": weights}, say="saved")
     weights.fill_(1.0)
-    writer.wait()
+    store.wait()
     assert load_newest(tmp_path)[1]["weights"].sum() == 0
 
 

@@ -6,7 +6,7 @@ from commands import assert_one_line_error, run
 
 from efficientnet import B0, MOBILENET_V2, RESNET_50, Coefficients, create_model, scale
 from efficientnet.layers import Convention
-from efficientnet.training.checkpoint import save_checkpoint
+from efficientnet.training.checkpoint import serialise, write_checkpoint
 from efficientnet.weights.conventions import CONVENTIONS
 from efficientnet.weights.load import WeightsError, export_state_dict, read_weights, save_weights
 
@@ -15,7 +15,7 @@ LIBRARIES = [library for library in CONVENTIONS if library != "ours"]
 
 @torch.no_grad()
 def random_model(architecture="b0", library="ours", **options):
-    """Every tensor is random, statistics and counters too.  The convention is the library's."""
+    """Every tensor is random, statistics and counters too. The convention is the library's."""
     torch.manual_seed(0)
     convention = CONVENTIONS[library]
     model = create_model(
@@ -119,7 +119,7 @@ def test_a_checkpoint_of_train_py_gives_the_weights_that_evaluate_py_takes(tmp_p
         "preprocessing": {"mean": 0.4, "std": 0.2},
         "training": {"model": broken(model.state_dict())},
     }
-    save_checkpoint(tmp_path / "last.pt", content)
+    write_checkpoint(tmp_path / "last.pt", serialise(content))
     again = create_model(weights=tmp_path / "last.pt")
     assert_same_tensors(model, again)
     assert (again.num_classes, again.in_channels) == (2, 1)

@@ -1,6 +1,6 @@
 """The packages that people take EfficientNets from, and ours: the same weights give the same logits, both ways.
 
-Every peer gets random weights and random batch-norm statistics, so that nothing cancels out.  Peers that are not
+Every peer gets random weights and random batch-norm statistics, so that nothing cancels out. Peers that are not
 installed are skipped.
 """
 

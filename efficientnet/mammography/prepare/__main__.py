@@ -27,7 +27,7 @@ from efficientnet.common.cpu import usable_cores
 from efficientnet.common.errors import UserError
 from efficientnet.common.files import atomic_file
 from efficientnet.common.isolated import Failure, run_isolated
-from efficientnet.mammography import settings as data_settings
+from efficientnet.common.options import add_options, given_options
 from efficientnet.mammography.dicom.headers import Header, count_lines, first_lines, has_problems, look_at, report
 from efficientnet.mammography.image_files import every_image, find_images
 from efficientnet.mammography.prepare.benchmark import benchmark
@@ -39,6 +39,7 @@ from efficientnet.mammography.prepare.folder import (
 )
 from efficientnet.mammography.prepare.pictures import Job, prepare
 from efficientnet.mammography.preprocessing import PICTURE_SETTINGS, Preprocessing
+from efficientnet.mammography.settings import PICTURE_OPTIONS, ScreeningSettings
 from efficientnet.mammography.table import Table, read_table
 
 PROGRAM = "python -m efficientnet.mammography.prepare"
@@ -178,7 +179,7 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Pre
     parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with train.csv or test.csv")
     parser.add_argument("--output", type=Path, metavar="CACHE", help="new folder, or one to go on in")
-    data_settings.add_picture_arguments(parser.add_argument_group("pictures", argument_default=argparse.SUPPRESS))
+    add_options(parser.add_argument_group("pictures"), ScreeningSettings, names=PICTURE_OPTIONS)
     parser.add_argument("--check", action="store_true", help="look at all headers, and stop")
     parser.add_argument(
         "--benchmark", action="store_true", help="measure decoding and the rest on some files, and stop"
@@ -191,10 +192,7 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Pre
     parser.add_argument("--timeout", type=number(float, above=0), default=120, metavar="S", help="for one file (120)")
     parser.add_argument("--memory", type=number(float, above=0), default=4, metavar="GIB", help="for one file (4)")
     arguments = parser.parse_args(argv)
-    try:
-        given = data_settings.given_values(arguments)
-    except ValueError as error:
-        parser.error(str(error))
+    given = given_options(arguments, ScreeningSettings)
     if arguments.check:
         return arguments, None
     if "image_size" not in given or not (arguments.output or arguments.preview or arguments.benchmark):

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from efficientnet import create_model
-from efficientnet.training.freeze import batch_norms, freeze, train_mode
-from efficientnet.training.loop import recalibrate_batch_norm
-from efficientnet.training.schedule import parameter_groups
+from efficientnet.training.batch_norm import batch_norms, freeze, recalibrate_batch_norm, train_mode
+from efficientnet.training.learner import parameter_groups
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,9 @@ from torch import nn
 
 from efficientnet import B0, Coefficients, create_model, scale
 from efficientnet.inference.precision import autocast
-from efficientnet.training.loop import predict, recalibrate_batch_norm, take_step
+from efficientnet.inference.prediction import predict
+from efficientnet.training.batch_norm import recalibrate_batch_norm
+from efficientnet.training.learner import take_step
 
 CPU = torch.device("cpu")
 SMALL = scale(B0, Coefficients(depth=0.5, width=0.2))

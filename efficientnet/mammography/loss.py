@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -48,3 +49,9 @@ def start_classifier_at(classifier: torch.nn.Linear, shares: list[float]) -> Non
         for target, share in enumerate(shares):
             share = min(max(share, 1e-3), 1 - 1e-3)
             classifier.bias[target] = math.log(share / (1 - share))
+
+
+def mean_labels(labels: np.ndarray) -> np.ndarray:
+    """The share of positives of each column (N, T) among the labels that are there; nan where none is."""
+    present = ~np.isnan(labels)
+    return np.nansum(labels, axis=0) / np.where(present.any(0), present.sum(0), np.nan)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from efficientnet.training.loss import masked_binary_cross_entropy, prior_shift, start_classifier_at
+from efficientnet.mammography.loss import masked_binary_cross_entropy, prior_shift, start_classifier_at
 
 
 def test_without_missing_labels_it_is_the_ordinary_loss():

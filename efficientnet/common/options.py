@@ -1,0 +1,91 @@
+"""A frozen dataclass of options <-> command line <-> JSON.
+
+A field `learning_rate` is the flag --learning-rate. A flag that is not given leaves no trace in the namespace, so that
+a command can tell what was asked for from what is a default.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, Field, asdict, field, fields
+from typing import Any, TypeVar
+
+Options = TypeVar("Options")
+
+
+def option(convert: Callable[[str], Any], help: str, default: Any = MISSING, **more: Any) -> Any:
+    """A field with its flag: the argparse type (`bool` makes --flag and --no-flag), the help line, other arguments."""
+    return field(default=default, metadata={"type": convert, "help": help, **more})
+
+
+class Size(argparse.Action):
+    """One number for a square, or height and width: (height, width)."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _: Any) -> None:
+        if len(values) > 2:
+            raise argparse.ArgumentError(self, f"takes one or two numbers, not {len(values)}")
+        setattr(namespace, self.dest, (values[0], values[-1]))
+
+
+def add_options(
+    parser: argparse._ActionsContainer,
+    kind: type,
+    defaults: Mapping[str, Any] | None = None,
+    names: Collection[str] | None = None,
+) -> None:
+    """Add the flags of a dataclass, or those of its fields in `names`.
+
+    defaults: for the help, where they differ from the fields' own.
+    """
+    for item in fields(kind):
+        if names is not None and item.name not in names:
+            continue
+        more = dict(item.metadata)
+        default = (defaults or {}).get(item.name, item.default)
+        text = more.pop("help") + ("" if default in (None, MISSING) else f" (default: {default})")
+        convert = more.pop("type")
+        if convert is bool:
+            more["action"] = argparse.BooleanOptionalAction
+        else:
+            more["type"] = convert
+            if "choices" not in more:
+                more.setdefault("metavar", "N")
+        parser.add_argument(f"--{item.name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **more)
+
+
+def given_options(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
+    """The fields that the command line names."""
+    return {item.name: getattr(arguments, item.name) for item in fields(kind) if hasattr(arguments, item.name)}
+
+
+def to_json(options: Any) -> dict[str, Any]:
+    """The inverse of `from_json`: tuples become lists."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options).items()}
+
+
+def from_json(kind: type[Options], values: Mapping[str, Any]) -> Options:
+    """Options from JSON or a checkpoint. ValueError names what is unknown, missing or out of range."""
+    known = {item.name: item for item in fields(kind)}
+    unknown = sorted(set(values) - set(known))
+    missing = sorted(name for name, item in known.items() if item.default is MISSING and name not in values)
+    if unknown or missing:
+        raise ValueError(f"{'unknown' if unknown else 'missing'} settings: {', '.join(unknown or missing)}")
+    return kind(**{name: checked(known[name], value) for name, value in values.items()})
+
+
+def checked(item: Field, value: Any) -> Any:
+    """The value if the flag could have given it; ValueError otherwise."""
+    convert = item.metadata["type"]
+    try:
+        if isinstance(value, list) and "tuple" in str(item.type):
+            return tuple(value)
+        if value is None or isinstance(value, bool | int | float | str):
+            allowed = value == item.default or (bool(value) if convert is bool else convert(str(value))) == value
+        else:
+            allowed = isinstance(value, dict) and "dict" in str(item.type)
+        if not allowed or (value is not None and value not in item.metadata.get("choices", [value])):
+            raise ValueError(f"cannot be {value!r}")
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise ValueError(f"setting {item.name}: {error}") from None
+    return value

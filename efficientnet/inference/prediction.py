@@ -1,0 +1,33 @@
+"""Logits of a batch of images, whatever the model and the device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from efficientnet.inference.precision import autocast
+
+
+def to_device(images: Tensor, device: torch.device) -> Tensor:
+    """Images (N, C, H, W) in the channels_last layout, which convolutions prefer on GPUs and on CPUs."""
+    return images.to(device, memory_format=torch.channels_last, non_blocking=True)
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, images: Tensor, device: torch.device, precision: str = "fp32", flip: bool = False
+) -> np.ndarray:
+    """Logits of a batch (N, C, H, W) by a model in evaluation mode, float32 (N, T).
+
+    flip: average the logits of each image and its mirror image. A batch that overflows at a lower precision is
+    computed again in fp32.
+    """
+    images = to_device(images, device)
+    with autocast(device, precision):
+        logits = model(images).float()
+        if flip:
+            logits = (logits + model(images.flip(-1)).float()) / 2
+    if precision != "fp32" and not logits.isfinite().all():
+        return predict(model, images, device, "fp32", flip)
+    return logits.cpu().numpy()

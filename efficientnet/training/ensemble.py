@@ -1,0 +1,131 @@
+"""Trained checkpoints as the members of an ensemble, and their mean prediction."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from efficientnet.architecture import recorded_architecture
+from efficientnet.common.cpu import usable_cores
+from efficientnet.common.errors import UserError
+from efficientnet.create import create_model
+from efficientnet.inference import optimize_for_inference
+from efficientnet.inference.prediction import predict
+from efficientnet.model import EfficientNet
+from efficientnet.training.checkpoint import check_task, load_checkpoint, misfit
+from efficientnet.training.loaders import timed
+from efficientnet.training.task import Evaluation, Task, collate
+
+
+@dataclass(frozen=True)
+class Member:
+    """One checkpoint: its network, and everything else that it holds.
+
+    name: of the architecture.  fast: the network by the fast path, if that is wanted.
+    model: None where the fast path is in fp32, which needs nothing to fall back on.
+    """
+
+    path: Path
+    name: str
+    content: dict[str, Any]
+    model: EfficientNet | None
+    fast: nn.Module | None
+
+    def predict(self, images: Tensor, device: torch.device, precision: str = "fp32", flip: bool = False) -> np.ndarray:
+        """Logits (N, T) of images (N, C, H, W)."""
+        if self.fast is None:
+            return predict(self.model, images, device, precision, flip)
+        logits = predict(self.fast, images, device, flip=flip)
+        if precision != "fp32" and not np.isfinite(logits).all():
+            return predict(self.model, images, device, flip=flip)
+        return logits
+
+
+def load_member(
+    path: Path, task: type[Task], device: torch.device, precision: str = "fp32", optimize: bool = True
+) -> Member:
+    """precision: of the fast path.  Raises CheckpointError, also for a checkpoint of another task."""
+    content = load_checkpoint(path)
+    check_task(path, content, task.name)
+    try:
+        model = create_model(**content["architecture"])
+        model.load_state_dict(content.pop("weights"))
+        model = model.to(device, memory_format=torch.channels_last).eval()
+        fast = optimize_for_inference(model, precision) if optimize else None
+        name = recorded_architecture(content).name
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise misfit(path, error) from None
+    return Member(path, name, content, None if optimize and precision == "fp32" else model, fast)
+
+
+def predict_mean(
+    members: Sequence[Member],
+    evaluation: Evaluation,
+    device: torch.device,
+    *,
+    batch_size: int = 8,
+    workers: int | None = None,
+    precision: str = "fp32",
+    flip: bool = False,
+    strict: bool = False,
+) -> tuple[np.ndarray, list[str]]:
+    """Mean probabilities (N, T) over the members that may score an image, nan where none could; failures, a line each.
+
+    Members with the same input share one pass over the images.
+    workers: processes that read images; by default one a core, at most 8, since decoding an original image costs
+    several times what a B0 does on it.  strict: raise UserError for an image that cannot be read.
+    """
+    allowed = evaluation.allowed
+    total: np.ndarray | None = None
+    votes = np.zeros((allowed.shape[1], 1))
+    failures: dict[str, None] = {}
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for place in range(len(members)):
+        groups[evaluation.input_key(place)].append(place)
+    progress = tqdm(total=int(allowed.sum()), unit=" images", disable=not sys.stderr.isatty(), leave=False)
+    started, waited = time.monotonic(), 0.0
+    for places in groups.values():
+        loader = DataLoader(
+            evaluation.dataset(places[0]),
+            batch_size,
+            sampler=np.flatnonzero(allowed[places].any(axis=0)).tolist(),
+            num_workers=min(8, usable_cores()) if workers is None else workers,
+            collate_fn=collate,
+            pin_memory=device.type == "cuda",
+        )
+        for batch, seconds in timed(loader):
+            waited += seconds
+            if batch.failures and strict:
+                raise UserError(batch.failures[0])
+            failures.update(dict.fromkeys(batch.failures))
+            for place in places:
+                mine = [i for i in batch.readable if allowed[place, batch.indices[i]]]
+                if not mine:
+                    continue
+                logits = members[place].predict(batch.images[mine], device, precision, flip)
+                finite = np.isfinite(logits).all(axis=1)
+                rows = np.array([batch.indices[i] for i in mine])
+                total = np.zeros((allowed.shape[1], logits.shape[1])) if total is None else total
+                total[rows[finite]] += evaluation.probabilities(place, logits[finite])
+                votes[rows[finite]] += 1
+                for i in np.flatnonzero(~finite):
+                    failures[f"{batch.names[mine[i]]}: the outputs of {members[place].path} are not finite"] = None
+            share = 100 * waited / (time.monotonic() - started)
+            progress.set_postfix_str(f"{share:.0f} % waiting for data", refresh=False)
+            progress.update(int(allowed[places][:, batch.indices].sum()))
+    progress.close()
+    if total is None:
+        total = np.zeros((allowed.shape[1], 1))
+    with np.errstate(invalid="ignore"):
+        return total / np.where(votes > 0, votes, np.nan), list(failures)

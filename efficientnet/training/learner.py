@@ -1,0 +1,229 @@
+"""What learns: the model, its average, the optimizer and the gradient scaler."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from efficientnet.common.cpu import has_bf16_units
+from efficientnet.create import create_model
+from efficientnet.inference.precision import autocast
+from efficientnet.inference.prediction import to_device
+from efficientnet.model import EfficientNet
+from efficientnet.training.batch_norm import freeze, recalibrate_batch_norm, train_mode
+from efficientnet.training.distributed import Process
+from efficientnet.training.ema import ExponentialMovingAverage
+from efficientnet.training.fast_cpu import accelerate_training
+from efficientnet.training.plan import Plan
+from efficientnet.training.task import Batch
+
+# In fewer updates than this, moving averages of batch-norm statistics at the paper's momentum of 0.01, and their
+# average in turn, still hold much of where they began. Such a run measures them anew before each validation.
+SHORT_RUN = 3000
+
+
+class Learner:
+    """The network on this rank's device, with everything that moves its weights.
+
+    model: the plain network; ddp: the same under DistributedDataParallel, or `model` itself on a single process.
+    average: the moving average of the weights, if the recipe asks for it.
+    architecture: the arguments of `create_model` that make such a network again.  pretrained: names of the tensors
+    that --weights filled; both are part of a checkpoint.
+    """
+
+    def __init__(self, plan: Plan, process: Process) -> None:
+        recipe = plan.recipe
+        self.recipe, self.process, self.device = recipe, process, process.device
+        self.precision = recipe.precision or default_precision(process)
+        model, self.architecture, self.pretrained = build_model(plan)
+        self.load_report = model.load_report
+        if recipe.sync_batch_norm:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if self.device.type == "cpu" and self.precision == "bf16":
+            accelerate_training(model)
+        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.frozen = first_stages(model, recipe.freeze_until)
+        freeze(self.frozen)
+        self.average = ExponentialMovingAverage(model, recipe.ema_decay) if recipe.ema_decay else None
+        self.ddp: nn.Module = model
+        if process.backend is not None:
+            device_ids = [self.device.index] if self.device.type == "cuda" else None
+            self.ddp = DistributedDataParallel(model, device_ids, gradient_as_bucket_view=True)
+        groups = parameter_groups(model, recipe.weight_decay, self.pretrained, recipe.pretrained_rate)
+        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """What is validated and saved to be used: the average where there is one."""
+        return self.average.average if self.average else self.model
+
+    @property
+    def learning_rate(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def train(self) -> None:
+        """Training mode for everything that is not frozen."""
+        train_mode(self.ddp, self.frozen, self.recipe.freeze_batch_norm)
+
+    def to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Images (N, C, H, W) and targets (N, ...)."""
+        return to_device(batch.images, self.device), batch.targets.to(self.device, non_blocking=True)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        return autocast(self.device, self.precision)
+
+    def synchronise_if(self, last_pass: bool) -> contextlib.AbstractContextManager:
+        """Ranks exchange gradients once per update, with its last backward pass."""
+        return contextlib.nullcontext() if last_pass or self.ddp is self.model else self.ddp.no_sync()
+
+    def step(self, learning_rate: float, loss_is_finite: bool = True) -> bool:
+        """`take_step`, then the average. Returns whether the weights moved."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * group["rate_factor"]
+        moved = take_step(self.optimizer, self.scaler, self.model.parameters(), self.recipe.clip, loss_is_finite)
+        if moved and self.average:
+            self.average.update(self.model)
+        return moved
+
+    def settle_buckets(self) -> None:
+        """Fix DDP's order of summation with a backward pass over blank images that leaves nothing else behind.
+
+        After its first backward pass DDP sorts the gradients anew into the buckets that ranks exchange, and from three
+        ranks on a sum depends on its place in a bucket. A run and its continuation, each with a first pass of its own,
+        would differ in the last bits; so each begins with this one. Any size of image gives the same order.
+        """
+        if self.ddp is self.model:
+            return
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        self.ddp.train()
+        blank = to_device(torch.zeros(2, self.model.in_channels, 64, 64), self.device)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), self.autocast():
+            self.ddp(blank).float().mean().backward()
+        self.model.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, value in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+
+    def settle_batch_norm(self, images: Iterable[Tensor], updates: int) -> None:
+        """Give all ranks the same batch-norm statistics; for a short run, measure them on `images` (N, C, H, W) anew.
+
+        Each rank's own batches move its statistics, so rank 0's count.  updates: of the whole run.
+        """
+        self.process.broadcast_buffers(self.model)
+        self.process.broadcast_buffers(self.evaluated)
+        if updates < SHORT_RUN and not self.recipe.freeze_batch_norm:
+            precision = "fp32" if self.device.type == "cpu" else self.precision
+            kept = first_stages(self.evaluated, self.recipe.freeze_until)
+            recalibrate_batch_norm(self.evaluated, torch.cat(list(images)), self.device, precision, kept)
+            self.process.average_buffers(self.evaluated)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the weights of `evaluated`, which stand at the top of a checkpoint."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average_updates": self.average.updates if self.average else 0,
+            "precision": self.precision,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        """The inverse: `state_dict()` and the weights of `evaluated`. Raises what PyTorch raises for a misfit."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"] and self.scaler.is_enabled():  # a run may go on at another machine's default precision
+            self.scaler.load_state_dict(state["scaler"])
+        if self.average:
+            self.average.load_state_dict({"average": weights, "updates": state["average_updates"]})
+
+
+def build_model(plan: Plan) -> tuple[EfficientNet, dict[str, Any], list[str]]:
+    """The model, the arguments of `create_model` that make such a one again, and the names of its pretrained tensors.
+
+    The seed makes the same weights on every rank. A resumed run takes everything from its checkpoint, and no longer
+    needs the file of --weights.
+    """
+    recipe = plan.recipe
+    torch.manual_seed(recipe.seed)
+    common = {"checkpoint_activations": recipe.checkpoint_activations}
+    if plan.checkpoint is not None:
+        architecture = plan.checkpoint["architecture"]
+        return create_model(**architecture, **common), architecture, plan.checkpoint["pretrained"]
+    architecture = {
+        "name_or_stages": [asdict(stage) for stage in plan.architecture.stages],
+        "num_classes": plan.task.num_outputs,
+        "in_channels": plan.task.settings.in_channels,
+        "dropout": plan.architecture.dropout if recipe.dropout is None else recipe.dropout,
+        "stochastic_depth": recipe.stochastic_depth,
+        "batch_norm_momentum": recipe.batch_norm_momentum,
+    }
+    model = create_model(**architecture, **common, weights=plan.weights, source=plan.source)
+    architecture |= {"padding": model.convention.padding, "batch_norm_eps": model.convention.batch_norm_eps}
+    report = model.load_report
+    pretrained = [*report.loaded, *report.adapted] if report else []
+    if "classifier.weight" not in pretrained:
+        plan.task.start_classifier(model.classifier)
+    return model, architecture, pretrained
+
+
+def default_precision(process: Process) -> str:
+    """fp16 on CUDA; bf16 where the CPU of every rank has units for it (see `fast_cpu`), otherwise fp32."""
+    if process.device.type == "cuda":
+        return "fp16"
+    return "fp32" if process.maximum(not has_bf16_units())[0] else "bf16"
+
+
+def first_stages(model: EfficientNet, count: int) -> list[nn.Module]:
+    """The modules of the first `count` stages, in the order of Table 1."""
+    return [model.stem, *model.body, model.head][:count]
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, pretrained: Collection[str] = (), pretrained_rate: float = 1.0
+) -> list[dict[str, Any]]:
+    """Groups for the optimizer: weights with decay; norms and biases (one dimension) without.
+
+    Decay pulls towards zero; for a norm's scale that is no prior, and for a bias no regularisation.
+    pretrained: names of parameters whose learning rate is `pretrained_rate` times that of the others. They make groups
+    of their own. Each group has its factor under "rate_factor", and `Learner.step` applies it.
+    """
+    groups = []
+    for factor, chosen in ((1.0, False), (pretrained_rate, True)):
+        named = [(name in pretrained, parameter) for name, parameter in model.named_parameters()]
+        parameters = [p for is_pretrained, p in named if is_pretrained == chosen and p.requires_grad]
+        for decay, weights in ((weight_decay, True), (0.0, False)):
+            members = [p for p in parameters if (p.dim() > 1) == weights]
+            if members:
+                groups.append({"params": members, "weight_decay": decay, "rate_factor": factor})
+    return groups
+
+
+def take_step(
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
+    parameters: Iterable[nn.Parameter],
+    clip: float,
+    loss_is_finite: bool = True,
+) -> bool:
+    """Unscale the gradients, clip them, step, and clear them. Returns whether the parameters moved.
+
+    Gradients are clipped after unscaling, or the limit would apply to the scaled ones. Where the loss or a gradient is
+    not finite nothing moves, and the scaler, if enabled, lowers its scale.
+    """
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
+    scaler.unscale_(optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, clip or float("inf"))
+    finite = loss_is_finite and bool(norm.isfinite())
+    if finite:
+        scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return finite

@@ -1,0 +1,107 @@
+"""The data loaders of one rank."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from efficientnet.common.cpu import usable_cores
+from efficientnet.common.errors import UserError
+from efficientnet.training.distributed import Process
+from efficientnet.training.progress import Progress
+from efficientnet.training.recipe import Recipe
+from efficientnet.training.sampler import BalancedSampler
+from efficientnet.training.signals import leave_signals_to_parent
+from efficientnet.training.task import Batch, Task, collate
+
+Value = TypeVar("Value")
+
+
+class Loaders:
+    """`updates` for training, `calibration` for batch-norm statistics, `validation`.
+
+    Each rank takes every W-th draw of a global batch; validation images are dealt out to the ranks, none of them twice.
+    strict: fail at the first training image that cannot be read.
+    """
+
+    def __init__(self, task: Task, recipe: Recipe, process: Process, workers: int | None, strict: bool) -> None:
+        self.accumulate, self.strict = recipe.accumulate, strict
+        self.sampler = BalancedSampler(
+            task.positives,
+            recipe.positive_share,
+            recipe.batch_size,
+            recipe.accumulate,
+            process.rank,
+            process.world_size,
+            recipe.seed,
+        )
+        datasets = task.datasets()
+        self.workers = default_workers(process) if workers is None else workers
+        common: dict[str, Any] = {
+            "num_workers": self.workers,
+            "collate_fn": collate,
+            "pin_memory": process.device.type == "cuda",
+            "worker_init_fn": leave_signals_to_parent,
+            "generator": torch.Generator(),  # or loaders would draw from the numbers of dropout
+        }
+        self.train = DataLoader(
+            datasets.train, batch_sampler=self.sampler, persistent_workers=self.workers > 0, **common
+        )
+        # Without gradients, eight times the training batch takes about the same memory.
+        wanted = min(64, max(32, 8 * recipe.batch_size))
+        mine = random_part(len(datasets.calibration), wanted, recipe.seed, process)
+        self.calibration = DataLoader(datasets.calibration, recipe.batch_size, sampler=mine, **common)
+        dealt = range(process.rank, len(datasets.validation), process.world_size)
+        self.validation = DataLoader(datasets.validation, recipe.batch_size, sampler=dealt, **common)
+
+    def updates(self, progress: Progress) -> Iterator[Iterator[tuple[Batch, bool]]]:
+        """The rest of the epoch: for each update its (batch, is_last), a batch for each forward pass."""
+        self.sampler.epoch, self.sampler.start = progress.epoch, progress.position
+        batches = timed(self.train)
+        for _ in range(progress.position, self.sampler.updates):
+            yield self.passes(batches, progress)
+
+    def passes(self, batches: Iterator[tuple[Batch, float]], progress: Progress) -> Iterator[tuple[Batch, bool]]:
+        for number in range(self.accumulate):
+            batch, seconds = next(batches)
+            progress.waited += seconds
+            if batch.failures and self.strict:
+                raise UserError(batch.failures[0])
+            progress.unreadable.update(batch.failures)
+            yield batch, number == self.accumulate - 1
+
+    def number(self, progress: Progress) -> int:
+        """How many updates the run has tried: the number of a checkpoint."""
+        return progress.epoch * self.sampler.updates + progress.position
+
+
+def default_workers(process: Process) -> int:
+    """Loader processes for a rank: at most 8, its share of the cores; on a CPU, one for every four of them.
+
+    One reads prepared pictures faster than four cores train on them, and the next batch is ready when an update ends.
+    """
+    share = usable_cores() // process.local_world_size
+    return min(8, max(1, share // 4 if process.device.type == "cpu" else share))
+
+
+def random_part(size: int, count: int, seed: int, process: Process) -> list[int]:
+    """`count` places in a data set for this rank, others on each rank, the same for the same seed."""
+    order = np.random.Generator(np.random.Philox(key=seed)).permutation(size)
+    return order[process.rank :: process.world_size][:count].tolist()
+
+
+def timed(loader: Iterable[Value]) -> Iterator[tuple[Value, float]]:
+    """Each batch of the loader, and the seconds spent waiting for it."""
+    batches = iter(loader)
+    while True:
+        started = time.monotonic()
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        yield batch, time.monotonic() - started

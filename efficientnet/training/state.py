@@ -1,0 +1,66 @@
+"""The state of a run as a checkpoint holds it, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from efficientnet.common.errors import UserError
+from efficientnet.training.checkpoint import misfit
+from efficientnet.training.distributed import Process
+from efficientnet.training.learner import Learner
+from efficientnet.training.loaders import Loaders
+from efficientnet.training.plan import Plan
+from efficientnet.training.progress import Progress
+
+
+def checkpoint_of(
+    plan: Plan, learner: Learner, loaders: Loaders, progress: Progress, process: Process
+) -> dict[str, Any]:
+    """The content of a checkpoint at this moment, between two updates. Every rank takes part.
+
+    Beside the state of the task: weights are those to use, and "training" is all that only a resumed run needs.
+    """
+    return {
+        "task": plan.task.name,
+        **plan.task.state(),
+        "architecture": learner.architecture,
+        "pretrained": learner.pretrained,
+        "weights": learner.evaluated.state_dict(),
+        "plan": plan.to_dict(),
+        "epoch": progress.epoch,
+        "metrics": progress.history[-1] if progress.history else {},
+        "training": {
+            **learner.state_dict(),
+            "global_batch": loaders.sampler.global_batch,
+            "progress": progress.to_dict(process),
+        },
+    }
+
+
+def restore(plan: Plan, learner: Learner, loaders: Loaders, process: Process) -> Progress:
+    """Put everything into the state of the plan's checkpoint, if it has one; returns where the run stands.
+
+    Raises CheckpointError for a checkpoint that does not fit, and UserError where the ranks found different ones.
+    """
+    progress = Progress()
+    if plan.checkpoint is not None:
+        try:
+            state = plan.checkpoint["training"]
+            learner.load_state_dict(state, plan.checkpoint["weights"])
+            progress = Progress.from_dict(state["progress"], process)
+            global_batch = state["global_batch"]
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise misfit(plan.output, error) from None
+        sampler = loaders.sampler
+        if global_batch != sampler.global_batch:
+            raise UserError(
+                f"the run has {global_batch} images an update, but {process.world_size} ranks x --batch-size "
+                f"{sampler.batch_size} x --accumulate {sampler.accumulate} make {sampler.global_batch}: make them agree"
+            )
+    positions = process.gather((progress.epoch, progress.position))
+    if len(set(positions)) > 1:
+        raise UserError(
+            f"the ranks found different checkpoints (epoch, update): {', '.join(map(str, positions))}; do all machines "
+            "see the same run folder?  Give --output and --resume auto on each"
+        )
+    return progress

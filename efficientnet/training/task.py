@@ -1,0 +1,194 @@
+"""The seam between training and data: everything that train.py and evaluate.py know of the images.
+
+A `Task` is one kind of data with its labels, loss and metrics; `mammography/task.py` has one. The class answers before
+any data is read; an instance is the data of one run. An `Evaluation` is the data that checkpoints are scored on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from efficientnet.training.distributed import Process
+from efficientnet.training.recipe import Recipe
+from efficientnet.weights.load import Provenance
+
+
+class Item(NamedTuple):
+    """What a data set returns for one image.
+
+    An image that cannot be read does not end a run: `failures` says why in a line for each file, and either another
+    image takes its place or a blank one with readable=False.
+    """
+
+    image: Tensor  # float32 (C, H, W), normalised
+    target: Tensor  # what `Task.loss` takes, for one image
+    index: int  # place in the data set
+    name: str  # by which a person finds the image
+    failures: Sequence[str] = ()
+    readable: bool = True
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N items, collated. `readable` holds the places in the batch that are not blank."""
+
+    images: Tensor  # (N, C, H, W)
+    targets: Tensor  # (N, ...)
+    indices: list[int]
+    names: list[str]
+    failures: list[str]
+    readable: list[int]
+
+    def pin_memory(self) -> Batch:
+        """Called by a DataLoader with pin_memory=True: page-locked copies, which a GPU fetches in the background."""
+        return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    return Batch(
+        torch.stack([item.image for item in items]),
+        torch.stack([item.target for item in items]),
+        [item.index for item in items],
+        [item.name for item in items],
+        [line for item in items for line in item.failures],
+        [place for place, item in enumerate(items) if item.readable],
+    )
+
+
+class Datasets(NamedTuple):
+    """Map-style data sets of `Item`."""
+
+    train: Dataset  # augmented; its keys are `sampler.Draw`, which seed the augmentation
+    calibration: Dataset  # the same images without augmentation, for batch-norm statistics
+    validation: Dataset
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The result of one evaluation.
+
+    values: by name, None where undefined; a line of metrics.jsonl.  text: the same for a person, in one line.
+    score: decides which epoch is best, the higher the better; None where undefined.
+    """
+
+    values: Mapping[str, Any]
+    text: str
+    score: float | None
+
+    @property
+    def summary(self) -> str:
+        """One line for the end of the run. May take a second, such as for confidence intervals."""
+        return self.text
+
+
+class Task(Protocol):
+    """One kind of data.
+
+    name: stored in checkpoints.  Settings: a frozen dataclass of `common.options` with at least image_size (height,
+    width) and in_channels: the flags, stored in config.json and kept by a resumed run.
+    recipe_defaults: of `Recipe`, for real data; shown by --help.
+    """
+
+    name: ClassVar[str]
+    Settings: ClassVar[type]
+    recipe_defaults: ClassVar[Mapping[str, Any]]
+
+    data: Path | None
+    settings: Any
+    recipe: Recipe
+    num_outputs: int  # of the network
+    positives: np.ndarray  # bool, for each training image: those that --positive-share draws more often
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Add the flags of `Settings`."""
+
+    @staticmethod
+    def defaults(data: Path | None, provenance: Provenance | None) -> dict[str, Any]:
+        """Settings and fields of the recipe where the command line is silent.
+
+        data: the folder of --data.  provenance: of --weights, such as their normalisation.
+        """
+
+    def __init__(self, data: Path | None, settings: Any, recipe: Recipe) -> None:
+        """Keep these; raise ValueError for flags that contradict each other. No data is read yet."""
+
+    def load(self, process: Process, strict: bool) -> None:
+        """Read the table or list the folders: `num_outputs`, `positives` and the methods below work from here on.
+
+        strict: fail for an image that is not there.  Raises UserError.
+        """
+
+    def description(self) -> list[tuple[str, str]]:
+        """(name, text) lines of the page that a run begins with."""
+
+    def datasets(self) -> Datasets: ...
+
+    def start_classifier(self, classifier: nn.Linear) -> None:
+        """Initialise a classifier that no pretrained weights have filled."""
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Scalar loss of logits (N, T) against collated targets (N, ...)."""
+
+    def evaluate(self, logits: np.ndarray, indices: Sequence[int]) -> Metrics:
+        """Metrics of float32 logits (n, T) of the validation images at these places; each place at most once."""
+
+    def files(self, metrics: Metrics, checkpoint: Mapping[str, Any]) -> dict[str, bytes]:
+        """Files that stand beside a new best checkpoint, by name."""
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for the checkpoint: what evaluation needs to use it without being told again."""
+
+    @staticmethod
+    def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+        """Add the flags that evaluate.py has for this task."""
+
+    @staticmethod
+    def evaluation(checkpoints: Mapping[Path, Mapping[str, Any]], arguments: argparse.Namespace) -> Evaluation:
+        """Read the data that these checkpoints (contents by path) are to be scored on. Raises UserError."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What evaluate.py writes and prints.
+
+    values: for --json, without anything that is not JSON.  text: for the terminal.
+    files: contents by path; a relative path is below --output.
+    """
+
+    values: Mapping[str, Any]
+    text: str
+    files: Mapping[Path, bytes] = field(default_factory=dict)
+
+
+class Evaluation(Protocol):
+    """N images that M checkpoints (members of an ensemble) are scored on.
+
+    description: one line.  warnings: a line each.
+    allowed: bool (M, N), which member may score which image, such as only those it did not train on.
+    """
+
+    description: str
+    warnings: Sequence[str]
+    allowed: np.ndarray
+
+    def input_key(self, member: int) -> Hashable:
+        """Equal for members that see the same pixels: one pass over the images serves them all."""
+
+    def dataset(self, member: int) -> Dataset:
+        """The N images as this member reads them; its keys are 0 to N - 1."""
+
+    def probabilities(self, member: int, logits: np.ndarray) -> np.ndarray:
+        """Probabilities (n, T) of float32 logits (n, T), which ensembles average."""
+
+    def report(self, probabilities: np.ndarray, failures: Sequence[str]) -> Report:
+        """Score the means over the members (N, T), nan where no member could score an image. Raises UserError."""

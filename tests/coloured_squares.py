@@ -1,0 +1,126 @@
+"""A second task for train.py and evaluate.py: squares of three colours, one label each, softmax."""
+
+import argparse
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from efficientnet.common.command_line import number
+from efficientnet.common.options import Size, add_options, option
+from efficientnet.training.task import Datasets, Item, Metrics, Report
+
+COLOURS = ("red", "green", "blue")
+
+
+@dataclass(frozen=True)
+class Settings:
+    image_size: tuple[int, int] = option(number(int, 32), "pixels", (32, 32), nargs="+", action=Size)
+    in_channels: int = option(number(int, 3, 3), "colours", 3)
+    squares: int = option(number(int, 6), "how many to train on", 24)
+
+
+class Squares(Dataset):
+    """Square `index` has colour index % 3; square 7 cannot be read. noise: of its pixels, by the sampler's draw."""
+
+    def __init__(self, count: int, size: tuple[int, int], noise: float = 0.0) -> None:
+        self.count, self.size, self.noise = count, size, noise
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, key: Any) -> Item:
+        index = key if isinstance(key, int) else key.index
+        place = 0 if isinstance(key, int) else key.epoch * 1000 + key.position
+        image = torch.zeros(3, *self.size)
+        image[index % 3, 8:24, 8:24] = 1
+        image += self.noise * torch.randn(image.shape, generator=torch.Generator().manual_seed(place))
+        failures = [f"square {index} cannot be read"] if index == 7 else []
+        return Item(image, torch.tensor(index % 3), index, f"square-{index}", failures, readable=index != 7)
+
+
+class ColouredSquares:
+    name = "coloured squares"
+    Settings = Settings
+    recipe_defaults: ClassVar = {"batch_size": 4, "epochs": 2, "learning_rate": 1e-3, "ema_decay": 0.9}
+    num_outputs = len(COLOURS)
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        add_options(parser.add_argument_group("squares"), Settings)
+
+    @staticmethod
+    def defaults(data: Path | None, provenance: Any) -> dict[str, Any]:
+        return {"image_size": (32, 32), "augmentation": 0.1, **ColouredSquares.recipe_defaults}
+
+    def __init__(self, data: Path | None, settings: Settings, recipe: Any) -> None:
+        self.data, self.settings, self.recipe = data, settings, recipe
+
+    def load(self, process: Any, strict: bool) -> None:
+        self.positives = np.arange(self.settings.squares) % 3 == 0
+
+    def description(self) -> list[tuple[str, str]]:
+        return [("data", f"{self.settings.squares} squares")]
+
+    def datasets(self) -> Datasets:
+        count, size = self.settings.squares, self.settings.image_size
+        return Datasets(Squares(count, size, self.recipe.augmentation), Squares(count, size), Squares(9, size))
+
+    def start_classifier(self, classifier: torch.nn.Linear) -> None:
+        torch.nn.init.zeros_(classifier.weight)
+
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
+
+    def evaluate(self, logits: np.ndarray, indices: Sequence[int]) -> Metrics:
+        labels = np.asarray(indices) % 3
+        loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
+        accuracy = float((logits.argmax(1) == labels).mean())
+        return Metrics({"val_loss": loss, "accuracy": accuracy}, f"accuracy {accuracy:.2f}", -loss)
+
+    def files(self, metrics: Metrics, checkpoint: Mapping[str, Any]) -> dict[str, bytes]:
+        return {"predictions.csv": f"accuracy\n{metrics.values['accuracy']}\n".encode()}
+
+    def state(self) -> dict[str, Any]:
+        return {"classes": list(COLOURS)}
+
+    @staticmethod
+    def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--squares", type=number(int, 1), default=9)
+
+    @staticmethod
+    def evaluation(checkpoints: Mapping[Path, Mapping[str, Any]], arguments: argparse.Namespace) -> "Evaluation":
+        return Evaluation([content["classes"] for content in checkpoints.values()], arguments.squares)
+
+
+class Evaluation:
+    warnings = ()
+
+    def __init__(self, classes: list[list[str]], count: int) -> None:
+        assert all(names == list(COLOURS) for names in classes)
+        self.description = f"{count} squares"
+        self.allowed = np.ones((len(classes), count), dtype=bool)
+
+    def input_key(self, member: int) -> int:
+        return 0
+
+    def dataset(self, member: int) -> Dataset:
+        return Squares(self.allowed.shape[1], (32, 32))
+
+    def probabilities(self, member: int, logits: np.ndarray) -> np.ndarray:
+        return torch.from_numpy(logits).softmax(1).numpy()
+
+    def report(self, probabilities: np.ndarray, failures: Sequence[str]) -> Report:
+        file = io.StringIO()
+        csv.writer(file).writerows(probabilities)
+        seen = np.flatnonzero(~np.isnan(probabilities[:, 0]))
+        accuracy = float((probabilities[seen].argmax(1) == seen % 3).mean())
+        files = {Path("squares.csv"): file.getvalue().encode()}
+        return Report({"accuracy": accuracy}, f"accuracy {accuracy:.2f}", files)
