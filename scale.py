@@ -1,4 +1,4 @@
-"""Print architectures that compound scaling derives, stage by stage.
+"""Print the architectures that compound scaling gives, stage by stage.
 
 python scale.py --phi 3                        Equation 3 on B0 at phi = 3
 python scale.py --phi 1 --alpha 1.3            other bases
@@ -12,7 +12,7 @@ python scale.py --search --step 0.05           the grid of STEP 1, ranked by tru
 python scale.py --budget 1.5G                  the phi that uses a budget of multiply-adds best
 python scale.py --max-parameters 10M           the same for parameters
 python scale.py --plot family.png              the family and Equation 3's curve as a picture
-python scale.py --phi 3 --json                 the same for programs, with any of these
+python scale.py --phi 3 --json                 JSON for programs, with any of the above
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fit", action="store_true", help="each released variant beside Equation 3 at its best phi")
     parser.add_argument("--paper", metavar="TABLE", help=f"rows of the paper beside ours: {', '.join(TABLES)}")
     parser.add_argument("--search", action="store_true", help="alpha, beta, gamma of STEP 1 that about double the cost")
-    parser.add_argument("--step", type=float, help="of the search's grid (default 0.05)")
-    parser.add_argument("--tolerance", type=float, help="the search's: how far the product may be from 2 (default 0.1)")
-    parser.add_argument("--budget", type=count, metavar="N", help="most multiply-adds, such as 1.5G: gives the phi")
-    parser.add_argument("--max-parameters", type=count, metavar="N", help="most parameters, such as 10M: gives the phi")
+    parser.add_argument("--step", type=float, help="step of the search's grid (default 0.05)")
+    parser.add_argument("--tolerance", type=float, help="how far the search's product may be from 2 (default 0.1)")
+    parser.add_argument("--budget", type=count, metavar="N", help="find phi for at most N multiply-adds, such as 1.5G")
+    parser.add_argument("--max-parameters", type=count, metavar="N", help="find phi for at most N parameters: 10M")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the family (needs matplotlib)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     arguments = parser.parse_args(argv)
@@ -82,7 +82,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def count(text: str) -> float:
-    """An argparse type: a positive number with K, M, G or T behind it or not."""
+    """An argparse type: a positive number, optionally with K, M, G or T after it."""
     scales = {"K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
     unit = scales.get(text[-1:].upper())
     try:
@@ -92,7 +92,7 @@ def count(text: str) -> float:
 
 
 def prepare(arguments: argparse.Namespace) -> dict | str:
-    """The answer: a dict for --json, text otherwise.  ValueError where it cannot be given."""
+    """The answer, a dict for --json and text otherwise; ValueError if there is none."""
     way, baseline = arguments.way, chosen_baseline(arguments)
     if way == "--table":
         return {"rows": table_rows()} if arguments.json else table_text()

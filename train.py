@@ -49,13 +49,16 @@ PATIENCE = 20
 
 
 def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: StopRequest) -> None:
-    """Raises Stopped on every rank, with all of it saved, where `request` stops the run."""
+    """One run to its end. Where `request` stops it, all of it is saved, and every rank raises Stopped."""
     recipe, task, device = plan.recipe, plan.task, process.device
 
+    # Data. Each rank takes every W-th image of a global batch.
     task.load(process, arguments.strict)
     loaders = Loaders(task, recipe, process, arguments.workers, arguments.strict)
+
+    # The model, its moving average, AdamW and the gradient scaler that fp16 needs. All ranks begin with one seed.
+    learner = Learner(plan, process)
     schedule = Schedule.of(recipe, loaders.sampler)
-    learner = Learner(plan, process)  # model, average, optimizer, gradient scaler
     if process.is_main:
         console.print_plan(plan, loaders, learner, schedule, process)
     if arguments.dry_run:
@@ -92,9 +95,9 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
                             loss_of_update += loss.detach()
                             images_of_update += batch.names
 
-                        # One small message in which the ranks agree: is a loss broken, does one have to stop or save?
+                        # The ranks agree in one small message: is a loss broken, is one asked to stop, is a save due?
                         mean_loss = loss_of_update.item()
-                        broken, stopped, save = process.maximum(
+                        broken, signal, save = process.maximum(
                             not math.isfinite(mean_loss), request.signal, store.due(loaders.number(progress) + 1)
                         )
                         rate = schedule.rate(progress.update)
@@ -103,16 +106,16 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
                         progress.seconds = time.monotonic() - started
                         if len(progress.suspects) == PATIENCE:
                             raise folder.not_finite(progress.suspects, process)
-                        if stopped:
-                            raise Stopped(stopped)
+                        if signal:
+                            raise Stopped(signal)
                         if save:
                             store.save(loaders.number(progress), state())
                         bar.show(progress, mean_loss, rate)
                 if progress.update == 0 and not learner.scaler.is_enabled():  # fp16 may need more to find its scale
                     raise UserError("not one update of the first epoch had finite gradients: lower --learning-rate")
 
-                # Validation of the averaged weights.
-                store.wait()  # loader processes are forked here, and no thread should be writing meanwhile
+                # Validation of the averaged weights. It forks loader processes, so no thread may be writing meanwhile.
+                store.wait()
                 learner.settle_batch_norm((batch.images for batch in loaders.calibration), schedule.updates)
                 metrics, failures = validate(
                     learner.evaluated, loaders.validation, task, process, learner.precision, request
@@ -120,7 +123,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
                 if failures and arguments.strict:
                     raise UserError(failures[0])
 
-                # Checkpoint: `last` to go on from, `best` to use.
+                # Checkpoint: last.pt to go on from, best.pt to use.
                 images = loaders.sampler.updates * loaders.sampler.global_batch
                 seconds = time.monotonic() - started
                 end = progress.end_epoch(metrics, failures, learner.learning_rate, images, seconds, process)

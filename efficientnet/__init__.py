@@ -1,4 +1,4 @@
-"""EfficientNet from scratch in plain PyTorch.  `scaling` and `complexity` need no torch, `layers` and `model` do."""
+"""EfficientNet from scratch in plain PyTorch. Importing the package does not import torch."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ __all__ = [
     "stage_complexities",
 ]
 
-# Names that need torch are resolved at first use (PEP 562), so that scale.py answers without importing it.
-_NEEDS_TORCH = {
+# Names that need torch, by module. They are imported at first use (PEP 562), so that scale.py never imports torch.
+LAZY = {
     "Convention": "layers",
     "MBConv": "layers",
     "SqueezeExcitation": "layers",
@@ -61,8 +61,8 @@ _NEEDS_TORCH = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _NEEDS_TORCH:
-        return getattr(importlib.import_module(f"efficientnet.{_NEEDS_TORCH[name]}"), name)
+    if name in LAZY:
+        return getattr(importlib.import_module(f"efficientnet.{LAZY[name]}"), name)
     raise AttributeError(f"module 'efficientnet' has no attribute {name!r}")
 
 

@@ -1,16 +1,16 @@
-"""The architecture that a command line asks for: flags that scale.py and train.py share.  No torch here.
+"""Flags that name an architecture, shared by scale.py and train.py. No torch here.
 
 --variant b3                                a released model
 --phi 1.5 [--alpha 1.3 ...]                 Equation 3 on the baseline
 --depth 0.5 --width 0.25 [--resolution 1]   factors on the baseline, one or more
---baseline resnet50                         what the last two scale; B0 without it
+--baseline resnet50                         the baseline of the last two (default: B0)
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,20 +36,20 @@ from efficientnet.scaling import (
 FACTORS = ("depth", "width", "resolution")
 BASES = {"alpha": ALPHA, "beta": BETA, "gamma": GAMMA}
 KNOWN = VARIANTS | LITE_VARIANTS
-# The ways to name one architecture.
+# Three ways to name an architecture.
 BY_VARIANT, BY_FACTORS, BY_PHI = "--variant", "--depth/--width/--resolution", "--phi"
-# The paper's own product is 1.920; further than this from 2, phi no longer counts doublings of the multiply-adds.
+# A warning is given if alpha * beta^2 * gamma^2 is further from 2. The paper's own is 1.920.
 CONSTRAINT_TOLERANCE = 0.2
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Stages with a name, and what they were derived from.
+    """Stages with a name and an image size, and the baseline and coefficients behind them.
 
     name: such as "b3", "b0 at phi 1.5" or "resnet50 with depth 2, width 0.5".
-    image_size: in pixels a side; None where the stages come from a file that does not say.
-    dropout: a released variant's; None leaves it to `create_model`.
-    baseline, coefficients: None where the stages come from a file.
+    image_size: pixels a side; None if the stages come from a file that does not record it.
+    dropout: the rate of a released variant; None leaves it to `create_model`.
+    baseline, coefficients: None if the stages come from a file.
     """
 
     name: str
@@ -70,11 +70,11 @@ class Architecture:
     def slug(self) -> str:
         """The name as a part of a file name: "b3", "b0-phi1.5", "resnet50-depth2-width0.5"."""
         words = re.sub(r" at | with |, ", "-", self.name)
-        return re.sub(r"[^\w.-]", "", words).removesuffix("-phi0")  # whatever a file says that it is
+        return re.sub(r"[^\w.-]", "", words).removesuffix("-phi0")  # the name may come from an untrusted file
 
     @property
     def flags(self) -> str:
-        """What a person types to get the same again; empty where the stages come from a file."""
+        """The command-line flags that give this architecture again; empty if the stages come from a file."""
         if self.coefficients is None:
             return ""
         if self.name in KNOWN:
@@ -89,14 +89,14 @@ class Architecture:
 
 
 def shortest(value: float) -> str:
-    """The number in as few characters as give it back: 3 for 3.0, and all digits where they matter."""
+    """The shortest text that reads back as the number: "3" for 3.0, all digits if they matter."""
     return text if float(text := f"{value:g}") == value else repr(value)
 
 
 def derive(baseline: Baseline, coefficients: Coefficients) -> Architecture:
-    """The baseline scaled, with a name made from the coefficients.
+    """The scaled baseline, with a name made from the coefficients.
 
-    Raises ValueError where the images would be smaller than the network's strides, or a stage absurdly deep.
+    Raises ValueError for images below 32 pixels and for a stage of more than 10,000 layers.
     """
     named = [name for name in FACTORS if getattr(coefficients, name) != 1]
     name = baseline.name
@@ -114,7 +114,7 @@ def derive(baseline: Baseline, coefficients: Coefficients) -> Architecture:
 
 
 def named_architecture(name: str) -> Architecture:
-    """The released variant or the baseline of that name.  ValueError lists the known ones."""
+    """The released variant or the baseline of that name; ValueError lists the known ones."""
     found = get_architecture(name)
     if isinstance(found, Variant):
         origin = (found.dropout, found.baseline, found.coefficients)
@@ -124,12 +124,12 @@ def named_architecture(name: str) -> Architecture:
 
 
 def recorded_architecture(content: Mapping[str, Any]) -> Architecture:
-    """What a checkpoint of train.py, or another file of weights of this project, says of its architecture.
+    """The architecture that a checkpoint of train.py, or a file of `weights.save_weights`, records.
 
-    Raises LookupError where it says nothing, TypeError and ValueError where it is damaged.
+    Raises LookupError if it records none, TypeError or ValueError if the record is damaged.
     """
     stages = content["architecture"]["name_or_stages"]
-    if isinstance(stages, str):  # as checkpoints had it before they held the stages
+    if isinstance(stages, str):  # an old checkpoint: a name, not the stages
         return named_architecture(stages)
     named = content["plan"]["architecture"] if "plan" in content else {"name": content["variant"]}
     name = named["name"] if isinstance(named["name"], str) else "own stages"
@@ -137,11 +137,11 @@ def recorded_architecture(content: Mapping[str, Any]) -> Architecture:
 
 
 def add_arguments(parser: argparse.ArgumentParser, default: str) -> None:
-    """default: what the help says of a command without any of these flags."""
+    """Add the flags to a parser. default: the architecture without any of them, for the help."""
     group = parser.add_argument_group("architecture", f"one way to name it; default: {default}")
     group.add_argument("--variant", metavar="NAME", help=f"a released model: {', '.join(KNOWN)}")
     group.add_argument("--phi", type=float, help="compound coefficient, 0 or more, fractions too")
-    for (name, value), what in zip(BASES.items(), ("depth", "width", "resolution"), strict=True):
+    for (name, value), what in zip(BASES.items(), FACTORS, strict=True):
         group.add_argument(f"--{name}", type=float, help=f"base of the {what}, at least 1 (default {value})")
     for name, what in zip(FACTORS, ("depth", "width", "image size"), strict=True):
         text = f"factor on the baseline's {what}, above 0, instead of phi (default 1)"
@@ -149,8 +149,14 @@ def add_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     group.add_argument("--baseline", metavar="NAME", help=f"what is scaled: {', '.join(BASELINES)} (default b0)")
 
 
+def given(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """The values of the flags in `names` that are on the command line."""
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+
+
 def is_given(arguments: argparse.Namespace, *names: str) -> bool:
-    return any(getattr(arguments, name) is not None for name in names)
+    """Whether any of the flags is on the command line."""
+    return bool(given(arguments, names))
 
 
 def chosen_way(
@@ -159,10 +165,10 @@ def chosen_way(
     others_with_bases: Collection[str] = (),
     others_with_baseline: Collection[str] = (),
 ) -> str | None:
-    """The one way in which the flags ask for an architecture, or None; ValueError where they contradict each other.
+    """The one way in which the flags name an architecture, or None; ValueError if they contradict each other.
 
-    others: what else the command can be asked for, and whether it is; and which of it alpha, beta and gamma, or the
-    baseline, have a part in.
+    others: flags of the command that exclude all ways, and whether each is given.
+    others_with_bases, others_with_baseline: those of them that use alpha, beta and gamma, or the baseline.
     """
     ways = {
         **(others or {}),
@@ -187,25 +193,22 @@ def chosen_baseline(arguments: argparse.Namespace) -> Baseline:
 
 
 def chosen_bases(arguments: argparse.Namespace) -> dict[str, float]:
-    """alpha, beta and gamma, the paper's where they are not given."""
-    return {
-        name: usual if getattr(arguments, name) is None else getattr(arguments, name) for name, usual in BASES.items()
-    }
+    """alpha, beta and gamma; by default the paper's."""
+    return BASES | given(arguments, BASES)
 
 
 def chosen_architecture(arguments: argparse.Namespace, way: str) -> Architecture:
-    """What the flags name by `way`, one of those above.  ValueError where there is no such architecture."""
+    """The architecture that the flags name by `way`, a result of `chosen_way`; ValueError if there is none."""
     if way == BY_VARIANT:
         return named_architecture(get_variant(arguments.variant).name)
     baseline = chosen_baseline(arguments)
     if way == BY_FACTORS:
-        factors = {name: getattr(arguments, name) for name in FACTORS if getattr(arguments, name) is not None}
-        return derive(baseline, Coefficients(**factors))
+        return derive(baseline, Coefficients(**given(arguments, FACTORS)))
     return derive(baseline, compound_coefficients(arguments.phi or 0.0, **chosen_bases(arguments)))
 
 
 def constraint_warning(arguments: argparse.Namespace) -> str | None:
-    """What to say where alpha, beta and gamma are far from the constraint of Equation 3; None where they are not."""
+    """A warning if alpha, beta and gamma are far from the constraint of Equation 3, else None."""
     growth = flops_growth(**chosen_bases(arguments))
     if abs(growth - 2) <= CONSTRAINT_TOLERANCE:
         return None

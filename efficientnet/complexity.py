@@ -1,12 +1,12 @@
 """Parameters, multiply-adds and activations of an architecture, counted from its stages alone.
 
-Conventions, which decide every published figure:
-- a *multiply-add* (MAC) is one multiplication with its addition.  The paper says "FLOPs" for these; elsewhere a MAC
-  is two FLOPs.  Convolutions and the classifier are counted; batch norm (folded in deployment), activations,
+Counting conventions:
+- a *multiply-add* (MAC) is one multiplication with its addition. The paper says "FLOPs" for these; elsewhere a MAC
+  is two FLOPs. Convolutions and the classifier are counted; batch norm (folded in deployment), activations,
   pooling and the gate's multiplication are not.
-- an *activation* is one output element of a convolution or of the classifier (as pycls counts them): what memory
-  and bandwidth scale with.
-- parameters are the trainable ones: batch norm has two a channel, its running statistics are not counted.
+- an *activation* is one output element of a convolution or of the classifier, as pycls counts them. Memory and
+  bandwidth scale with them.
+- *parameters* are the trainable ones: batch norm has two per channel, its running statistics are not counted.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Complexity:
 
 @dataclass(frozen=True)
 class StageComplexity:
-    """A stage, the (height, width) of what enters it, and its counts."""
+    """A stage, the (height, width) of its input, and its counts."""
 
     stage: Stage
     input_resolution: tuple[int, int]
@@ -60,11 +60,11 @@ class StageComplexity:
 
 
 def squeezed_channels(in_channels: int, squeeze_ratio: float) -> int:
-    """Width of the squeeze-excitation bottleneck: from the channels that enter the *block*, at least 1.
+    """Width of the squeeze-excitation bottleneck: a share of the channels that enter the *block*, at least 1.
 
-    The released code multiplies the block's input filters by 0.25, not the expanded ones.
+    The released code multiplies the block's input filters by 0.25, not the expanded ones. A ratio of 0 gives 0.
     """
-    return max(1, int(in_channels * squeeze_ratio))
+    return max(1, int(in_channels * squeeze_ratio)) if squeeze_ratio else 0
 
 
 def convolution(
@@ -76,7 +76,7 @@ def convolution(
     bias: bool = False,
     norm: bool = True,
 ) -> Complexity:
-    """A convolution with `output` (height, width), with its bias or the batch norm behind it."""
+    """A convolution whose output has (height, width) `output`, with its bias or the batch norm after it."""
     weights = kernel_size**2 * (in_channels // groups) * out_channels
     positions = output[0] * output[1]
     per_channel = 2 * norm + bias
@@ -92,21 +92,20 @@ def mbconv(
     entering: tuple[int, int],
     leaving: tuple[int, int],
 ) -> Complexity:
-    """Expansion, depthwise convolution, squeeze-excitation, projection: the order of `layers.MBConv`."""
+    """Expansion, depthwise convolution, squeeze-excitation and projection, in the order of `layers.MBConv`."""
     expanded = in_channels * expansion
     total = Complexity()
     if expansion != 1:
         total += convolution(in_channels, expanded, 1, entering)
     total += convolution(expanded, expanded, kernel_size, leaving, groups=expanded)
-    if squeeze_ratio:
-        squeezed = squeezed_channels(in_channels, squeeze_ratio)
+    if squeezed := squeezed_channels(in_channels, squeeze_ratio):
         total += convolution(expanded, squeezed, 1, (1, 1), bias=True, norm=False)
         total += convolution(squeezed, expanded, 1, (1, 1), bias=True, norm=False)
     return total + convolution(expanded, out_channels, 1, leaving)
 
 
 def separable(in_channels: int, out_channels: int, kernel_size: int, leaving: tuple[int, int]) -> Complexity:
-    """MobileNetV1's block: the order of `baseline_layers.DepthwiseSeparable`."""
+    """MobileNetV1's block, in the order of `baselines.layers.DepthwiseSeparable`."""
     depthwise = convolution(in_channels, in_channels, kernel_size, leaving, groups=in_channels)
     return depthwise + convolution(in_channels, out_channels, 1, leaving)
 
@@ -120,7 +119,7 @@ def bottleneck(
     entering: tuple[int, int],
     leaving: tuple[int, int],
 ) -> Complexity:
-    """ResNet's block, with its projection where the shape changes: the order of `baseline_layers.Bottleneck`."""
+    """ResNet's block, with a projection if the shape changes, in the order of `baselines.layers.Bottleneck`."""
     inner = out_channels // expansion
     total = convolution(in_channels, inner, 1, entering)
     total += convolution(inner, inner, kernel_size, leaving)
@@ -133,13 +132,12 @@ def bottleneck(
 def layer_complexity(
     stage: Stage, in_channels: int, stride: int, entering: tuple[int, int], leaving: tuple[int, int]
 ) -> Complexity:
-    """One layer of the stage, between its input and output (height, width); a head's without the classifier."""
+    """One layer of the stage. entering, leaving: (height, width) of its input and output. Excludes the classifier."""
     out_channels, kernel_size = stage.out_channels, stage.kernel_size
     if stage.operator in ("conv", "head"):
         return convolution(in_channels, out_channels, kernel_size, leaving)
     if stage.operator in ("mbconv", "inverted_residual"):
-        ratio = stage.squeeze_ratio if stage.operator == "mbconv" else 0
-        return mbconv(in_channels, out_channels, kernel_size, stage.expansion, ratio, entering, leaving)
+        return mbconv(in_channels, out_channels, kernel_size, stage.expansion, stage.squeeze_ratio, entering, leaving)
     if stage.operator == "separable":
         return separable(in_channels, out_channels, kernel_size, leaving)
     if stage.operator == "bottleneck":
@@ -155,8 +153,8 @@ def stage_complexities(
 ) -> tuple[StageComplexity, ...]:
     """Each stage with its input resolution and its counts, for one image of `image_size` pixels (height, width).
 
-    A strided layer maps n pixels to ceil(n / stride), with SAME padding as with the symmetric one.
-    in_channels: the image's channels where they are not those of the first stage.
+    A strided layer maps n pixels to ceil(n / stride), under either padding.
+    in_channels: the image's channels, if they are not those of the first stage.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     result = []
@@ -183,17 +181,17 @@ def complexity(
 
 
 def scaled_complexity(baseline: Baseline, coefficients: Coefficients) -> Complexity:
-    """What the baseline costs when scaled by `coefficients`, resolution included."""
+    """The counts of the baseline scaled by `coefficients`, resolution included."""
     return complexity(scale(baseline, coefficients), scaled_image_size(baseline, coefficients))
 
 
 def exceeded(counts: Complexity, multiply_adds: float | None, parameters: float | None) -> list[str]:
-    """Which of the budgets the counts exceed: "multiply_adds", "parameters", both or none; None is no budget."""
+    """The budgets that the counts exceed, by name: "multiply_adds", "parameters". None is no budget."""
     budgets = {"multiply_adds": multiply_adds, "parameters": parameters}
     return [name for name, most in budgets.items() if most is not None and getattr(counts, name) > most]
 
 
-# How finely phi is found: four decimals, which a person can type.
+# Step of the search for phi: four decimals, few enough to type.
 PHI_STEP = 1e-4
 
 
@@ -205,32 +203,29 @@ def largest_coefficients(
     beta: float = BETA,
     gamma: float = GAMMA,
 ) -> Coefficients:
-    """Equation 3 turned around: the coefficients at the largest phi whose architecture keeps within the budgets.
+    """The inverse of Equation 3: the coefficients at the largest phi whose architecture stays within the budgets.
 
-    Counts grow with phi in steps, since channels, layers and pixels are rounded; phi is found by bisection, as the
-    largest multiple of `PHI_STEP` that does not exceed the budget.
+    Counts grow with phi in steps, since channels, layers and pixels are rounded. Bisection finds the largest multiple
+    of `PHI_STEP` that does not exceed the budgets.
 
-    Raises ValueError where no budget is given, where even the baseline (phi = 0) exceeds it, where no base that it
-    counts is above 1, and where `scaling` builds no architecture as large.
+    Raises ValueError if no budget is given, if the baseline itself (phi = 0) exceeds one, if every base that affects
+    the budget is 1, and if the budget exceeds the largest architecture that `scaling` builds.
     """
-    if multiply_adds is None and parameters is None:
-        raise ValueError("name a budget of multiply-adds, of parameters, or both")
-    compound_coefficients(0, alpha, beta, gamma)  # the bases are checked first
     least = complexity(baseline.stages, baseline.image_size)
-    for budget, count, unit in (
-        (multiply_adds, least.multiply_adds, "multiply-adds"),
-        (parameters, least.parameters, "parameters"),
-    ):
-        if budget is not None and count > budget:
+    limits = (multiply_adds, least.multiply_adds, "multiply-adds"), (parameters, least.parameters, "parameters")
+    limits = [limit for limit in limits if limit[0] is not None]
+    if not limits:
+        raise ValueError("name a budget of multiply-adds, of parameters, or both")
+    budgets = " and ".join(f"{budget:,.0f} {unit}" for budget, _, unit in limits)
+    compound_coefficients(0, alpha, beta, gamma)  # checks the bases
+    for budget, count, unit in limits:
+        if count > budget:
             raise ValueError(
                 f"a budget of {budget:,.0f} {unit} is below {baseline.title} itself at phi 0, which has {count:,}"
             )
-    if max(alpha, beta, 1 if multiply_adds is None else gamma) == 1:
-        if multiply_adds is None:
-            what, bases = f"{parameters:,.0f} parameters", "alpha and beta, which are both 1"
-        else:
-            what, bases = f"{multiply_adds:,.0f} multiply-adds", "alpha, beta and gamma, which are all 1"
-        raise ValueError(f"no phi uses a budget of {what}: they grow with {bases}")
+    if alpha == beta == 1 and (multiply_adds is None or gamma == 1):
+        bases = "alpha and beta, which are both" if multiply_adds is None else "alpha, beta and gamma, which are all"
+        raise ValueError(f"no phi uses a budget of {budgets}: they grow with {bases} 1")
 
     def coefficients(steps: int) -> Coefficients:
         return compound_coefficients(round(steps * PHI_STEP, 4), alpha, beta, gamma)
@@ -251,16 +246,14 @@ def largest_coefficients(
     try:
         scaled_complexity(baseline, coefficients(high))
     except TooLarge as error:
-        budgets = ((multiply_adds, "multiply-adds"), (parameters, "parameters"))
-        given = " and ".join(f"{budget:,.0f} {unit}" for budget, unit in budgets if budget is not None)
-        raise ValueError(f"no phi uses a budget of {given}: before it is reached, {error}") from None
+        raise ValueError(f"no phi uses a budget of {budgets}: before it is reached, {error}") from None
     return coefficients(low)
 
 
 def closest_coefficients(
     baseline: Baseline, multiply_adds: float, alpha: float = ALPHA, beta: float = BETA, gamma: float = GAMMA
 ) -> Coefficients:
-    """Equation 3 at the phi whose rounded architecture comes nearest to `multiply_adds`, by |log ratio|.
+    """The coefficients at the phi whose rounded architecture comes nearest to `multiply_adds`, by |log ratio|.
 
     Raises ValueError as `largest_coefficients`.
     """
@@ -274,7 +267,7 @@ def closest_coefficients(
 
 @dataclass(frozen=True)
 class Candidate:
-    """One (alpha, beta, gamma) of STEP 1 at phi = 1, with what its architecture really costs after rounding."""
+    """One (alpha, beta, gamma) of STEP 1 at phi = 1, with the true counts of its architecture after rounding."""
 
     coefficients: Coefficients
     product: float  # alpha * beta^2 * gamma^2, ideally 2
@@ -285,11 +278,11 @@ class Candidate:
 def grid_search(baseline: Baseline, step: float = 0.05, tolerance: float = 0.1) -> list[Candidate]:
     """The grid of STEP 1 (section 3.3): every alpha, beta, gamma >= 1 whose alpha * beta^2 * gamma^2 is about 2.
 
-    Best first: by how closely the rounded architecture doubles the baseline's multiply-adds, |log(growth / 2)|.  The
-    paper trains each candidate and keeps the most accurate; this is the list to train.
+    Sorted by how closely the rounded architecture doubles the baseline's multiply-adds, |log(growth / 2)|. The paper
+    trains each candidate and keeps the most accurate; this is the list to train.
 
-    step: of the grid, from 1.  tolerance: how far the product may be from 2.
-    Raises ValueError for a step or tolerance out of range, and where no candidate is left.
+    step: between grid points, which start at 1. tolerance: how far the product may be from 2.
+    Raises ValueError for a step or tolerance out of range, and for a grid without a candidate.
     """
     if not 0.005 <= step <= 1:
         raise ValueError(f"the step of the grid must be from 0.005 to 1, not {step}")

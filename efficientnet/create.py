@@ -7,17 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from efficientnet.baselines.stages import get_architecture
+from efficientnet.architecture import named_architecture
 from efficientnet.layers import AUTHORS
 from efficientnet.model import EfficientNet
-from efficientnet.scaling import Stage, Variant
+from efficientnet.scaling import Stage
 from efficientnet.weights.files import WEIGHT_SUFFIXES
 from efficientnet.weights.load import read_weights
-
-
-def is_file(name: object) -> bool:
-    """Whether what stands for an architecture is rather a file that holds one."""
-    return isinstance(name, Path) or (isinstance(name, str) and Path(name).suffix in WEIGHT_SUFFIXES)
 
 
 def create_model(
@@ -36,56 +31,51 @@ def create_model(
     batch_norm_momentum: float | None = None,
     checkpoint_activations: bool = False,
 ) -> EfficientNet:
-    """A released variant or a baseline by name, what `scale(baseline, coefficients)` returns, or what a file holds.
+    """Build a released variant or a baseline by name, the stages that `scale` returns, or the network of a file.
 
-    name_or_stages: the name, the stages (or the dicts that a checkpoint keeps of them), or the file: a Path, or a text
-        with a file's ending, is the same as `weights`.
+    name_or_stages: a name, stages (or the dicts that a checkpoint keeps of them), or a file: a Path, or a text with a
+        file's ending, is the same as `weights`. None takes the architecture of the weights; a file of this project
+        records its own, a file of another library must be of a known one.
+    num_classes, in_channels: None takes those of the weights, or else 1000 and 3. With another number of classes the
+        classifier stays random; with another number of channels the stem is adapted.
+    weights: a file of this project or of another library, or "lite0" to "lite2" for the installed package. None
+        initialises at random.
+    source, mean, std: the library and the normalisation of the weights, if they cannot be recognised (see
+        `weights.load.read_weights`).
+    dropout: None takes Table 2's rate of the variant, or else 0.2.
+    stochastic_depth: None is 0.2 for networks with MBConv stages and 0 for others, which were published without it.
+    padding, batch_norm_eps, batch_norm_momentum: see `layers.Convention`; None takes the convention of the weights,
+        or else the authors'.
 
-    weights: None initialises at random.  A file of this project or of another library, or "lite0" to "lite2" for the
-        installed package; source: its library, mean and std: its normalisation, which the model's `provenance` then
-        has, where they cannot be recognised (see `weights.read_weights`).
-    name_or_stages, num_classes, in_channels: None takes what the weights have, or else 1000 classes and 3 channels.
-        A file of this project knows the stages of any architecture, another library's those of the known ones.
-        With another number of classes the classifier stays random, another number of channels adapts the stem.
-    dropout: None takes Table 2's rate of the variant, 0.2 for other stages.
-    stochastic_depth: None is 0.2 where there are MBConv stages, 0 for other baselines, which were published without.
-    padding, batch_norm_eps, batch_norm_momentum: see `layers.Convention`; None takes that of the weights, or else the
-        authors'.
+    The model's `load_report` tells what became of each tensor of the weights, and its `provenance` where they come
+    from and which mean and std they expect. Both are None without weights.
 
-    Raises ValueError for an unknown name (listing the known ones), values out of range, and weights that are not of
-    the architecture.
+    Raises ValueError for an unknown name (listing the known ones), for values out of range, and for weights that do
+    not fit the architecture.
     """
-    pretrained, convention, default_classes, default_channels = None, AUTHORS, 1000, 3
     if is_file(name_or_stages):
         if weights is not None:
             raise ValueError(f"weights are named twice: {name_or_stages} and {weights}")
         name_or_stages, weights = None, name_or_stages
+    pretrained = None
     if weights is not None:
         pretrained = read_weights(weights, source, mean, std)
-        convention = pretrained.provenance.convention
-        default_classes = pretrained.num_classes or default_classes
-        default_channels = pretrained.in_channels or default_channels
-        if name_or_stages is None:
-            architecture = pretrained.known_architecture()
-            name_or_stages = architecture.stages
-            dropout = architecture.dropout if dropout is None else dropout
     elif any(value is not None for value in (source, mean, std)):
         raise ValueError("source, mean and std say what weights are: give weights too")
-    if name_or_stages is None:
+    elif name_or_stages is None:
         raise ValueError("name a variant, such as b0, or give stages or weights")
-    num_classes = default_classes if num_classes is None else num_classes
-    in_channels = default_channels if in_channels is None else in_channels
+
+    default_dropout = None
+    if name_or_stages is None or isinstance(name_or_stages, str):
+        known = pretrained.known_architecture() if name_or_stages is None else named_architecture(name_or_stages)
+        stages, default_dropout = known.stages, known.dropout
+    else:
+        stages = tuple(stage if isinstance(stage, Stage) else Stage(**stage) for stage in name_or_stages)
+    num_classes = first_given(num_classes, pretrained and pretrained.num_classes, 1000)
+    in_channels = first_given(in_channels, pretrained and pretrained.in_channels, 3)
     for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
-
-    default_dropout = 0.2
-    if isinstance(name_or_stages, str):
-        named = get_architecture(name_or_stages)
-        stages = named.stages
-        default_dropout = named.dropout if isinstance(named, Variant) else default_dropout
-    else:
-        stages = tuple(stage if isinstance(stage, Stage) else Stage(**stage) for stage in name_or_stages)
     if stochastic_depth is None:
         stochastic_depth = 0.2 if any(stage.operator == "mbconv" for stage in stages) else 0.0
     chosen = {
@@ -93,14 +83,25 @@ def create_model(
         "batch_norm_eps": batch_norm_eps,
         "batch_norm_momentum": batch_norm_momentum,
     }
+    convention = pretrained.provenance.convention if pretrained else AUTHORS
     model = EfficientNet(
         (replace(stages[0], in_channels=in_channels), *stages[1:]),
         num_classes,
-        default_dropout if dropout is None else dropout,
+        first_given(dropout, default_dropout, 0.2),
         stochastic_depth,
         replace(convention, **{name: value for name, value in chosen.items() if value is not None}),
         checkpoint_activations,
     )
-    model.load_report = None if pretrained is None else pretrained.load_into(model)
-    model.provenance = None if pretrained is None else pretrained.provenance
+    model.load_report = pretrained.load_into(model) if pretrained else None
+    model.provenance = pretrained.provenance if pretrained else None
     return model
+
+
+def is_file(name: object) -> bool:
+    """Whether `name_or_stages` is a file: a Path, or a text with the ending of a file of weights."""
+    return isinstance(name, Path) or (isinstance(name, str) and Path(name).suffix in WEIGHT_SUFFIXES)
+
+
+def first_given(*values: Any) -> Any:
+    """The first value that is not None."""
+    return next(value for value in values if value is not None)

@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Convention:
-    """What ports of EfficientNet disagree on.  The defaults are the authors'.
+    """The settings on which ports of EfficientNet disagree. The defaults are the authors'.
 
-    padding: "same" is TensorFlow's, asymmetric where a stride meets an even size; "symmetric" is torchvision's and
-        that of timm's plain models.  The same weights give other outputs under the other padding.
+    padding: "same" is TensorFlow's, asymmetric for an even size and stride 2; "symmetric" is that of torchvision and
+        of timm's plain models. The same weights give other outputs under the other padding.
     batch_norm_eps: 1e-3 in the released code; 1e-5 in torchvision's B0-B4 and timm's plain models.
-    batch_norm_momentum: PyTorch's, the weight of the new batch; TensorFlow's 0.99 is 0.01 here.
+    batch_norm_momentum: the weight of the new batch, as in PyTorch; TensorFlow's 0.99 is 0.01 here.
     """
 
     padding: str = "same"
@@ -34,14 +34,15 @@ class Convention:
 
 AUTHORS = Convention()
 
-# By the names that stages use.  Swish is x * sigmoid(x), PyTorch's SiLU.
+# The values of `Stage.activation`. Swish is x * sigmoid(x), PyTorch's SiLU.
 ACTIVATIONS = {"swish": nn.SiLU, "relu": nn.ReLU, "relu6": nn.ReLU6}
 
 
 def same_padding(x: Tensor, kernel_size: int) -> tuple[int, int, int, int]:
     """TensorFlow's SAME padding for stride 2 and a kernel of 2 or more: (left, right, top, bottom).
 
-    An even size gets one pixel less before than after; in this form `torch.export` follows it for any size.
+    An even size gets one pixel less before than after. The arithmetic has no branch, so `torch.export` traces it for
+    any size.
     """
     after = (kernel_size - 1) // 2
     before_width, before_height = ((kernel_size - 2 + x.shape[side] % 2) // 2 for side in (-1, -2))
@@ -51,8 +52,7 @@ def same_padding(x: Tensor, kernel_size: int) -> tuple[int, int, int, int]:
 class ConvNormAct(nn.Module):
     """Convolution without bias, batch norm, and an activation: "swish" (SiLU), "relu", "relu6" or None.
 
-    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)), whatever H and W are: padding is
-    computed from the tensor that arrives.
+    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)) for any H and W.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ConvNormAct(nn.Module):
         convention: Convention = AUTHORS,
     ) -> None:
         super().__init__()
-        # SAME padding depends on the size only where there is a stride, and then cannot be left to the convolution.
+        # With a stride, SAME padding depends on the input size, so pad explicitly.
         self.pads_itself = convention.padding == "same" and stride > 1 and kernel_size > 1
         self.conv = nn.Conv2d(
             in_channels,
@@ -87,9 +87,9 @@ class ConvNormAct(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """A gate per channel from the image's mean per channel (Hu et al. 2018).
+    """A gate for each channel, computed from the channel means of the image (Hu et al. 2018).
 
-    x * sigmoid(expand(swish(squeeze(mean over H and W of x)))), where the two 1x1 convolutions have biases.
+    x * sigmoid(expand(swish(squeeze(mean over H and W of x)))); the two 1x1 convolutions have biases.
     """
 
     def __init__(self, channels: int, squeezed_channels: int) -> None:
@@ -105,10 +105,10 @@ class SqueezeExcitation(nn.Module):
 
 
 class StochasticDepth(nn.Module):
-    """Drops the whole residual branch of a random image in training (Huang et al. 2016).
+    """Drop the residual branch of random images in training (Huang et al. 2016).
 
-    The released code calls it drop connect.  Survivors are divided by the keep probability, so that the expected
-    value does not change; in evaluation it is the identity.
+    The released code calls it drop connect. Survivors are divided by the keep probability, so that the expected
+    value does not change. In evaluation it is the identity.
     """
 
     def __init__(self, rate: float) -> None:
@@ -135,9 +135,9 @@ class MBConv(nn.Module):
         depthwise kxk convolution, norm, swish      expanded, with the stride
         gate      squeeze-excitation                expanded, squeezed to a share of in_channels
         project   1x1 convolution, norm             expanded -> out_channels, no activation
-        residual  stochastic depth, plus the input  where stride is 1 and the channels are the same
+        residual  stochastic depth, plus the input  if the stride is 1 and the channels do not change
 
-    With squeezed_channels 0 there is no gate, and with relu6 as well it is MobileNetV2's inverted residual.
+    squeezed_channels 0 leaves out the gate; with relu6 as well, this is MobileNetV2's inverted residual.
     (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
 
@@ -169,11 +169,11 @@ class MBConv(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """The released code's initialisation of one module; use with `model.apply(initialise)`.
+    """Initialise one module as the released code does; use with `model.apply(initialise)`.
 
-    Convolutions: normal with variance 2 / fan_out, fan_out = k * k * out_channels / groups.  (PyTorch's own fan_out
-    leaves out the groups, which starts depthwise convolutions far too small.)  Classifier: uniform within
-    1 / sqrt(number of classes).  Biases zero; batch norm one and zero.
+    Convolutions: normal with variance 2 / fan_out, fan_out = k * k * out_channels / groups. (PyTorch's own fan_out
+    leaves out the groups, which starts depthwise convolutions far too small.) Classifier: uniform within
+    1 / sqrt(number of classes). Biases zero; batch norm one and zero.
     """
     if isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups

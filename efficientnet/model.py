@@ -1,6 +1,6 @@
 """EfficientNet assembled from its stages: stem, MBConv stages, head.
 
-The stages of the other baselines (MobileNetV1, MobileNetV2, ResNet-50) are assembled in the same way.
+The other baselines (MobileNetV1, MobileNetV2, ResNet-50) are assembled from their stages in the same way.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from efficientnet.scaling import BLOCKS, SMALLEST_IMAGE, Stage
 
 
 class EfficientNet(nn.Module):
-    """The network that `stages` describes.  (N, in_channels, H, W) -> (N, num_classes) logits.
+    """The network that `stages` describes. (N, in_channels, H, W) -> (N, num_classes) logits.
 
-    Any H and W from 32 pixels, square or not.  The architecture is `stages` and nothing else: channels, layers,
-    kernels and strides are read from there.
+    H and W are at least 32 pixels and may differ.
 
-    dropout: before the classifier.  stochastic_depth: the rate that the last block approaches; block i of N has
-        stochastic_depth * i / N, counted over the scaled blocks, so the first never drops.
+    dropout: the rate before the classifier.
+    stochastic_depth: the rate that the last block approaches; block i of N has stochastic_depth * i / N, counted over
+        the scaled blocks, so the first never drops.
     checkpoint_activations: in training, keep only each block's input and compute the rest again in the backward
         pass: less memory for more time, with the same gradients and batch-norm statistics.
 
     Attributes: stages, num_features (channels before the classifier), in_channels, num_classes, convention.
+    `create_model` adds provenance and load_report.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class EfficientNet(nn.Module):
 
 
 def check_input(x: Tensor, in_channels: int) -> None:
-    """ValueError in words for what would fail deep inside, or worse, would not."""
+    """Reject bad input early, with a clear message: ValueError."""
     if x.dim() != 4 or x.shape[1] != in_channels:
         raise ValueError(f"expected images (N, {in_channels}, H, W), got a tensor {tuple(x.shape)}")
     height, width = x.shape[-2:]
@@ -114,7 +115,7 @@ def check_input(x: Tensor, in_channels: int) -> None:
 
 
 def last_of_each_resolution(stages: Sequence[Stage], outputs: Iterable[Tensor]) -> list[Tensor]:
-    """Of the outputs of all stages but the head, those after which the resolution is halved, or ends."""
+    """The last output at each resolution, from the outputs of all stages but the head."""
     next_strides = [stage.stride for stage in stages[1:-1]] + [2]
     return [output for output, stride in zip(outputs, next_strides, strict=True) if stride > 1]
 
@@ -122,13 +123,13 @@ def last_of_each_resolution(stages: Sequence[Stage], outputs: Iterable[Tensor]) 
 def stochastic_depth_rates(last: float, blocks: int) -> list[float]:
     """The drop rate of each of `blocks` blocks: last * i / blocks, linear from exactly 0.
 
-    The released code divides by the number of *scaled* blocks, and so never quite reaches `last`.
+    As in the released code, `blocks` counts the *scaled* blocks, and no block quite reaches `last`.
     """
     return [last * i / blocks for i in range(blocks)]
 
 
 def build_convolution(stage: Stage, convention: Convention) -> ConvNormAct:
-    """The convolution of a stem or head."""
+    """The convolution of a stem or a head."""
     return ConvNormAct(
         stage.in_channels,
         stage.out_channels,
@@ -148,11 +149,9 @@ def build_stage(stage: Stage, rates: Iterator[float], convention: Convention) ->
             layers.append(MaxPool(stage.kernel_size, stride, convention))
             continue
         rate = next(rates)
-        if stage.operator == "mbconv":
-            squeezed = squeezed_channels(channels, stage.squeeze_ratio) if stage.squeeze_ratio else 0
+        if stage.operator in ("mbconv", "inverted_residual"):
+            squeezed = squeezed_channels(channels, stage.squeeze_ratio)
             layers.append(MBConv(channels, *shape, stride, stage.expansion, squeezed, rate, **common))
-        elif stage.operator == "inverted_residual":
-            layers.append(MBConv(channels, *shape, stride, stage.expansion, 0, rate, **common))
         elif stage.operator == "separable":
             layers.append(DepthwiseSeparable(channels, *shape, stride, **common))
         elif stage.operator == "bottleneck":
@@ -163,13 +162,13 @@ def build_stage(stage: Stage, rates: Iterator[float], convention: Convention) ->
 
 
 def batch_norm_learns(model: nn.Module) -> bool:
-    """Whether any batch norm of the model would take its statistics from the batch."""
+    """Whether any batch norm of the model takes its statistics from the batch."""
     return any(module.training for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
 
 
 @contextlib.contextmanager
 def frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Within it, batch norm in training works as ever, but what it does to its running statistics is forgotten."""
+    """Restore the running statistics of batch norm on exit; within the context it trains as usual."""
     norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     kept = [dict(norm.named_buffers()) for norm in norms]
     for norm in norms:

@@ -1,12 +1,12 @@
 """Compound scaling: section 3 of the paper, and nothing else.
 
 M. Tan and Q. V. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019
-(arXiv 1905.11946).  The way through this file is the way through the method:
+(arXiv 1905.11946). The file follows the method:
 
     phi, alpha, beta, gamma  ->  Coefficients(depth, width, resolution)      Equation 3
     baseline, Coefficients   ->  a tuple of Stage                            Table 1, scaled and rounded
 
-The model, its parameter count and every printed table are made from that tuple.  No torch here.
+The model, its parameter count and every printed table are made from that tuple. No torch here.
 """
 
 from __future__ import annotations
@@ -17,39 +17,40 @@ from dataclasses import dataclass, replace
 # STEP 1 of the paper's method: the grid search at phi = 1 on B0 ended here (section 3.3).
 ALPHA, BETA, GAMMA = 1.2, 1.1, 1.15
 
-# Beyond these a stage, or a factor on the baseline, is a slip of the keyboard (phi = 50), not an architecture.
+# Larger values are typing errors (phi = 50), not architectures.
 MOST_LAYERS = 10_000
 LARGEST_FACTOR = 1e6
 
-# Pixels a side: the product of the strides of B0 and of every other baseline, where the last stage is one position.
+# Pixels a side. The strides of every baseline multiply to 32, so at this size the last stage has one position.
 SMALLEST_IMAGE = 32
 
-# Operators that a stage repeats, and that depth therefore multiplies.  The others stand once.
+# Operators that a stage repeats; depth multiplies their number. The others occur once.
 BLOCKS = ("mbconv", "inverted_residual", "separable", "bottleneck")
-# These have no convolution: what enters leaves with as many channels, and width does not touch it.
+# Operators without a convolution: their channels are those of their input, at any width.
 KEEP_CHANNELS = ("max_pool", "classifier")
 OPERATORS = ("conv", *BLOCKS, "head", *KEEP_CHANNELS)
 ACTIVATIONS = ("swish", "relu", "relu6")
 
 
 class TooLarge(ValueError):
-    """Coefficients that no architecture is made of; str() says which, and what they were derived from."""
+    """The coefficients are too large for an architecture; str() says which, and how they were derived."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of Table 1: `layers` blocks of one operator.  Only the first has the stride and widens the channels.
+    """One row of Table 1: `layers` blocks of one operator. Only the first has the stride and widens the channels.
 
-    operator: "conv" (the stem), "mbconv", or "head" (1x1 convolution, global pooling, classifier).  The other
-        baselines (`baselines.py`) add "max_pool", "separable" (MobileNetV1), "inverted_residual" (MobileNetV2),
-        "bottleneck" (ResNet) and "classifier" (global pooling and classifier without the convolution).
+    operator: "conv" (the stem), "mbconv", or "head" (1x1 convolution, global pooling, classifier). The other
+        baselines (`baselines/stages.py`) add "max_pool", "separable" (MobileNetV1), "inverted_residual"
+        (MobileNetV2), "bottleneck" (ResNet) and "classifier" (global pooling and classifier without the convolution).
     expansion: factor by which MBConv and the inverted residual widen their input before the depthwise convolution,
         and by which ResNet's bottleneck is narrower than its output; 1 elsewhere.
-    squeeze_ratio: of MBConv, the squeeze-excitation bottleneck over the channels that *enter* the block; 0 for none.
+    squeeze_ratio: width of the squeeze-excitation bottleneck of MBConv and the inverted residual, as a share of the
+        channels that *enter* the block; 0 for no squeeze-excitation.
     activation: "swish", "relu" or "relu6".
-    fixed_width, fixed_depth: scaling leaves the stage's channels or its layers as they are.
+    fixed_width, fixed_depth: scaling does not change the stage's channels or layers.
 
-    Raises ValueError for a field that no stage can have, so that stages read from a file are checked like typed ones.
+    Raises ValueError for a field out of range, also in stages that are read from a file.
     """
 
     operator: str
@@ -107,7 +108,7 @@ class Baseline:
     title: str  # as its paper writes it
 
 
-# Table 1 of the paper.  The strides come from the released code; table and code agree when the table's resolution
+# Table 1 of the paper. The strides come from the released code; table and code agree when the table's resolution
 # column is read as the *input* resolution of the stage.
 B0 = Baseline(
     "b0",
@@ -170,7 +171,7 @@ class Coefficients:
                 raise TooLarge(f"{name} {value:g}{self.origin(name)} is more than a million: use a smaller one")
 
     def origin(self, factor: str) -> str:
-        """Where "depth", "width" or "resolution" comes from, to stand behind its value; empty where it was chosen."""
+        """The derivation of a factor, such as " (alpha^phi = 1.2^3)"; empty if it was chosen directly."""
         if self.phi is None:
             return ""
         base = {"depth": "alpha", "width": "beta", "resolution": "gamma"}[factor]
@@ -180,10 +181,10 @@ class Coefficients:
 def compound_coefficients(phi: float, alpha: float = ALPHA, beta: float = BETA, gamma: float = GAMMA) -> Coefficients:
     """Equation 3: depth = alpha^phi, width = beta^phi, resolution = gamma^phi.
 
-    phi is any number from 0, fractions included; alpha, beta and gamma are at least 1.  Multiply-adds grow by about
+    phi is any number of at least 0; alpha, beta and gamma are at least 1. Multiply-adds grow by about
     `flops_growth(alpha, beta, gamma)` ** phi, which the paper's constraint sets to about 2.
 
-    Raises ValueError when a bound of Equation 3 is violated, and its kind `TooLarge` for a factor above a million.
+    Raises ValueError when a bound of Equation 3 is violated, and TooLarge, a ValueError, for a factor above a million.
     """
     if not (math.isfinite(phi) and phi >= 0):
         raise ValueError(f"phi must be a number of at least 0, not {phi}")
@@ -200,7 +201,7 @@ def compound_coefficients(phi: float, alpha: float = ALPHA, beta: float = BETA, 
 def flops_growth(alpha: float, beta: float, gamma: float) -> float:
     """alpha * beta^2 * gamma^2: the factor by which one step of phi multiplies the multiply-adds before rounding.
 
-    Depth counts once, width and resolution twice each (section 3.3).  Equation 3 asks for about 2; the paper's own
+    Depth counts once, width and resolution twice each (section 3.3). Equation 3 asks for about 2; the paper's own
     1.2, 1.1, 1.15 give 1.920.
     """
     return alpha * beta**2 * gamma**2
@@ -218,7 +219,7 @@ def round_layers(layers: int, depth: float) -> int:
 
 
 def scaled_channels(stage: Stage, width: float) -> int:
-    """The stage's channels at `width`.  Of ResNet's bottleneck the inner channels are rounded, as in its own table."""
+    """The stage's channels at `width`. ResNet's bottleneck rounds its inner channels, as in ResNet's own table."""
     if stage.fixed_width:
         return stage.out_channels
     if stage.operator == "bottleneck":
@@ -234,9 +235,9 @@ def scaled_image_size(baseline: Baseline, coefficients: Coefficients) -> int:
 def scale(baseline: Baseline, coefficients: Coefficients) -> tuple[Stage, ...]:
     """STEP 2: the baseline's stages with `width` on all channels, stem and head included, and `depth` on the layers.
 
-    The image's own channels keep their number; stem, pooling and head keep one layer each, and `fixed_width` and
-    `fixed_depth` exempt a stage.  Resolution changes no stage: see `scaled_image_size`.  Any `Baseline` is scaled by
-    the same rule (section 5.1 of the paper).
+    The image's channels do not change. Stem, pooling and head keep one layer each, and `fixed_width` and
+    `fixed_depth` exempt a stage. Resolution changes no stage: see `scaled_image_size`. The same rule scales any
+    `Baseline` (section 5.1 of the paper).
 
     Raises TooLarge, a ValueError, where a stage would have more than 10,000 layers.
     """
@@ -265,7 +266,7 @@ def scale(baseline: Baseline, coefficients: Coefficients) -> tuple[Stage, ...]:
 
 @dataclass(frozen=True)
 class Variant:
-    """A released model: its coefficients as the authors set them, its dropout, and what Table 2 says of it."""
+    """A released model: its coefficients as the authors set them, its dropout, and its figures in Table 2."""
 
     name: str
     width: float
@@ -288,7 +289,7 @@ class Variant:
 # The released coefficients are rounded by hand and do NOT follow Equation 3: the number in the name is not phi.
 # Solve alpha^phi = depth, beta^phi = width, gamma^phi = resolution for each variant and the three disagree
 # (`implied_phi` below): B1 .52/.00/.49, B2 1.00/1.00/1.07, B3 1.85/1.91/2.09, B4 3.22/3.53/3.78, B5 4.32/4.93/5.09,
-# B6 5.24/6.17/6.14, B7 6.21/7.27/7.05 by depth/width/resolution.  So phi = 1 is about B2, phi = 2 about B3, phi = 3
+# B6 5.24/6.17/6.14, B7 6.21/7.27/7.05 by depth/width/resolution. So phi = 1 is about B2, phi = 2 about B3, phi = 3
 # lies between B3 and B4, and Equation 3 at phi = 7 has 68.7 M parameters where B7 has 66.3 M.
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
@@ -332,10 +333,10 @@ def get_variant(name: str) -> Variant:
 def implied_phi(
     coefficients: Coefficients, alpha: float = ALPHA, beta: float = BETA, gamma: float = GAMMA
 ) -> tuple[float, float, float]:
-    """The phi that depth, width and resolution each ask for: Equation 3 solved three times.
+    """The phi that depth, width and resolution each imply: Equation 3 solved three times.
 
-    nan where the base is 1, since then no phi explains the factor.  Three equal numbers mean that the coefficients
-    follow Equation 3.
+    nan where the base is 1 and no phi explains the factor. Three equal numbers mean that the coefficients follow
+    Equation 3.
     """
     factors = (coefficients.depth, coefficients.width, coefficients.resolution)
     return tuple(
@@ -348,7 +349,7 @@ def fit_phi(coefficients: Coefficients, alpha: float = ALPHA, beta: float = BETA
     """The single phi of Equation 3 that comes closest to given factors, by least squares in log space.
 
     Minimises (log d - phi log alpha)^2 + (log w - phi log beta)^2 + (log r - phi log gamma)^2, so phi is the
-    projection of the logarithms of the factors on those of the bases.  Raises ValueError where all bases are 1.
+    projection of the logarithms of the factors on those of the bases. Raises ValueError where all bases are 1.
     """
     bases = [math.log(base) for base in (alpha, beta, gamma)]
     factors = [math.log(value) for value in (coefficients.depth, coefficients.width, coefficients.resolution)]
@@ -359,10 +360,10 @@ def fit_phi(coefficients: Coefficients, alpha: float = ALPHA, beta: float = BETA
 
 
 def mnasnet_objective(accuracy: float, multiply_adds: float, target: float = 400e6, exponent: float = -0.07) -> float:
-    """ACC(m) * (FLOPS(m) / T)^w: what the search for the B0 baseline maximised (section 4, after MnasNet).
+    """ACC(m) * (FLOPS(m) / T)^w: the objective of the search for the B0 baseline (section 4, after MnasNet).
 
     accuracy in any unit; multiply_adds and target T in the same one (the paper: T = 400 M, w = -0.07, FLOPS rather
-    than latency).  Twice the target costs 4.7 % of the accuracy, half of it gains 5.0 %.
+    than latency). Twice the target costs 4.7 % of the accuracy, half of it gains 5.0 %.
     """
     if multiply_adds <= 0 or target <= 0:
         raise ValueError(f"multiply_adds and target must be positive, not {multiply_adds} and {target}")

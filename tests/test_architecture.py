@@ -1,4 +1,4 @@
-"""The architecture flags: the same for scale.py and train.py, and what comes of them wherever a checkpoint goes."""
+"""The architecture flags are the same for scale.py and train.py, and a checkpoint keeps the architecture."""
 
 import random
 import re
@@ -182,7 +182,7 @@ def test_another_baseline_trains_and_is_evaluated(name, tiny_data, tmp_path):
     assert score.returncode == 0 and "12 images" in score.stdout, score.stderr
 
 
-# ---- the checkpoint, which needs no name ----
+# ---- checkpoints ----
 
 
 @pytest.fixture(scope="module")

@@ -132,7 +132,7 @@ def test_both_budgets_hold_and_impossible_ones_say_why():
 
 
 def test_what_is_too_deep_is_beyond_any_budget():
-    """alpha 2: phi 16, which bisection would try, has 65,536 layers in its shallowest stage."""
+    """With alpha 2, bisection would try phi 16, which has 65,536 layers in the shallowest stage."""
     found = largest_coefficients(B0, multiply_adds=500e9, alpha=2, beta=1, gamma=1)
     assert found.phi == pytest.approx(10.3, abs=0.1)
     assert scaled_complexity(B0, found).multiply_adds <= 500e9

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import multiprocessing
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from commands import assert_one_line_error, run
@@ -154,6 +156,18 @@ def test_outputs_that_are_not_finite_are_said(trained, tmp_path):
     content["weights"]["classifier.bias"].fill_(float("nan"))
     torch.save(content, tmp_path / "nan.pt")
     assert_one_line_error(run("evaluate.py", "--checkpoint", tmp_path / "nan.pt"), 1, "nan.pt", "not finite")
+
+
+def test_a_killed_loader_process_is_said_in_a_line(trained, monkeypatch):
+    def kill_the_loaders(*_, **__):
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+        return np.zeros((1, 2), np.float32)
+
+    monkeypatch.setattr("efficientnet.training.ensemble.predict", kill_the_loaders)
+    process = run("evaluate.py", "--checkpoint", trained[2][0], "--batch-size", 1, "--workers", 1)
+    assert_one_line_error(process, 1, "a loader process was killed", "lower --workers")
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,17 @@ def test_folders_say_what_is_in_them():
                     assert f"{module.stem} " in text, f"{name} does not mention {module.stem}"
 
 
+def test_every_test_that_the_readme_names_is_there():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.partition("| promise | test, in `tests/training/` |")[2].partition("\n\n")[0]
+    for row in table.strip().splitlines()[1:]:
+        named = re.findall(r"`([^`]*test_[^`]*)`", row)
+        assert named, row
+        path = ROOT / "tests" / "training" / named[0].partition(": ")[0]
+        for test in (named[0].partition(": ")[2], *named[1:]):
+            assert f"def {test}(" in path.read_text(encoding="utf-8"), test
+
+
 def test_the_gate_runs_the_test_command_of_the_readme():
     """.ci/run takes the command from the README; this is the line that it looks for."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")

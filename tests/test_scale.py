@@ -1,4 +1,4 @@
-"""`python scale.py`: what a person and a program read from it."""
+"""`python scale.py`: its text and its JSON."""
 
 import json
 import math
@@ -263,7 +263,7 @@ def test_a_plot_into_a_folder_that_is_not_there_fails_in_one_line(tmp_path):
 
 
 def test_the_plot_stops_where_it_is_drawn_to(tmp_path):
-    """With alpha 2, the architectures far beyond the picture are too deep to count."""
+    """With alpha 2, architectures far outside the plot are too deep to count."""
     pytest.importorskip("matplotlib")
     bases = ("--alpha", 2, "--beta", 1, "--gamma", 1)
     curve = scale_json("--plot", tmp_path / "deep.png", *bases)["curve"]

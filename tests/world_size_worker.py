@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from efficientnet import B0, Coefficients, create_model, scale
-from efficientnet.training.distributed import Process, start
 from efficientnet.mammography.loss import masked_binary_cross_entropy
 from efficientnet.training.batch_norm import recalibrate_batch_norm
+from efficientnet.training.distributed import Process, start
 from efficientnet.training.learner import take_step
 from efficientnet.training.sampler import BalancedSampler
 

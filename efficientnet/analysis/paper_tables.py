@@ -1,7 +1,7 @@
-"""Tables 3 and 7 of the paper: its FLOPs beside the multiply-adds that its rules give.  No torch here.
+"""Tables 3 and 7 of the paper: its FLOPs beside the multiply-adds that its rules give. No torch here.
 
-Every row is scaled by `scaling.scale` with the released code's rounding.  Two compound rows of Table 3 do not state
-their coefficients; they are inferred in two ways, and a row says so.
+Every row is scaled by `scaling.scale` with the released code's rounding. The paper does not state the coefficients of
+two compound rows in Table 3; they are inferred in two ways and marked.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ COMPOUND = Coefficients(depth=1.4, width=1.2, resolution=1.3)
 class PaperRow:
     """A row as the paper prints it.
 
-    coefficients: None where the paper does not state them.
-    giga_flops: what the paper calls FLOPs, billions of multiply-adds, to one decimal.  top1: ImageNet, per cent.
+    coefficients: None if the paper does not state them.
+    giga_flops: billions of multiply-adds, which the paper calls FLOPs, to one decimal.
+    top1: accuracy on ImageNet in per cent.
     """
 
     baseline: Baseline
@@ -60,11 +61,9 @@ TABLES = {"table3": TABLE_3, "table7": TABLE_7}
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A row of the paper, the coefficients taken for it, and what they come to.
+    """A row of the paper, the coefficients used for it, and the resulting counts.
 
-    inferred: the coefficients are not the paper's for this row.
-    reproduces: `counts` in billions of multiply-adds, rounded to one decimal, is the figure that the paper prints.
-    difference: of the multiply-adds from the paper's figure, as a share of it.
+    inferred: the paper does not state the coefficients of this row.
     """
 
     row: PaperRow
@@ -74,18 +73,20 @@ class Reproduction:
 
     @property
     def reproduces(self) -> bool:
+        """Whether the multiply-adds, rounded to one decimal of a billion, are the figure in the paper."""
         return round(self.counts.multiply_adds / 1e9, 1) == self.row.giga_flops
 
     @property
     def difference(self) -> float:
+        """The relative difference of the multiply-adds from the paper's figure."""
         return self.counts.multiply_adds / (1e9 * self.row.giga_flops) - 1
 
 
 def reproduce(table: str) -> list[Reproduction]:
-    """ "table3" or "table7", row by row; a row without stated coefficients gives two.
+    """The rows of "table3" or "table7"; ValueError lists them for another name.
 
-    The two: Equation 3 with 1.2, 1.1, 1.15 at the phi nearest to the paper's figure, and `COMPOUND`.
-    Raises ValueError for another table, listing the known ones.
+    A row without stated coefficients comes twice: with Equation 3 (1.2, 1.1, 1.15) at the phi that comes nearest to the
+    paper's figure, and with `COMPOUND`.
     """
     if table not in TABLES:
         raise ValueError(f"unknown table {table!r}: the known ones are {', '.join(TABLES)}")

@@ -1,4 +1,4 @@
-"""What scale.py answers with, as plain dicts and lists: its JSON, and rows for a notebook.  No torch here."""
+"""The answers of scale.py as plain dicts and lists, for --json and for notebooks. No torch here."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from efficientnet.scaling import (
 
 @functools.cache
 def released_counts() -> dict[str, Complexity]:
-    """Those of each released variant at its own image size."""
+    """The counts of each released variant at its own image size."""
     return {name: complexity(variant.stages, variant.image_size) for name, variant in VARIANTS.items()}
 
 
 def closest_variant(multiply_adds: int) -> tuple[Variant, Complexity]:
-    """The released variant with the least |log ratio| of multiply-adds, and its counts."""
+    """The released variant with the nearest multiply-adds, by |log ratio|, and its counts."""
     counts = released_counts()
     name = min(counts, key=lambda name: abs(math.log(multiply_adds / counts[name].multiply_adds)))
     return VARIANTS[name], counts[name]
 
 
 def architecture_row(derived: Architecture) -> dict:
-    """One architecture, the contract of `--json`."""
+    """One architecture, as `--json` prints it."""
     rows = stage_complexities(derived.stages, derived.image_size)
     total = complexity(derived.stages, derived.image_size)
     return {
@@ -74,9 +74,9 @@ def architecture_row(derived: Architecture) -> dict:
 
 
 def budget_rows(derived: Architecture, multiply_adds: float | None, parameters: float | None) -> dict:
-    """What `largest_coefficients` made of the budgets: {budgets: {name: {limit, share}}, binding: [name, ...]}.
+    """The result of `largest_coefficients`: {budgets: {name: {limit, share}}, binding: [name, ...]}.
 
-    share: how much of the limit is used.  binding: what the next larger phi would exceed.
+    share: the used part of the limit. binding: the budgets that the next larger phi exceeds.
     """
     chosen = derived.coefficients
     counts = scaled_complexity(derived.baseline, chosen)
@@ -93,7 +93,7 @@ def budget_rows(derived: Architecture, multiply_adds: float | None, parameters: 
 
 
 def table_rows() -> list[dict]:
-    """The released variants with Table 2's figures, None where the paper has none."""
+    """The released variants with their figures in Table 2; None for those that it lacks."""
     rows = []
     for variant in VARIANTS.values():
         row = architecture_row(named_architecture(variant.name))
@@ -123,7 +123,7 @@ def fit_rows() -> list[dict]:
 
 
 def search_rows(baseline: Baseline, candidates: list[Candidate]) -> list[dict]:
-    """STEP 1's candidates as architectures, each with its ideal `product` and its true `growth`."""
+    """The candidates of STEP 1 as architectures, each with its ideal `product` and its true `growth`."""
     rows = []
     for candidate in candidates:
         chosen = candidate.coefficients
@@ -160,7 +160,7 @@ def curve_rows(
 ) -> list[dict]:
     """Points {phi, parameters, multiply_adds} of Equation 3 on the baseline, from phi 0 to `last`.
 
-    The first point above `most` multiply-adds is the last one, and none is as deep as no architecture is.
+    The curve ends at the first point above `most` multiply-adds, and before coefficients that are `TooLarge`.
     """
     rows = []
     for i in range(int(last / step + 1e-9) + 1):

@@ -1,4 +1,4 @@
-"""What scale.py prints for people: one function a view, each returning its text.  No torch here."""
+"""The answers of scale.py as text, one function for each. No torch here."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def difference(ours: float, paper: float | None) -> str:
 
 
 def three(values: dict[str, float]) -> str:
-    """The phi of depth, width and resolution."""
+    """The phi of depth, width and resolution in one cell."""
     return " / ".join(f"{value:.2f}" for value in values.values())
 
 
 def equation_text(coefficients: Coefficients) -> str:
-    """How the factors came about: Equation 3 with its numbers, or the phi that each given factor implies."""
+    """Equation 3 with its numbers, or, for factors that were given directly, the phi that each implies."""
     factors = [getattr(coefficients, name) for name in FACTORS]
     if coefficients.phi is None:
         implied = ", ".join(f"{phi:.2f}" for phi in implied_phi(coefficients))
@@ -51,7 +51,7 @@ def equation_text(coefficients: Coefficients) -> str:
 
 
 def architecture_text(derived: Architecture) -> str:
-    """Stage by stage, as Table 1, with the totals and the closest released variant."""
+    """One line per stage, as in Table 1, with the totals and the closest released variant."""
     baseline, coefficients, size = derived.baseline, derived.coefficients, derived.image_size
     lines = [derived.title, equation_text(coefficients)]
     lines += [f"image size {size} x {size} pixels ({baseline.image_size} * {coefficients.resolution:.4f}, rounded)", ""]
@@ -102,7 +102,7 @@ def architecture_text(derived: Architecture) -> str:
 
 
 def budget_text(rows: dict) -> str:
-    """A line for each of the budgets of `budget_rows`; of two, the one that binds says so."""
+    """One line per budget of `budget_rows`. If there are two, the binding one is marked."""
     lines = []
     for name, budget in rows["budgets"].items():
         binds = "; this one binds" if len(rows["budgets"]) > 1 and name in rows["binding"] else ""
@@ -144,7 +144,7 @@ def table_text() -> str:
 
 
 def fit_text() -> str:
-    """The gap between Equation 3 and the released coefficients, and why it is there."""
+    """The gap between Equation 3 and the released coefficients, and the reason for it."""
     lines = [
         "Each released variant beside Equation 3 (1.2, 1.1, 1.15) at the one phi that fits its coefficients best.",
         "phi by d / w / r: the phi that depth, width and resolution each ask for. best: least squares of the",
@@ -182,7 +182,7 @@ def fit_text() -> str:
 
 
 def search_text(baseline: Baseline, candidates: list[Candidate]) -> str:
-    """STEP 1's candidates, best first, the paper's choice marked where it is among them."""
+    """The candidates of STEP 1, best first, with the paper's choice marked if it is among them."""
     paper = (ALPHA, BETA, GAMMA)
     here = any((one.coefficients.alpha, one.coefficients.beta, one.coefficients.gamma) == paper for one in candidates)
     chose = "the one that is marked * here" if here else f"{ALPHA}, {BETA}, {GAMMA}, which is not on this grid"
@@ -218,7 +218,7 @@ PAPER_TITLES = {
 
 
 def paper_text(table: str, reproductions: list[Reproduction]) -> str:
-    """Table 3 or 7: the paper's FLOPs beside ours, and which rows do not reproduce."""
+    """Table 3 or 7: the paper's FLOPs beside ours, and the rows that do not reproduce."""
     lines = [
         f"{PAPER_TITLES[table]} The paper's FLOPs are multiply-adds;",
         "ours follow from its rules and the released code's rounding.",

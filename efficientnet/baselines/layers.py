@@ -1,4 +1,4 @@
-"""Blocks of the other baselines that the paper scales: MobileNetV1's and ResNet's.
+"""Blocks of the other baselines that the paper scales: MobileNetV1 and ResNet.
 
 MobileNetV2's inverted residual is `layers.MBConv` without squeeze-excitation and with ReLU6.
 Tensors are (N, C, H, W) throughout.
@@ -15,9 +15,9 @@ from efficientnet.layers import ACTIVATIONS, AUTHORS, Convention, ConvNormAct, S
 
 
 class DepthwiseSeparable(nn.Module):
-    """MobileNetV1's block: a kxk convolution of each channel alone, then a 1x1 convolution across them.
+    """MobileNetV1's block: a kxk convolution of each channel alone, then a 1x1 convolution across channels.
 
-    Norm and activation follow both; there is no residual.
+    Norm and activation follow both. There is no residual.
     (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
 
@@ -40,9 +40,9 @@ class DepthwiseSeparable(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """ResNet's bottleneck: 1x1 down to out_channels / expansion, kxk with the stride, 1x1 up, and the input added.
+    """ResNet's bottleneck: 1x1 down to out_channels / expansion, kxk with the stride, 1x1 up, plus the input.
 
-    Where the shape changes, the input goes through a strided 1x1 convolution.  The activation follows the sum.
+    If the shape changes, the input goes through a strided 1x1 convolution. The activation follows the sum.
     (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
 
@@ -74,7 +74,7 @@ class Bottleneck(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """The maximum of each kxk window, in which padding never wins.
+    """The maximum of each kxk window, ignoring padding.
 
     (N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)).
     """

@@ -1,14 +1,14 @@
-"""The other architectures that the paper scales (section 5.1, Table 3), as stage tables like B0's.  No torch here.
+"""The other architectures that the paper scales (section 5.1, Table 3), as stage tables like B0's. No torch here.
 
-Each table is that of the architecture's own paper, with the strides on the first layer of a stage:
+Each table comes from the architecture's own paper. Strides are those of a stage's first layer.
 
     MobileNetV1   Howard et al. 2017, arXiv 1704.04861, Table 1     depthwise-separable convolutions, ReLU
     MobileNetV2   Sandler et al. 2018, arXiv 1801.04381, Table 2    inverted residuals with linear bottleneck, ReLU6
     ResNet-50     He et al. 2016, arXiv 1512.03385, Table 1         bottlenecks, ReLU
 
-`scaling.scale` scales them as it scales B0.  MobileNetV1's layers are grouped into stages by their output channels,
-which its paper does not do; depth multiplies the groups.  ResNet-50 strides in the 3x3 convolution of a bottleneck,
-as today's libraries do ("v1.5", 4.1 billion multiply-adds, the paper's figure), not in the first 1x1 (3.8 billion).
+`scaling.scale` scales them like B0. MobileNetV1's paper has no stages, so layers with the same output channels form
+one here, and depth multiplies the layers in it. ResNet-50 strides in the 3x3 convolution of a bottleneck, as today's
+libraries do ("v1.5", 4.1 billion multiply-adds, the paper's figure), not in the first 1x1 (3.8 billion).
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ def get_baseline(name: str) -> Baseline:
 
 
 def get_architecture(name: str) -> Variant | Baseline:
-    """The released variant or the baseline of that name, as `get_variant` and `get_baseline` read it.
+    """The released variant or the baseline of that name; ValueError lists the known ones.
 
-    ValueError lists the known ones of both.
+    Names are spelled as for `get_variant` and `get_baseline`.
     """
     for find in (get_variant, get_baseline):
         with contextlib.suppress(ValueError):

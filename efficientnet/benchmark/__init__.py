@@ -1,7 +1,7 @@
 """Speed beside other libraries: `python -m efficientnet.benchmark`.
 
 compare       ours beside the installed peers, in turns
-worker        one measurement in a process of its own
-scaling       where time does not follow multiply-adds
-checkpoint    what a lower precision does to a trained model's metrics
+worker        one measurement in a fresh process
+scaling       cases in which time does not follow multiply-adds
+checkpoint    the effect of a lower precision on a trained model's metrics
 """

@@ -1,13 +1,13 @@
-"""How fast this EfficientNet is, beside the libraries that people would use instead.
+"""Measure the speed of this EfficientNet beside other libraries.
 
     python -m efficientnet.benchmark                                    B0, 16 images of 224 pixels, prediction
     python -m efficientnet.benchmark --variant b3 --batch-size 8 --train
     python -m efficientnet.benchmark --batch-size 1 --peers torchvision --compile
     python -m efficientnet.benchmark --scaling                          where time does not follow multiply-adds
-    python -m efficientnet.benchmark --checkpoint runs/b3-1/best.pt     what a lower precision does to the metrics
+    python -m efficientnet.benchmark --checkpoint runs/b3-1/best.pt     the effect of a lower precision on the metrics
 
-Every measurement is a process of its own, and the contestants take turns over several rounds, so that a machine that
-slows down slows all of them. Peers run as their users run them: fp32, PyTorch's defaults.
+Every measurement runs in a fresh process, and the libraries take turns over several rounds, so that a machine that
+slows down slows all of them. Peers run with their defaults, in fp32.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from efficientnet.baselines.stages import BASELINES, get_architecture
+from efficientnet.benchmark.checkpoint import compare_precisions
 from efficientnet.benchmark.compare import OURS, ceilings, compare, installed_peers, machine_text, processor
+from efficientnet.benchmark.scaling import compare_costs
 from efficientnet.benchmark.worker import PEERS, Task
 from efficientnet.common.command_line import Parser, command, leave, number
 from efficientnet.common.errors import UserError
@@ -26,7 +30,7 @@ from efficientnet.scaling import SMALLEST_IMAGE, VARIANTS
 
 PROGRAM = "python -m efficientnet.benchmark"
 ROUNDS, SECONDS = 5, 3.0
-# Flags that have no meaning beside another.
+# Flags that exclude each other: --scaling and --checkpoint decide these themselves.
 DECIDED_BY = {
     "--scaling": ("variant", "image_size", "peers", "compile"),
     "--checkpoint": ("variant", "batch_size", "image_size", "peers", "compile", "rounds", "seconds", "threads"),
@@ -42,18 +46,18 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--image-size", type=number(int, SMALLEST_IMAGE), metavar="N", help="default: the variant's own"
     )
     parser.add_argument("--train", action="store_true", help="a training step instead of a prediction")
-    parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes more")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too, which adds minutes")
     parser.add_argument(
-        "--peers", metavar="NAME,...", help=f"of {', '.join(PEERS)}; '' is none (default: those installed)"
+        "--peers", metavar="NAME,...", help=f"some of {', '.join(PEERS)}; '' is none (default: those installed)"
     )
-    parser.add_argument("--scaling", action="store_true", help="B0 to B7 and other sizes against their multiply-adds")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="metrics of a trained one in each precision")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="for --checkpoint (default: what it was trained on)")
-    parser.add_argument("--rounds", type=number(int, 1), metavar="N", help="turns of each contestant (5)")
-    parser.add_argument("--seconds", type=number(float, above=0), metavar="S", help="for each turn (3)")
-    parser.add_argument("--threads", type=number(int, 1), metavar="N", help="of PyTorch (default: its own choice)")
-    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda where there is one")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there as well")
+    parser.add_argument("--scaling", action="store_true", help="B0 to B7 and other sizes beside their multiply-adds")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="metrics of a checkpoint in each precision")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="for --checkpoint (default: its training data)")
+    parser.add_argument("--rounds", type=number(int, 1), metavar="N", help="turns of each library (5)")
+    parser.add_argument("--seconds", type=number(float, above=0), metavar="S", help="of each turn (3)")
+    parser.add_argument("--threads", type=number(int, 1), metavar="N", help="PyTorch's threads (default: its choice)")
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda if there is one")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE as well")
     arguments = parser.parse_args(argv)
     chosen = [f"--{name}" for name in ("train", "scaling", "checkpoint") if getattr(arguments, name)]
     if len(chosen) > 1:
@@ -73,14 +77,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 @command(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
-    import torch
-
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no CUDA device here; leave the flag out")
     if arguments.checkpoint is not None:
-        from efficientnet.benchmark.checkpoint import compare_precisions
-
         text, result = compare_precisions(arguments.checkpoint, arguments.data, torch.device(device))
     else:
         variant = arguments.variant or "b0"
@@ -99,8 +99,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         machine = ceilings(task)
         print(machine_text(machine, device, arguments.threads or torch.get_num_threads()), flush=True)
         if arguments.scaling:
-            from efficientnet.benchmark.scaling import compare_costs
-
             text, result = compare_costs(task, rounds, machine)
         else:
             text, result = compare(task, peers, arguments.compile, rounds, machine)

@@ -1,4 +1,4 @@
-"""Ours beside the installed peers: each measurement a process of its own, taking turns over several rounds."""
+"""Measure ours beside the installed peers, each measurement in a fresh process, in turns over several rounds."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from efficientnet.baselines.stages import get_architecture
 from efficientnet.benchmark.worker import COMPILED, FAST, PEERS, Task
 from efficientnet.common.errors import UserError
-from efficientnet.complexity import complexity
+from efficientnet.complexity import Complexity, complexity
 
 OURS = "efficientnet"
-# Seconds that a process may take beyond those that it measures: to import, compile, and call a few times more.
+# Seconds that a process may take beyond its measurement, for imports, compilation and warm-up.
 PATIENCE = 900
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """What one line of the table is about."""
+    """A line of the table: its label and its task."""
 
     label: str
     task: Task
@@ -51,10 +52,10 @@ def contestants(task: Task, peers: Sequence[str], precisions: Sequence[str], com
 
 
 def run_task(task: Task) -> dict[str, Any]:
-    """The result of `worker` in a fresh process.  Raises UserError where it fails."""
+    """The result of `worker` in a fresh process. Raises UserError if it fails."""
     command = [sys.executable, "-m", "efficientnet.benchmark.worker", task.to_json()]
     what = f"{task.library} {task.variant}{', ' + task.path if task.library == OURS else ''}, {task.precision}"
-    root = Path(__file__).resolve().parents[2]  # where there is a package to import, installed or not
+    root = Path(__file__).resolve().parents[2]  # the package may not be installed
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
     try:
         process = subprocess.run(
@@ -66,7 +67,7 @@ def run_task(task: Task) -> dict[str, Any]:
         raise UserError(f"{what}: its process was killed (signal {-process.returncode}); try a smaller --batch-size")
     if process.returncode:
         lines = process.stderr.strip().splitlines() or ["no message"]
-        # Compilers add advice to the message of their error.
+        # torch.compile prints advice after the error.
         reasons = [line for line in lines if re.match(r"\S*(Error|Exception): ", line)]
         raise UserError(f"{what}: {(reasons or lines)[-1]}")
     return json.loads(process.stdout.splitlines()[-1])
@@ -75,7 +76,7 @@ def run_task(task: Task) -> dict[str, Any]:
 def measured_rows(
     entries: Sequence[Contestant], rounds: int, machine: dict[str, float]
 ) -> tuple[list[dict[str, Any] | None], list[str]]:
-    """The `row` of each contestant, None where it failed, and the reasons.  They take turns in every round."""
+    """The `row` of each contestant, None if it failed, and the reasons. All take a turn in every round."""
     results: list[list[dict[str, Any]]] = [[] for _ in entries]
     failures: dict[int, str] = {}
     with tqdm(total=rounds * len(entries), disable=not sys.stderr.isatty(), leave=False, unit=" runs") as bar:
@@ -93,16 +94,16 @@ def measured_rows(
 
 
 def row(entry: Contestant, results: Sequence[dict[str, Any]], machine: dict[str, float]) -> dict[str, Any]:
-    """One line of the table.
+    """The values of a line of the table.
 
-    seconds: the median over the rounds of each round's median; spread: half of what lies between the fastest and the
-    slowest round, as a share of it.  peak_share: of the machine's matrix product in that precision; a training step
-    is taken for three predictions, one forward and two backward.
+    seconds: median over the rounds of each round's median. spread: half the difference between the fastest and the
+    slowest round, as a share of `seconds`. peak_share: speed as a share of the machine's matrix product in the same
+    precision; a training step counts as three predictions, one forward and two backward.
     """
     medians = [statistics.median(result["seconds"]) for result in results]
     seconds = statistics.median(medians)
     task = entry.task
-    work = multiply_adds(task.variant, task.image_size) * task.batch_size * (3 if task.train else 1)
+    work = counts_of(task.variant, task.image_size).multiply_adds * task.batch_size * (3 if task.train else 1)
     return {
         "label": entry.label,
         "library": task.library,
@@ -117,16 +118,16 @@ def row(entry: Contestant, results: Sequence[dict[str, Any]], machine: dict[str,
 
 
 def ceilings(task: Task) -> dict[str, float]:
-    """What the machine itself can do: see `worker.ceilings`."""
+    """The limits of the machine itself: see `worker.ceilings`."""
     return run_task(replace(task, library="machine"))
 
 
-def multiply_adds(variant: str, image_size: int) -> int:
-    return complexity(get_architecture(variant).stages, image_size).multiply_adds
+def counts_of(variant: str, image_size: int) -> Complexity:
+    return complexity(get_architecture(variant).stages, image_size)
 
 
 def table(rows: Sequence[dict[str, Any]], reference: dict[str, Any]) -> str:
-    """The rows as text; the ratio is of images per second to the reference's."""
+    """The rows as text. ratio: speed over that of the reference."""
     width = max(len(entry["label"]) for entry in rows)
     lines = [f"{'':<{width}}{'ms':>9}{'images/s':>10}{'spread':>8}{'ratio':>7}{'of peak':>9}{'peak MiB':>10}"]
     for entry in rows:
@@ -140,7 +141,7 @@ def table(rows: Sequence[dict[str, Any]], reference: dict[str, Any]) -> str:
 
 
 def processor() -> str:
-    """Its name, where the system tells."""
+    """The name of the processor, if the system tells."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
@@ -149,8 +150,7 @@ def processor() -> str:
 
 
 def machine_text(machine: dict[str, float], device: str, threads: int) -> str:
-    import torch
-
+    """The machine and its `ceilings` in one line."""
     name = torch.cuda.get_device_name() if device == "cuda" else f"{processor()}, {threads} threads"
     products = ", ".join(f"{precision} {machine[precision]:.0f}" for precision in ("fp32", "bf16"))
     return (
@@ -160,7 +160,7 @@ def machine_text(machine: dict[str, float], device: str, threads: int) -> str:
 
 
 def installed_peers(wanted: str | None, variant: str) -> list[str]:
-    """The peers asked for, or those that are installed and have the variant.  UserError for one that is missing."""
+    """The wanted peers, or all that are installed and have the variant. UserError for one that is missing."""
     able = [name for name, names in PEERS.items() if variant in names]
     if wanted is None:
         return [name for name in able if importlib.util.find_spec(name)]
@@ -180,7 +180,7 @@ def installed_peers(wanted: str | None, variant: str) -> list[str]:
 def compare(
     task: Task, peers: Sequence[str], compiled: bool, rounds: int, machine: dict[str, float]
 ) -> tuple[str, dict[str, Any]]:
-    """Ours beside the peers: the text, and the same for --json."""
+    """Compare ours with the peers; returns the text, and the same for --json."""
     lower = "fp16" if task.device == "cuda" else "bf16"
     entries = contestants(task, peers, ("fp32", lower), compiled)
     measured, failures = measured_rows(entries, rounds, machine)

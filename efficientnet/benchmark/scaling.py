@@ -1,4 +1,4 @@
-"""Where time does not follow multiply-adds: the family, other sizes of B0, and other architectures, measured."""
+"""Measure where time does not follow multiply-adds: the family, other sizes of B0, and other architectures."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import replace
 from typing import Any
 
 from efficientnet.baselines.stages import get_architecture
-from efficientnet.benchmark.compare import Contestant, measured_rows
+from efficientnet.benchmark.compare import Contestant, counts_of, measured_rows
 from efficientnet.benchmark.worker import FAST, Task
-from efficientnet.complexity import Complexity, complexity
 
 FAMILY = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7")
-SIZES = (128, 160, 320, 448)  # of B0, beside its own
+SIZES = (128, 160, 320, 448)  # more image sizes for B0
 OTHERS = ("mobilenet_v2", "resnet50")
 
 WHY = """\
-Multiply-adds count arithmetic, but what one layer writes the next has to fetch, and depthwise convolutions, norms,
-activations and gates do little with it: a ResNet-50 does {resnet:.0f} multiply-adds for each value that its
-convolutions write, a B0 {b0:.0f} and a B7 {b7:.0f}, so that the one waits for its arithmetic and the others for their
-memory.  Small images and batches add the fixed cost of a call for each of many thin layers, and large ones no longer
-fit the caches."""
+Multiply-adds count arithmetic, but every layer also writes values that the next one reads, and depthwise convolutions,
+norms, activations and gates do little arithmetic on them. A ResNet-50 does {resnet:.0f} multiply-adds for each value
+that its convolutions write, a B0 {b0:.0f} and a B7 {b7:.0f}: arithmetic limits the ResNet, memory the others. Small
+images and batches add the fixed cost of calls for many thin layers, and large ones no longer fit the caches."""
 
 
 def compare_costs(task: Task, rounds: int, machine: dict[str, float]) -> tuple[str, dict[str, Any]]:
-    """Each architecture as written and by the fast path, in fp32: milliseconds an image and for a billion
-    multiply-adds; the text, and the same for --json."""
+    """Measure each architecture as written and by the fast path, in fp32; returns the text, and the same for --json.
+
+    Milliseconds are given for an image and for a billion multiply-adds.
+    """
     family, others = ([(name, get_architecture(name).image_size) for name in names] for names in (FAMILY, OTHERS))
     cases = [*family, *(("b0", size) for size in SIZES), *others]
     entries = []
@@ -51,10 +51,6 @@ def compare_costs(task: Task, rounds: int, machine: dict[str, float]) -> tuple[s
             }
         )
     return text(rows, task.batch_size), {"batch_size": task.batch_size, "rows": rows, "failures": failures}
-
-
-def counts_of(name: str, image_size: int) -> Complexity:
-    return complexity(get_architecture(name).stages, image_size)
 
 
 def text(rows: list[dict[str, Any]], batch_size: int) -> str:

@@ -1,6 +1,6 @@
-"""One measurement in a process of its own: `python -m efficientnet.benchmark.worker TASK` prints the result as JSON.
+"""One measurement in a fresh process: `python -m efficientnet.benchmark.worker TASK` prints the result as JSON.
 
-What one library sets for its process (the allocator, for one) and leaves in the caches is then nobody else's.
+So one library's process-wide settings, such as the allocator's, do not affect another library.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efficientnet import create_model
 from efficientnet.common.command_line import command, leave
 from efficientnet.common.cpu import keep_freed_memory
+from efficientnet.create import create_model
 from efficientnet.inference.fast_path import optimize_for_inference
 from efficientnet.inference.precision import PRECISIONS, autocast
 from efficientnet.training.fast_cpu import accelerate_training
 
-# Of other libraries, what they call those that they have.
+# Other libraries' names for the architectures that they have.
 B0_TO_B7 = [f"b{number}" for number in range(8)]
 PEERS = {
     "torchvision": {name: f"efficientnet_{name}" for name in B0_TO_B7}
@@ -32,14 +32,14 @@ PEERS = {
     | {"resnet50": "resnet50", "mobilenet_v2": "mobilenetv2_100"},
     "efficientnet_pytorch": {name: f"efficientnet-{name}" for name in [*B0_TO_B7, "b8", "l2"]},
 }
-# Ours: as `create_model` gives it; by the fast path; compiled on top of that.
+# Ours: from `create_model`, by the fast path, and the fast path compiled.
 PLAIN, FAST, COMPILED = "as written", "fast path", "compiled"
-WARM_UP, FEWEST = 2, 3  # calls that are not counted, and the fewest that are
+WARM_UP, FEWEST = 2, 3  # uncounted calls, and the least number of counted ones
 
 
 @dataclass(frozen=True)
 class Task:
-    """A model of a library on random images, for so many seconds; of library "machine", the machine's own ceilings."""
+    """A measurement of a library's model on random images for some seconds. library "machine": see `ceilings`."""
 
     library: str
     variant: str = "b0"
@@ -57,7 +57,7 @@ class Task:
 
 
 def build(task: Task) -> nn.Module:
-    """The model as a user of its library makes it: 1000 classes, random weights."""
+    """The model with its library's defaults: 1000 classes, random weights."""
     if task.library not in PEERS:
         return create_model(task.variant)
     name = PEERS[task.library][task.variant]
@@ -69,7 +69,7 @@ def build(task: Task) -> nn.Module:
 
 
 def prediction(task: Task) -> Callable[[Tensor], Any]:
-    """Logits of a batch."""
+    """A function that returns the logits of a batch."""
     model = build(task).to(task.device).eval()
     if task.path != PLAIN:
         return optimize_for_inference(model, task.precision, compile=task.path == COMPILED)
@@ -82,9 +82,9 @@ def prediction(task: Task) -> Callable[[Tensor], Any]:
 
 
 def training_step(task: Task) -> Callable[[Tensor], Any]:
-    """Forward, backward and SGD with momentum, the plainest optimizer of all of these libraries."""
+    """A function that does a training step on a batch: forward, backward, SGD with momentum."""
     model = build(task).to(task.device).train()
-    if task.path == FAST:  # what train.py does
+    if task.path == FAST:  # as in train.py
         if task.device == "cpu" and task.precision == "bf16":
             accelerate_training(model)
         model = model.to(memory_format=torch.channels_last)
@@ -104,7 +104,7 @@ def training_step(task: Task) -> Callable[[Tensor], Any]:
 
 
 def seconds_of(call: Callable[[], Any], at_least: float, device: str = "cpu") -> list[float]:
-    """How long each of several calls took, after some that do not count; on CUDA by its own events."""
+    """The seconds of each of several calls after warm-up; on CUDA by its own events."""
     for _ in range(WARM_UP):
         call()
     times: list[float] = []
@@ -124,7 +124,7 @@ def seconds_of(call: Callable[[], Any], at_least: float, device: str = "cpu") ->
 
 
 def peak_mebibytes(device: str) -> float:
-    """The most memory that this process has had: on CUDA the device's, else the process's own."""
+    """The peak memory of this process, on CUDA that of the device."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     try:
@@ -136,10 +136,10 @@ def peak_mebibytes(device: str) -> float:
 
 
 def ceilings(task: Task) -> dict[str, float]:
-    """Giga multiply-adds a second of a matrix product by precision, and gigabytes a second of reading and writing."""
-    side = 4096 if task.device == "cuda" else 1024  # as fast as larger ones, and bearable where bf16 is emulated
+    """Limits of the machine: billions of multiply-adds a second of a matrix product, by precision; GB/s of memory."""
+    side = 4096 if task.device == "cuda" else 1024  # as fast as larger ones, and not too slow where bf16 is emulated
     result = {}
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32  # by default convolutions may, these not
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32  # as for convolutions
     for name in ("fp32", "bf16", "fp16") if task.device == "cuda" else ("fp32", "bf16"):
         matrix = torch.randn(side, side, device=task.device).to(PRECISIONS[name])
         best = min(seconds_of(lambda matrix=matrix: matrix @ matrix, task.seconds / 3, task.device))
@@ -150,7 +150,7 @@ def ceilings(task: Task) -> dict[str, float]:
 
 
 def measure(task: Task) -> dict[str, Any]:
-    """{"seconds": [...], "peak": MiB}; of the machine its `ceilings`."""
+    """{"seconds": [...], "peak": MiB}, or the `ceilings` of the machine."""
     torch.manual_seed(0)
     if task.threads is not None:
         torch.set_num_threads(task.threads)
@@ -159,7 +159,7 @@ def measure(task: Task) -> dict[str, Any]:
         return ceilings(task)
     call = training_step(task) if task.train else prediction(task)
     if task.library not in PEERS and task.path != PLAIN:
-        keep_freed_memory()  # but not what the weights have left that are copied and folded
+        keep_freed_memory()  # only now, so that the memory of folding the weights is freed
     images = torch.randn(task.batch_size, 3, task.image_size, task.image_size, device=task.device)
     times = seconds_of(lambda: call(images), task.seconds, task.device)
     return {"seconds": times, "peak": peak_mebibytes(task.device)}

@@ -1,4 +1,4 @@
-"""What the commands share: one-line usage errors, and values that argparse checks.  No torch here."""
+"""Commands: exit codes, errors in one line, and argument types. No torch here."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def is_first_here() -> bool:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with the error in one line, without the page of usage before it, and no guessing of shortened flags."""
+    """argparse with errors in one line, without the usage before it, and without abbreviated flags."""
 
     def __init__(self, **options) -> None:
         options.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Exit code 2 and one line, from one process a machine: usage is the same for all of them."""
+        """Exit with code 2 and one line, printed by one process on each machine."""
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n" if is_first_here() else None)
 
 
 def fail(program: str, message: object) -> int:
-    """Prints the message without a traceback; returns exit code 1.
+    """Print the message without a traceback; returns exit code 1.
 
-    Most failures meet every rank, and rank 0 speaks for all.  Another rank waits until torchrun has ended it for rank
-    0's failure; if that does not come, the failure is its own, and it says so.
+    Most failures meet every rank, and rank 0 speaks for all. Another rank waits for torchrun to end it because of rank
+    0's failure; if that does not happen, the failure is its own, and it says so.
     """
     if rank() != 0:
         time.sleep(10)
@@ -51,8 +51,11 @@ def fail(program: str, message: object) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process.  A rank that failed goes at once, without tearing its process group down: the others may be
-    waiting for it in a collective, and it would wait for them."""
+    """End the process.
+
+    A rank that failed exits at once, without destroying its process group: the others may be waiting for it in a
+    collective, and it would wait for them.
+    """
     if code and "RANK" in os.environ:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -61,11 +64,11 @@ def leave(code: int) -> NoReturn:
 
 
 def command(program: str) -> Callable[[Callable[..., int | None]], Callable[..., int]]:
-    """Decorates a command's `main(argv)` so that it returns its exit code, whatever happens.
+    """Decorate a command's `main(argv, **options)`: it returns an exit code, whatever happens.
 
     argv: the arguments; None takes those of the command line.
-    0 or what `main` returns; 2 and one line for usage errors; 1 and one line for a UserError and for failures of
-    the file system; 1 and the traceback for a mistake of ours; 130 for Ctrl-C; 0 for a closed pipe.
+    The code is 0 or the one that `main` returns; 2 with one line for a usage error; 1 with one line for a UserError or
+    a failure of the file system; 1 with the traceback for a bug; 130 for Ctrl-C; 0 for a closed pipe.
     """
 
     def decorate(main: Callable[..., int | None]) -> Callable[..., int]:

@@ -1,8 +1,13 @@
-"""Prediction: the same function in fewer steps.
+"""Prediction: logits of images, and a fast path that computes the same function in fewer steps.
 
-fast_path    start here: `optimize_for_inference` and the model it returns
-precision    fp32, bf16, fp16
+fast_path     start here: `optimize_for_inference` and the model that it returns
+folded        its layers, with batch norm folded into the convolutions
+onednn        its convolutions on a CPU, fused with activations and sums
+precision     fp32, bf16, fp16
+prediction    logits of a batch, by any model on any device
 """
+
+from __future__ import annotations
 
 from efficientnet.inference.fast_path import optimize_for_inference
 

@@ -1,4 +1,4 @@
-"""Pages for people."""
+"""The model card, and metrics as text."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from efficientnet.metrics import summarise
 class BreastScores:
     """B breasts with at least one scored image: labels and probabilities (B, T), and how many images each rests on.
 
-    `unscored` are the breasts of which no image could be read.
+    unscored: breasts without a readable image.
     """
 
     breasts: tuple[Breast, ...]
@@ -27,7 +27,7 @@ class BreastScores:
     unscored: tuple[Breast, ...]
 
     def metrics(self, threshold: float | None = None, intervals: bool = False) -> dict[str, Any]:
-        """`metrics.summarise` of the first target over the labelled breasts, by patients where intervals are asked."""
+        """`metrics.summarise` of the first target over the labelled breasts; intervals resample patients."""
         known = ~np.isnan(self.labels[:, 0])
         patients = [breast.patient_id for breast, use in zip(self.breasts, known, strict=True) if use]
         return summarise(

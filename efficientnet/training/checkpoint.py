@@ -33,7 +33,7 @@ def serialise(content: dict[str, Any]) -> memoryview:
 def write_checkpoint(path: Path, data: bytes | memoryview) -> None:
     """Serialised content to a file, atomically, then its checksum.
 
-    A kill between the two leaves the file without a checksum rather than with that of the file before.
+    A kill between the two leaves the file without a checksum, never with the checksum of the file before.
     """
     checksum = checksum_path(path)
     with atomic_file(path) as file:
@@ -46,10 +46,10 @@ def write_checkpoint(path: Path, data: bytes | memoryview) -> None:
 
 
 def write_numbered(folder: Path, number: int, data: bytes | memoryview, keep: int) -> None:
-    """A checkpoint after `number` updates, which becomes last.pt as well; of the earlier ones the last `keep` - 1 stay.
+    """Write the checkpoint after `number` updates, also as last.pt; keep only the last `keep` - 1 before it.
 
-    last.pt is a second name of the same file, or a copy where the disk has no hard links.  Later numbers than this
-    are of a run that was taken back, and go.
+    last.pt is a second name of the same file, or a copy where the disk has no hard links. Checkpoints with a higher
+    number are deleted: the run went back to an earlier one.
     """
     path, last = numbered_path(folder, number), folder / "last.pt"
     write_checkpoint(path, data)
@@ -86,7 +86,7 @@ def checksum_path(path: Path) -> Path:
 def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
     """The content of a checkpoint of this project.  Nothing in the file is executed (`weights_only=True`).
 
-    Raises CheckpointError for a missing, truncated or foreign file, and where the checksum beside it is another's.
+    Raises CheckpointError for a missing, truncated or foreign file, and for one that differs from its checksum.
     """
     explain_failures(path, lambda: verify(path))
     content = load_tensors(path, map_location)
@@ -108,7 +108,7 @@ def check_task(path: Path, content: dict[str, Any], name: str) -> None:
 
 
 def verify(path: Path) -> None:
-    """Raises CheckpointError where the file is not the one that its checksum was made of.  Without one, it passes."""
+    """Raises CheckpointError where the file differs from its checksum. A file without a checksum passes."""
     checksum = checksum_path(path)
     if not checksum.exists():
         return
@@ -121,7 +121,7 @@ def verify(path: Path) -> None:
 
 
 def load_newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
-    """The newest checkpoint of a run folder that is whole, its content, and a line for each damaged one before it.
+    """The newest whole checkpoint of a run folder, its content, and a line for each newer one that is damaged.
 
     Raises CheckpointError where there is none.
     """

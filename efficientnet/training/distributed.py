@@ -1,4 +1,4 @@
-"""The processes of one run: ranks under torchrun, or a single one under plain python."""
+"""The processes of a run: ranks under torchrun, or a single one under plain python."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from efficientnet.common.cpu import keep_freed_memory
 
 @dataclass(frozen=True)
 class Process:
-    """This process among those of the run.  rank counts over all machines, local_rank on this one."""
+    """One process of the run. rank counts over all machines, local_rank on this one; backend is None on its own."""
 
     rank: int
     world_size: int
@@ -55,7 +55,7 @@ class Process:
         return values
 
     def maximum(self, *values: int) -> list[int]:
-        """For each value the largest over the ranks, on every rank: how ranks agree on a flag in one small message."""
+        """The largest of each value over the ranks, on every rank: how ranks agree on flags in one small message."""
         if self.backend is None:
             return [int(value) for value in values]
         largest = torch.tensor(values, dtype=torch.int32, device=self.device)
@@ -89,10 +89,12 @@ class Process:
 
 
 def start(device: str | None, backend: str | None, timeout_minutes: float = 10) -> Process:
-    """Joins the run.  device: "cuda" or "cpu", by default what the machine has; backend: nccl with CUDA, else gloo.
+    """Join the run.
 
+    device: "cuda" or "cpu"; by default CUDA if there is one.  backend: by default nccl with CUDA, else gloo.
     timeout_minutes: how long a rank waits for the others, here and in every later exchange, before it fails.
-    Raises ValueError where more ranks than GPUs would share them under nccl, or CUDA is asked for and absent.
+    Raises ValueError where more ranks than GPUs would share them under nccl, where CUDA is asked for and absent, and
+    for several processes on Windows.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     local_rank, local_world = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -120,9 +122,9 @@ def start(device: str | None, backend: str | None, timeout_minutes: float = 10) 
         raise ValueError("several processes need torch.distributed on Linux or macOS: use plain python train.py")
     bound = chosen if backend == "nccl" else None
     timeout = timedelta(minutes=timeout_minutes)
-    # DDP imports this when it is made, and there the process group of that moment becomes the default of an argument,
-    # which no destroy_process_group reaches: gloo's threads would live into the end of the interpreter, where one that
-    # lets go of its last message aborts a process that has done all its work.
+    # DDP imports this module, which keeps the process group of that moment as the default of an argument, where no
+    # destroy_process_group reaches it: gloo's threads would outlive the interpreter, and one that frees its last
+    # message then aborts a process that has done all its work. So import it before there is a group.
     importlib.import_module("torch.distributed.fsdp")
 
     store = fresh_store(world_size, timeout)
@@ -131,12 +133,12 @@ def start(device: str | None, backend: str | None, timeout_minutes: float = 10) 
 
 
 def fresh_store(world_size: int, timeout: timedelta) -> dist.Store:
-    """The store in which the ranks find each other, under a prefix that no earlier start of them has used.
+    """The store in which the ranks find each other, under a prefix that no earlier start has used.
 
-    torchrun keeps one store through its restarts (https://github.com/pytorch/pytorch/issues/135712).  A rank that
-    finds there the address which another had before the restart would wait for it until the timeout; and torchrun's
-    own count of restarts differs between machines.  So rank 0 counts the starts, and answers each rank that asks: a
-    number that was not asked for before is answered by none but the rank 0 of this start.
+    torchrun keeps one store through its restarts (https://github.com/pytorch/pytorch/issues/135712). A rank that found
+    the address of another from before the restart would wait for it until the timeout, and torchrun's own count of
+    restarts differs between machines. So rank 0 counts the starts, and answers every rank that asks under a number
+    that was never used before: only the rank 0 of this start can have answered it.
     """
     store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
     if rank() != 0:

@@ -12,9 +12,9 @@ from torch import nn
 class ExponentialMovingAverage:
     """`average` is a copy of the model that follows it: average = decay * average + (1 - decay) * model.
 
-    decay is min(`decay`, (1 + n) / (10 + n)) at update n, so that early averages are not the initialisation's.
-    Floating-point buffers (the batch-norm moving statistics) are averaged as well, the rest is copied.  n is part of
-    the state: forgetting it on resume would drop the average back to its first updates.
+    At update n, decay is min(`decay`, (1 + n) / (10 + n)), so that early averages are not the initialisation's.
+    Floating-point buffers (the batch-norm moving statistics) are averaged as well; the rest is copied. n is part of the
+    state: without it a resumed run would treat the average as in its first updates.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -43,26 +43,29 @@ def is_depthwise(conv: nn.Conv2d) -> bool:
     return square and padded and conv.bias is None and conv.groups == conv.in_channels == conv.out_channels > 1
 
 
-class DepthwiseConvolution(nn.Module):
+class DepthwiseConvolution(nn.Conv2d):
     """A depthwise convolution by `Depthwise`, with the parameter of an `nn.Conv2d`."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.weight, self.stride, self.padding = conv.weight, conv.stride[0], conv.padding[0]
+        sides = conv.kernel_size, conv.stride, conv.padding
+        # On "meta", a weight that is replaced at once takes neither memory nor random numbers.
+        super().__init__(conv.in_channels, conv.out_channels, *sides, groups=conv.groups, bias=False, device="meta")
+        self.weight = conv.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return Depthwise.apply(x, self.weight, self.stride, self.padding)
+        return Depthwise.apply(x, self.weight, self.stride[0], self.padding[0])
 
 
-class LinearSqueezeExcitation(nn.Module):
-    """A `SqueezeExcitation`, with its submodules, by faster operators.
+class LinearSqueezeExcitation(SqueezeExcitation):
+    """A `SqueezeExcitation` by faster operators, with the submodules of another one.
 
-    Its convolutions see one pixel and are linear layers. Its mean uses the kernel of average pooling.
+    Its convolutions see one pixel and are computed as linear layers, and its mean by average pooling.
     """
 
     def __init__(self, gate: SqueezeExcitation) -> None:
-        super().__init__()
-        self.squeeze, self.expand, self.act = gate.squeeze, gate.expand, gate.act
+        with torch.device("meta"):
+            super().__init__(gate.squeeze.in_channels, gate.squeeze.out_channels)
+        self.squeeze, self.expand = gate.squeeze, gate.expand
 
     def forward(self, x: Tensor) -> Tensor:
         gate = F.avg_pool2d(x, x.shape[2:]).flatten(1)  # (N, C)

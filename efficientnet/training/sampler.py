@@ -1,4 +1,4 @@
-"""Which images make each update: shuffled, positives filled up to a share, the same global order for any world."""
+"""Which images make each update: shuffled, positives filled up to a share, in one order for any number of ranks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Draw(NamedTuple):
-    """One image of one batch.  (epoch, position) names it in the whole run: augmentation is seeded by it."""
+    """One image of one batch. (epoch, position) is unique in a run and seeds the augmentation."""
 
     index: int
     epoch: int
@@ -19,15 +19,15 @@ class Draw(NamedTuple):
 class BalancedSampler:
     """The batches of one rank, epoch after epoch, as lists of `Draw`.
 
-    Each update's *global* batch is drawn first, positives before negatives; then rank r of W takes every W-th draw,
-    and its forward passes share those in turn, so that every rank and pass gets its part of the positives.  The
-    order depends on (seed, epoch) only: another number of ranks with the same global batch sees the same images.
+    Each update's *global* batch is drawn first, positives before negatives. Rank r of W then takes every W-th draw, and
+    its forward passes share those in turn, so that every rank and pass gets its part of the positives. The order
+    depends on (seed, epoch) only: another number of ranks with the same global batch sees the same images.
 
     positives: whether each image of the training set is positive.
-    share: the least share of positives in an update.  Positives are drawn again where the set has fewer, each as
-        often as any other but for one; at or below the natural share, plain shuffling.
-    An epoch has as many draws as the set has images, without the last incomplete batch, but one update at least.
-    `epoch` and `start` are to be set before each iteration: which epoch, and how many of its updates are done already.
+    share: the least share of positives in an update. Where the set has fewer, positives are drawn again, all equally
+        often up to one draw; at or below the natural share, the set is only shuffled.
+    An epoch has as many draws as the set has images, without the last incomplete batch, but at least one update.
+    Set `epoch`, and `start` (how many of its updates are done), before each iteration.
     """
 
     def __init__(

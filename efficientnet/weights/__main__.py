@@ -1,4 +1,4 @@
-"""What a file of weights holds, and its weights under another library's names.
+"""Show the content of a file of weights, or write its weights under another library's names.
 
 python -m efficientnet.weights info tf_efficientnet_b3_ns-9d44bf68.pth
 python -m efficientnet.weights convert tf_efficientnet_b3_ns-9d44bf68.pth b3.safetensors
@@ -16,36 +16,31 @@ from efficientnet.common.errors import UserError
 from efficientnet.create import create_model
 from efficientnet.weights.conventions import CONVENTIONS
 from efficientnet.weights.files import WEIGHT_SUFFIXES
-from efficientnet.weights.load import first_three, read_weights, save_weights
+from efficientnet.weights.load import Weights, first_three, read_weights, save_weights
 from efficientnet.weights.names import OURS
-from efficientnet.weights.variants import ARCHITECTURES
+from efficientnet.weights.variants import ARCHITECTURES, nearest_architecture
 
 PROGRAM = "efficientnet.weights"
 
 
-@command(PROGRAM)
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="info|convert")
-    raw, libraries = argparse.RawDescriptionHelpFormatter, {"choices": list(CONVENTIONS), "metavar": "LIBRARY"}
-    known = f"one of {', '.join(CONVENTIONS)}"
-    information = commands.add_parser("info", formatter_class=raw, help="what a file holds, and its conventions")
+    information = commands.add_parser("info", formatter_class=raw, help="show a file's content and conventions")
     conversion = commands.add_parser("convert", formatter_class=raw, help="write a file's weights for another library")
-    for parsed, name in ((information, "FILE"), (conversion, "IN")):
-        parsed.add_argument("file", metavar=name, help=".pth, .pt, .bin or .safetensors, or lite0, lite1, lite2")
-        parsed.add_argument("--source", help=f"where it is from, {known} (default: recognised)", **libraries)
+    libraries = {"choices": list(CONVENTIONS), "metavar": "LIBRARY"}
+    known = ", ".join(CONVENTIONS)
+    for added, metavar in ((information, "FILE"), (conversion, "IN")):
+        added.add_argument("file", metavar=metavar, help=".pth, .pt, .bin or .safetensors, or lite0, lite1, lite2")
+        added.add_argument("--source", help=f"its library, one of {known} (default: recognised)", **libraries)
         for name in ("mean", "std"):
-            parsed.add_argument(
-                f"--{name}",
-                type=float,
-                nargs="+",
-                metavar="X",
-                help=f"{name} of pixels in [0, 1] that it was trained with, one or one a channel (default: recognised)",
-            )
+            text = f"{name} of the training's pixels in [0, 1], one or one per channel (default: recognised)"
+            added.add_argument(f"--{name}", type=float, nargs="+", metavar="X", help=text)
     conversion.add_argument("out", type=Path, metavar="OUT", help=".pth, .pt, .bin or .safetensors")
-    conversion.add_argument("--to", default=OURS.library, help="whose names it gets (default: ours)", **libraries)
-    conversion.add_argument("--variant", choices=list(ARCHITECTURES), metavar="NAME", help="fail where it is another")
-    conversion.add_argument("--any-convention", action="store_true", help="even if that library would pad otherwise")
+    conversion.add_argument("--to", default=OURS.library, help="library of the new names (default: ours)", **libraries)
+    conversion.add_argument("--variant", choices=list(ARCHITECTURES), metavar="NAME", help="fail if it is another")
+    conversion.add_argument("--any-convention", action="store_true", help="even if that library pads differently")
     arguments = parser.parse_args(argv)
     if arguments.command == "convert":
         out = arguments.out
@@ -57,18 +52,26 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.error(f"{out}: OUT is IN; give it another name")
     if (arguments.mean is None) != (arguments.std is None):
         parser.error("--mean and --std belong together: give both or none")
+    return arguments
+
+
+def show(weights: Weights) -> None:
+    """Print the answer of `info`."""
+    print(weights.provenance.text())
+    classes = "no classifier" if weights.num_classes is None else f"{weights.num_classes} classes"
+    print(f"{len(weights.tensors)} tensors, {weights.in_channels} input channels, {classes}")
+    if weights.architecture is None:
+        nearest, problems = nearest_architecture(weights.names, weights.tensors)
+        print(f"nearest: {nearest}; {first_three(problems)}" if nearest else "nearest: none, most tensors differ")
+
+
+@command(PROGRAM)
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
     given = {name: getattr(arguments, name) for name in ("source", "mean", "std")}
     try:
         if arguments.command == "info":
-            weights = read_weights(arguments.file, **given)
-            classes = "no classifier" if weights.num_classes is None else f"{weights.num_classes} classes"
-            print(weights.provenance.text())
-            print(f"{len(weights.tensors)} tensors, {weights.in_channels} input channels, {classes}")
-            if weights.architecture is None:
-                closest, problems = weights.nearest()
-                print(
-                    f"nearest: {closest}; {first_three(problems)}" if closest else "nearest: none, most tensors differ"
-                )
+            show(read_weights(arguments.file, **given))
             return
         model = create_model(arguments.variant, weights=arguments.file, **given)
         save_weights(arguments.out, model, arguments.to, arguments.any_convention)

@@ -1,4 +1,4 @@
-"""What the same weights mean in each library: its padding, its batch-norm eps, and the pixels that it trained on."""
+"""Each library's padding and batch-norm settings, and the normalisation of the pixels that its models expect."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from efficientnet.layers import AUTHORS, Convention
 from efficientnet.scaling import LITE_VARIANTS
 
-# What each library does with the weights.  transformers hands TensorFlow's momentum of 0.99 on to PyTorch, where it
-# means the reverse; its models are otherwise the authors', and so is the momentum here.
+# transformers passes TensorFlow's momentum of 0.99 on to PyTorch, where it means the reverse. Its models are otherwise
+# the authors', and so is the momentum here.
 CONVENTIONS = {
     "torchvision": Convention("symmetric", 1e-5, 0.1),
     "timm": Convention("symmetric", 1e-5, 0.1),
@@ -22,33 +22,33 @@ CONVENTIONS = {
 WITHOUT_LITE = ("torchvision", "transformers", "mmpretrain")
 TORCHVISION_B5_TO_B7 = Convention("symmetric", 1e-3, 0.01)  # converted from lukemelas' weights
 
-# Mean and standard deviation per channel, of pixels in [0, 1].
+# Mean and standard deviation per channel, for pixels in [0, 1].
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MINUS_ONE_TO_ONE = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 LITE = (127 / 255,) * 3, (128 / 255,) * 3
 
-# Published files say their family and variant in their names, and AdvProp's and timm's ra4, which were trained on
-# pixels in [-1, 1], say that too.  Hugging Face's files of these names have the model's in a folder above.
+# The names of published files contain family and variant, and mark AdvProp's and timm's ra4 models, which were trained
+# on pixels in [-1, 1]. Hugging Face's files have fixed names, in a folder with the name of the model.
 PUBLISHED_NAME = re.compile(r"(adv-|tf_)?efficientnet[-_](b\d|l2|lite\d)[^/\\]*")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 MINUS_ONE_TO_ONE_NAME = re.compile(r"^adv-|advprop|[._]ap[-_.]|\.ra4_")
 
 
 def published_name(path: Path) -> str:
-    """The part of the path that is a published model's name, such as "tf_efficientnet_b0_ap-f262efe1.pth", or ""."""
+    """The name of a published model in the path, such as "tf_efficientnet_b0_ap-f262efe1.pth", or ""."""
     found = PUBLISHED_NAME.search(str(path.parent) if path.name in HUB_FILES else path.name)
     return found.group() if found else ""
 
 
 def convention_of(library: str, variant: str | None) -> Convention:
-    """What the library does with the variant's weights."""
+    """The convention under which the library runs the variant."""
     if library == "torchvision" and variant in ("b5", "b6", "b7"):
         return TORCHVISION_B5_TO_B7
     return CONVENTIONS[library]
 
 
 def normalisation(library: str, variant: str | None, path: Path) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
-    """Mean and standard deviation that the weights were trained with, and whether that is known or assumed."""
+    """The mean and standard deviation of the training, and whether they are known (True) or assumed."""
     published, lite = published_name(path), variant in LITE_VARIANTS
     if library == "torchvision":
         return *IMAGENET, True

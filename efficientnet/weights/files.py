@@ -1,4 +1,4 @@
-"""Files of tensors: .safetensors, and what PyTorch writes in all the wrappers that training scripts put around it.
+"""Files of tensors: .safetensors, and PyTorch's files with the wrappers of many training scripts.
 
 PyTorch's files are read with weights_only=True: nothing in them is executed.
 """
@@ -23,18 +23,18 @@ from efficientnet.common.files import CheckpointError, atomic_file, explain_fail
 FORMAT = "efficientnet-reference weights 1"
 # Endings of files of weights.
 WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-# Where training scripts put the state_dict; averaged weights first, as that is what the libraries evaluate: timm's and
-# torchvision's are under names of their own.  mmengine's are under `state_dict`, beside the last ones in
-# `ema_state_dict`, which is therefore none of these.
+# Keys under which training scripts store the state_dict. Averaged weights come first, since the libraries evaluate
+# those. mmengine stores its average under `state_dict` and the last weights under `ema_state_dict`, which is therefore
+# not in the list.
 WRAPPERS = ("state_dict_ema", "model_ema", "weights", "state_dict", "model", "model_state_dict")
-# In which PyTorch's and mmengine's models of averaged weights count.
+# Counters in PyTorch's and mmengine's models of averaged weights.
 AVERAGES_COUNTERS = ("n_averaged", "steps")
-# What wrapping modules and classes of other libraries put before the names.
+# Prefixes of names from wrapping modules and from other libraries' classes.
 PREFIXES = re.compile(r"^(?:(?:module|_orig_mod|model|backbone|efficientnet)\.)+")
 
 
 class StandIn:
-    """Takes the place of an object beside the weights, whatever it is made with, and holds nothing of it."""
+    """An empty object that replaces one of another class beside the weights and ignores its arguments and state."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -43,9 +43,9 @@ class StandIn:
         pass
 
 
-# What mmpretrain's scripts leave in a checkpoint besides plain values: curves of the training, which refer to their own
-# methods by getattr, and numbers of NumPy, whose module has two names.  PyTorch goes by a class's module and name; none
-# of the real ones is imported or called.
+# Classes in mmpretrain's checkpoints besides plain values: training curves, which refer to their methods by getattr,
+# and NumPy numbers, whose module has two names. PyTorch looks classes up by module and name, so it finds these
+# stand-ins; none of the real ones is imported or called.
 STAND_INS = [
     type(name, (StandIn,), {"__module__": module})
     for module, name in (
@@ -60,14 +60,14 @@ STAND_INS = [
 
 
 class WeightsError(UserError, ValueError):
-    """A file of weights that cannot be used; str() is one or two lines that name it and say why."""
+    """A file of weights cannot be used; str() is one or two lines that name it and say why."""
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """The tensors by name, without the prefixes of wrappers, and what a file of ours records besides, else {}.
+    """The tensors by name, without the prefixes of wrappers, and the other content of a file of ours, else {}.
 
     Raises WeightsError for a file that is missing, damaged, refused for holding code, or without a state_dict;
-    MissingExtra where the safetensors package is missing.
+    MissingExtra without the safetensors package.
     """
     try:
         content, recorded = read_file(path)
@@ -80,9 +80,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
 
 
 def read_file(path: Path) -> tuple[Any, Any]:
-    """The content of the file, and what it records besides.  Raises CheckpointError and MissingExtra."""
+    """The content of the file, and its records besides the tensors. Raises CheckpointError and MissingExtra."""
     if path.suffix != ".safetensors":
-        # The scripts of timm and torchvision store their arguments, plain values, in a Namespace.
+        # timm's and torchvision's scripts store their arguments, plain values, in a Namespace.
         with torch.serialization.safe_globals([argparse.Namespace, *STAND_INS]):
             content = load_tensors(path)
         return content, content
@@ -100,12 +100,12 @@ def read_file(path: Path) -> tuple[Any, Any]:
 
 
 def is_ours(recorded: Any) -> bool:
-    """Whether a checkpoint of train.py or a file of `weights.save_weights` says this of itself."""
+    """Whether these are the records of a checkpoint of train.py or of a file of `load.save_weights`."""
     return isinstance(recorded, Mapping) and str(recorded.get("format")).startswith("efficientnet-reference ")
 
 
 def find_state_dict(path: Path, content: Any) -> Mapping[str, Tensor]:
-    """The names and tensors in what a file holds, within the wrappers of training scripts; WeightsError without any."""
+    """The names and tensors within a file's wrappers; WeightsError if there are none."""
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             return find_state_dict(path, content[wrapper])
@@ -120,9 +120,9 @@ def find_state_dict(path: Path, content: Any) -> Mapping[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], recorded: Mapping[str, Any]) -> None:
-    """Writes .safetensors or, in any other file, as PyTorch does; whole or not at all.
+    """Write a .safetensors file, or any other with `torch.save`; whole or not at all.
 
-    recorded: plain values to come back from `read_tensors`; without any, the file is the bare state_dict.
+    recorded: plain values that `read_tensors` returns. Without any, the file is the bare state_dict.
     """
     recorded = {"format": FORMAT, **recorded} if recorded else {}
     if path.suffix != ".safetensors":
@@ -138,9 +138,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], recorded: Mapping[s
 
 
 def packaged_file(name: str) -> Path:
-    """The weights in the installed package of "lite0", "lite1" or "lite2"; none of its code runs.
+    """The file of weights in the installed package of "lite0", "lite1" or "lite2"; none of its code runs.
 
-    Raises WeightsError with what to install.
+    Raises WeightsError, with the pip command, if the package is not installed.
     """
     if name not in ("lite0", "lite1", "lite2"):
         raise WeightsError(f"there is no package of weights for {name}, only for lite0, lite1 and lite2")

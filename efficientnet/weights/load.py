@@ -2,8 +2,8 @@
 
     create_model("b3", weights="efficientnet_b3_rwightman-b3899882.pth")
 
-The library is recognised from the names of the tensors (`names.py`), the variant from their shapes (`variants.py`).
-Padding, eps and normalisation follow from both (`conventions.py`). Nothing in a file is executed (`files.py`).
+The names of the tensors tell the library (`names.py`), their shapes the variant (`variants.py`). Padding, eps and
+normalisation follow from both (`conventions.py`). Nothing in a file is executed (`files.py`).
 """
 
 from __future__ import annotations
@@ -24,12 +24,10 @@ from efficientnet.weights.conventions import CONVENTIONS, WITHOUT_LITE, conventi
 from efficientnet.weights.files import WeightsError, packaged_file, read_tensors, write_tensors
 from efficientnet.weights.names import NAMES, OURS, Names, find_names, operator_of, translate
 from efficientnet.weights.variants import (
-    ARCHITECTURES,
     COUNTER,
     STEM,
-    architecture_shapes,
-    closest_variant,
     compare,
+    nearest_architecture,
     recognise_variant,
     variant_of,
 )
@@ -37,12 +35,12 @@ from efficientnet.weights.variants import (
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where weights come from, and what they expect of the model and of its input.
+    """The origin of weights, and the convention and normalisation that they expect.
 
     library: one of `CONVENTIONS`.
-    variant: a name in `ARCHITECTURES`, or that of an architecture of one's own in a file of this project; else None.
-    mean, std: per channel of the file's own input, or one for all of them, of pixels in [0, 1].
-    normalisation_known: False where neither the file nor its name tells; mean and std are then ImageNet's.
+    variant: a name in `variants.ARCHITECTURES`, the name that a file of this project records, or None.
+    mean, std: of pixels in [0, 1], one for each channel of the file's input or one for all.
+    normalisation_known: False if neither the file nor its name tells; mean and std are then ImageNet's.
     """
 
     file: str
@@ -54,7 +52,7 @@ class Provenance:
     normalisation_known: bool
 
     def text(self) -> str:
-        """One line."""
+        """A description in one line."""
         convention, assumed = self.convention, "" if self.normalisation_known else " (assumed)"
         return (
             f"{self.file}: {self.variant or 'no known variant'} ({self.library}), {convention.padding} padding, "
@@ -65,10 +63,10 @@ class Provenance:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of each of a model's tensors, by our names.
+    """The fate of each tensor of a model, by our names.
 
-    loaded: as they are in the file.  adapted: the stem, to another number of input channels.  fresh: in the model but
-    not in the file, or of another number of classes, and so left as they were initialised.
+    loaded: copied from the file. adapted: the stem, if the file has another number of input channels. fresh: left as
+    initialised, since the file lacks the tensor or has another number of classes.
     """
 
     provenance: Provenance
@@ -77,7 +75,7 @@ class LoadReport:
     fresh: tuple[str, ...]
 
     def text(self) -> str:
-        """Two lines: where the weights come from, and what was done with them."""
+        """Two lines: the provenance of the weights, and the number or names of the tensors in each group."""
         parts = [f"{len(self.loaded)} tensors loaded"]
         for names, what in ((self.adapted, "adapted"), (self.fresh, "left fresh")):
             parts += [f"{', '.join(names)} {what}"] if names else []
@@ -86,9 +84,9 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of weights, read and recognised.  `tensors` have the library's names, without prefixes.
+    """A file of weights, read and recognised. `tensors` have the library's names, without prefixes.
 
-    architecture: a known one, or the one that a file of this project records; else None.
+    architecture: a known one, or the one that a file of this project records, or None.
     """
 
     path: Path
@@ -99,22 +97,22 @@ class Weights:
 
     @property
     def num_classes(self) -> int | None:
-        """None where the file has no classifier."""
+        """The number of classes; None if the file has no classifier."""
         classifier = self.tensors.get(self.names.outer("classifier.weight"))
         return None if classifier is None or classifier.dim() != 2 else classifier.shape[0]
 
     @property
     def in_channels(self) -> int | None:
-        """None where the file has no stem, and cannot be used."""
+        """The number of input channels; None if the file has no stem and cannot be used."""
         stem = self.tensors.get(self.names.outer(STEM))
         return None if stem is None or stem.dim() != 4 else stem.shape[1]
 
     def load_into(self, model: EfficientNet) -> LoadReport:
-        """Copy the tensors into the model; returns what became of each.
+        """Copy the tensors into the model.
 
-        A classifier of another number of classes stays fresh, a stem of another number of channels is adapted (see
-        `adapt_stem`); counters of batches that the file does not have stay 0.
-        Raises WeightsError where any other tensor is missing, unknown or of another shape; the model is then as before.
+        A classifier with another number of classes stays fresh, a stem with another number of channels is adapted (see
+        `adapt_stem`), and batch-norm counters that the file lacks stay 0.
+        Raises WeightsError if any other tensor is missing, unknown or of another shape, and leaves the model unchanged.
         """
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         problems = compare(self.names, model.stages, shapes, self.tensors)
@@ -134,41 +132,34 @@ class Weights:
         return LoadReport(self.provenance, tuple(loaded), tuple(adapted), tuple(fresh))
 
     def known_architecture(self) -> Architecture:
-        """What the file is of; WeightsError where it does not say and is of no known architecture."""
+        """The file's architecture; WeightsError if it is not recorded and not a known one."""
         if self.architecture is not None:
             return self.architecture
-        closest, problems = self.nearest()
-        if closest is None:
+        nearest, problems = nearest_architecture(self.names, self.tensors)
+        if nearest is None:
             raise WeightsError(f"{self.path}: is of no known variant; name the architecture")
         raise self.misfit("any known variant", problems)
 
-    def nearest(self) -> tuple[str | None, list[str]]:
-        """The known variant from which the fewest tensors differ, and how; None and nothing where most differ."""
-        closest = closest_variant(self.names, self.tensors)
-        if closest is None:
-            return None, []
-        return closest, compare(self.names, ARCHITECTURES[closest], architecture_shapes(closest), self.tensors)
-
     def misfit(self, wanted: str, problems: Sequence[str]) -> WeightsError:
-        """In two lines what the file seems to be, and the first differences to what was wanted."""
-        closest = self.provenance.variant or closest_variant(self.names, self.tensors)
-        seems = "no known variant" if closest is None else f"{closest} ({self.provenance.library})"
+        """An error in two lines: the probable content of the file, and its first differences from `wanted`."""
+        nearest = self.provenance.variant or nearest_architecture(self.names, self.tensors)[0]
+        seems = f"{nearest} ({self.provenance.library})" if nearest else "no known variant"
         return WeightsError(f"{self.path}: does not fit {wanted}; it seems to be {seems}\n{first_three(problems)}")
 
 
 def first_three(problems: Sequence[str]) -> str:
+    """The first three in one line, and the number of the others."""
     more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
     return "; ".join(problems[:3]) + more
 
 
 def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
-    """The stem's weight (out, file's channels, k, k) for another number of input channels: (out, in_channels, k, k).
+    """Adapt the stem's weight to another number of channels: (out, C, k, k) -> (out, in_channels, k, k).
 
-    Each channel gets the sum over the file's channels divided by `in_channels`, since nothing is known of what the
-    channels hold.  So an input whose channels are all the same gives the logits that the file's model gives for that
-    channel three times.  That is the same after normalisation: a gray image, which has one mean and std, is here what
-    a gray image normalised alike in all channels is there.  The averages of the checkpoint's mean and std come closest
-    to its own.
+    Each new channel gets the sum over the file's channels divided by `in_channels`, since nothing is known about the
+    content of the channels. An input with the same values in all channels then gives the logits that the file's model
+    gives for those values in all of its own. The values are normalised ones: a gray image has one mean and std, and
+    the averages of the checkpoint's come closest to its normalisation.
     """
     return weight.sum(1, keepdim=True).div(in_channels).repeat(1, in_channels, 1, 1)
 
@@ -179,15 +170,15 @@ def read_weights(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
 ) -> Weights:
-    """Reads and recognises a .pth, .pt, .bin or .safetensors file, or the installed package of "lite0" to "lite2".
+    """Read and recognise a .pth, .pt, .bin or .safetensors file, or the installed package of "lite0" to "lite2".
 
-    source: the library (one of `CONVENTIONS`).  It is recognised without, but for timm's two families: "timm" and
-        "timm_tf" have the same names and other padding, so that either the file's name or `source` has to say which.
-    mean, std: what the weights were trained with, of pixels in [0, 1], one for all channels or one for each, where
-        neither the file nor its name tells (timm's and Hugging Face's, renamed) or where they are wrong.
-    Raises WeightsError for a file that is missing, damaged, refused for holding code, or not of a known library, and
-    for a `source` that it is not; ValueError for a mean and std that cannot be; MissingExtra where the safetensors
-    package is missing.
+    source: the library (one of `CONVENTIONS`). It is needed only for renamed files of timm, whose families "timm" and
+        "timm_tf" have the same tensor names and different padding.
+    mean, std: the normalisation of the training, for pixels in [0, 1], one for all channels or one for each. They
+        are needed only if neither the file nor its name tells (renamed files of timm and Hugging Face), or tells
+        wrongly.
+    Raises WeightsError for a file that is missing, damaged, refused for holding code, or not from a known library or
+    from `source`; ValueError for a mean or std out of range; MissingExtra without the safetensors package.
     """
     if (mean is None) != (std is None):
         raise ValueError("mean and std belong together: give both or none")
@@ -196,29 +187,31 @@ def read_weights(
     path = packaged_file(str(weights)) if str(weights) in LITE_VARIANTS else Path(weights)
     tensors, recorded = read_tensors(path)
     names, library = recognise_library(path, tensors, source)
-    variant = recognise_variant(names, tensors)
+    variant, architecture = recognise_variant(names, tensors), None
+    if variant is not None:
+        architecture = named_architecture(variant)
+    elif "architecture" in recorded:
+        try:
+            architecture = recorded_architecture(recorded)
+        except (LookupError, TypeError, ValueError) as error:
+            raise WeightsError(f"{path}: the architecture that it records is damaged ({error})") from None
+    name = architecture.name if architecture else None
     convention = convention_of(library, variant)
-    provenance = Provenance(path.name, library, variant, convention, *normalisation(library, variant, path))
-    architecture = None if variant is None else named_architecture(variant)
+    provenance = Provenance(path.name, library, name, convention, *normalisation(library, variant, path))
     if library == OURS.library:
         provenance = recorded_provenance(provenance, recorded)
-        if architecture is None and "architecture" in recorded:
-            try:
-                architecture = recorded_architecture(recorded)
-            except (LookupError, TypeError, ValueError) as error:
-                raise WeightsError(f"{path}: the architecture that it records is damaged ({error})") from None
-        provenance = replace(provenance, variant=architecture.name if architecture else None)
     result = Weights(path, names, tensors, provenance, architecture)
-    if mean is None or std is None:
+    if mean is None:
         return result
     mean, std = (per_channel(name, value, result.in_channels) for name, value in (("mean", mean), ("std", std)))
     return replace(result, provenance=replace(provenance, mean=mean, std=std, normalisation_known=True))
 
 
 def per_channel(name: str, value: float | Sequence[float], channels: int | None) -> tuple[float, ...]:
-    """A mean or std as one number for each of the channels, if their number is known; ValueError where it cannot be."""
-    values = tuple(value) if isinstance(value, Sequence) else (value,) * (channels or 1)
-    values = values * (channels or 1) if len(values) == 1 else values
+    """A mean or std as one number for each channel, if their number is known; ValueError if out of range."""
+    values = tuple(value) if isinstance(value, Sequence) else (value,)
+    if len(values) == 1:
+        values *= channels or 1
     if channels is not None and len(values) != channels:
         raise ValueError(f"{name} has {len(values)} values, the weights have {channels} input channels")
     if not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
@@ -227,9 +220,10 @@ def per_channel(name: str, value: float | Sequence[float], channels: int | None)
 
 
 def recognise_library(path: Path, tensors: Mapping[str, Tensor], source: str | None) -> tuple[Names, str]:
-    """The table of names that the tensors follow, and the library, which `source` or the path tells where two share it.
+    """The table of names that the tensors follow, and the library.
 
-    Raises WeightsError where no table fits, where `source` is another library, or where timm's family is unknown.
+    timm's two families share a table; `source` or the name of the file tells which it is.
+    Raises WeightsError if no table fits, if `source` is another library, and if timm's family is unknown.
     """
     for names in (*NAMES, OURS):
         if any(name.startswith(names.signature) for name in tensors):
@@ -251,7 +245,7 @@ def recognise_library(path: Path, tensors: Mapping[str, Tensor], source: str | N
 
 
 def recorded_provenance(provenance: Provenance, recorded: Mapping[str, Any]) -> Provenance:
-    """The same, with what one of our own files says of itself.
+    """The provenance, updated with the convention and normalisation that a file of this project records.
 
     The convention is in `architecture`; mean and std are in `preprocessing` (train.py) or at the top (`save_weights`).
     """
@@ -267,9 +261,9 @@ def recorded_provenance(provenance: Provenance, recorded: Mapping[str, Any]) -> 
 def export_state_dict(model: EfficientNet, library: str, any_convention: bool = False) -> dict[str, Tensor]:
     """The model's tensors under the library's names, for `load_state_dict` of the library's own model of the variant.
 
-    library: one of `CONVENTIONS`.  The tensors are the model's own, not copies.
-    Raises ValueError for a library without a table for such networks or without EfficientNet-Lite, and, unless
-    `any_convention`, where it would compute other logits from them, since its padding or batch-norm eps is another.
+    library: one of `CONVENTIONS`. The tensors are the model's own, not copies.
+    Raises ValueError if the library has no such networks, and, unless `any_convention`, if its padding or batch-norm
+    eps differs, so that it would compute other logits.
     """
     if library not in CONVENTIONS:
         raise ValueError(f"unknown library {library!r}: the known ones are {', '.join(CONVENTIONS)}")
@@ -294,11 +288,10 @@ def export_state_dict(model: EfficientNet, library: str, any_convention: bool = 
 
 
 def save_weights(path: Path, model: EfficientNet, library: str = OURS.library, any_convention: bool = False) -> None:
-    """Writes `export_state_dict` to .safetensors or, in any other file, as PyTorch does; whole or not at all.
+    """Write `export_state_dict` to a .safetensors file, or with `torch.save` to any other; whole or not at all.
 
-    A file of our own also records the model's stages and convention, and the normalisation of its `provenance` where it
-    is known.
-    Raises what `export_state_dict` raises, and MissingExtra.
+    Under our own names the file also records the model's stages and convention, and the normalisation if the model's
+    `provenance` knows it. Raises the errors of `export_state_dict`, and MissingExtra.
     """
     tensors = export_state_dict(model, library, any_convention)
     recorded: dict[str, Any] = {}
@@ -313,5 +306,5 @@ def save_weights(path: Path, model: EfficientNet, library: str = OURS.library, a
 
 
 def numbers(values: Sequence[float]) -> str:
-    """Such as "0.485 0.456 0.406", or one number where all are the same."""
+    """The values as text, such as "0.485 0.456 0.406"; one number if all are the same."""
     return " ".join(f"{value:.4g}" for value in (values if len(set(values)) > 1 else values[:1]))

@@ -1,7 +1,7 @@
-"""What other libraries call the tensors of an EfficientNet: one table of names for each.  No torch here.
+"""Other libraries' names for the tensors of an EfficientNet, one table for each. No torch here.
 
-A table leads from our module names to theirs; the last part of a tensor's name (weight, bias, running_mean, ...) is
-the same everywhere.  In templates a block's place is written in the way that the library counts:
+A table maps our module names to theirs; the last part of a tensor's name (weight, bias, running_mean, ...) is the same
+everywhere. Templates write a block's place in the way that the library counts:
 
     {stage}, {layer}         row of Table 1, the stem being 0, and layer in it     torchvision
     {body}, {layer}          the same without the stem                             timm, torchvision's ResNet, ours
@@ -21,13 +21,13 @@ from efficientnet.scaling import Stage
 class Names:
     """A library's names for one kind of network.
 
-    operator: the blocks that the network consists of, as in `Stage.operator`; empty for any.
-    signature: how some name begins in every file of this kind, and in no other.
-    outside: names of stem, head and classifier; the head's templates know the place after the last block's.
-    block: template of what stands before the names of a block's parts.
-    parts: names within a block; unexpanded: the same where expansion is 1, if they differ.
-    prefix: stands before everything but the classifier in whole models; bare backbones come without.
-    A name that a table does not hold is the same as ours.
+    operator: of the network's blocks, as in `Stage.operator`; empty for any.
+    signature: a beginning of names that occurs in every file of this kind and in no other.
+    outside: names of stem, head and classifier; templates of the head count on from the last block.
+    block: template of the beginning of a block's names.
+    parts: names within a block. unexpanded: the same for blocks of expansion 1, if they differ.
+    prefix: beginning of every name but the classifier's in whole models; bare backbones lack it.
+    A name that is not in the table is the same as ours.
     """
 
     library: str
@@ -49,7 +49,7 @@ PARTS = ("conv", "norm")
 
 
 def convolutions(**pairs: tuple[str, str]) -> dict[str, str]:
-    """Entries of a table: for each of our `ConvNormAct` modules the names of its convolution and its batch norm."""
+    """Entries of a table: the library's names for the convolution and the batch norm of our `ConvNormAct` modules."""
     return {f"{ours}.{part}": name for ours, both in pairs.items() for part, name in zip(PARTS, both, strict=True)}
 
 
@@ -173,17 +173,17 @@ NAMES = (
     ),
 )
 
-# Ours: nothing has another name, whatever the blocks.
+# The identity, for any blocks.
 OURS = Names("ours", "", signature="body.", block="body.{body}.{layer}.")
 
 
 def operator_of(stages: Sequence[Stage]) -> str:
-    """The operator of the network's blocks: that of the last stage before the head."""
+    """The operator of the network's blocks, taken from the last stage before the head."""
     return stages[-2].operator
 
 
 def find_names(library: str, operator: str) -> Names:
-    """The library's table for networks of that operator; ValueError where it has none.
+    """The library's table for networks of that operator; ValueError if it has none.
 
     timm's two families, "timm" and "timm_tf", have the same names.
     """
@@ -196,7 +196,7 @@ def find_names(library: str, operator: str) -> Names:
 
 
 def translate(names: Names, stages: Sequence[Stage], tensors: Iterable[str]) -> dict[str, str]:
-    """The library's name, without its prefix, for each of our tensor names of the network that `stages` describes."""
+    """The library's name, without prefix, for each of our names in `tensors`, for a network of these stages."""
     places: dict[str, dict[str, int]] = {}
     number = group = group_layer = 0
     for body, stage in enumerate(stages[1:-1]):

@@ -1,4 +1,4 @@
-"""Which known architecture a file's tensors are of, and where they differ from it."""
+"""The known architecture that fits a file's tensors, and how the tensors differ from another one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ARCHITECTURES: dict[str, tuple[Stage, ...]] = {
 
 @functools.cache
 def architecture_shapes(name: str) -> dict[str, torch.Size]:
-    """The shapes of our tensors of a known architecture with 1000 classes."""
+    """The shape of each of our tensors for a known architecture with 1000 classes."""
     with torch.device("meta"):
         return {name: tensor.shape for name, tensor in EfficientNet(ARCHITECTURES[name]).state_dict().items()}
 
@@ -33,9 +33,9 @@ def architecture_shapes(name: str) -> dict[str, torch.Size]:
 def compare(
     names: Names, stages: Sequence[Stage], shapes: Mapping[str, torch.Size], tensors: Mapping[str, Tensor]
 ) -> list[str]:
-    """What keeps a file's tensors from fitting our tensors of those shapes: a phrase for each, by the file's names.
+    """The reasons why a file's tensors do not fit our tensors of those shapes: one phrase each, in the file's names.
 
-    The number of classes and of input channels may differ, a classifier may be missing whole, counters always.
+    Allowed are another number of classes or input channels, no classifier at all, and missing batch-norm counters.
     """
     translation = translate(names, stages, shapes)
     classifier = [tensors.get(names.outer(f"classifier.{leaf}")) for leaf in ("weight", "bias")]
@@ -47,7 +47,7 @@ def compare(
                 problems.append(f"{theirs} is missing")
             continue
         found, wanted = tensors[theirs].shape, shapes[ours]
-        if free_dimensions(ours, found) != free_dimensions(ours, wanted):
+        if fixed_dimensions(ours, found) != fixed_dimensions(ours, wanted):
             problems.append(f"{theirs} is {tuple(found)}, not {tuple(wanted)}")
         elif not (tensors[theirs].is_floating_point() or ours.endswith(COUNTER)):
             problems.append(f"{theirs} holds {tensors[theirs].dtype}, not floating point")
@@ -56,20 +56,25 @@ def compare(
     return problems + [f"{theirs} is unknown" for theirs in sorted(tensors.keys() - translation.values())]
 
 
-def free_dimensions(name: str, shape: torch.Size) -> torch.Size:
+def fixed_dimensions(name: str, shape: torch.Size) -> torch.Size:
     """The part of a tensor's shape that has to fit: all but the classes and the input channels."""
     if name.startswith("classifier."):
         return shape[1:]
-    return shape[:1] + shape[2:] if name == STEM else shape
+    if name == STEM:
+        return shape[:1] + shape[2:]
+    return shape
 
 
 def candidates(names: Names) -> list[str]:
-    """The known architectures that such names can be of."""
+    """The known architectures whose blocks the table of names can describe."""
     return [name for name, stages in ARCHITECTURES.items() if names.operator in ("", operator_of(stages))]
 
 
 def recognise_variant(names: Names, tensors: Mapping[str, Tensor]) -> str | None:
-    """The known architecture whose tensors these are, whole and nothing else; None where there is none."""
+    """The known architecture that has exactly these tensors, or None.
+
+    Only the one with the nearest number of parameters is compared, since building all of them takes seconds.
+    """
     free = {names.outer(name) for name in (STEM, "classifier.weight", "classifier.bias")}
     buffers = ("running_mean", "running_var", COUNTER)
     count = sum(tensor.numel() for name, tensor in tensors.items() if name not in free and not name.endswith(buffers))
@@ -81,16 +86,18 @@ def recognise_variant(names: Names, tensors: Mapping[str, Tensor]) -> str | None
     return None if compare(names, ARCHITECTURES[nearest], architecture_shapes(nearest), tensors) else nearest
 
 
-def closest_variant(names: Names, tensors: Mapping[str, Tensor]) -> str | None:
-    """The known architecture from which the fewest tensors differ, for messages; None where most do."""
+def nearest_architecture(names: Names, tensors: Mapping[str, Tensor]) -> tuple[str | None, list[str]]:
+    """The known architecture from which the fewest tensors differ, and how (see `compare`), for messages.
 
-    def differences(name: str) -> int:
-        return len(compare(names, ARCHITECTURES[name], architecture_shapes(name), tensors))
-
-    closest = min(candidates(names), key=differences)
-    return closest if differences(closest) < len(tensors) / 2 else None
+    None and no differences if half of the tensors or more differ from every known architecture.
+    """
+    problems = {
+        name: compare(names, ARCHITECTURES[name], architecture_shapes(name), tensors) for name in candidates(names)
+    }
+    nearest = min(problems, key=lambda name: len(problems[name]))
+    return (nearest, problems[nearest]) if len(problems[nearest]) < len(tensors) / 2 else (None, [])
 
 
 def variant_of(stages: Sequence[Stage]) -> str | None:
-    """The known architecture that these stages are, whatever the image's channels; None for others."""
+    """The name of the known architecture with these stages, for any number of image channels; None for others."""
     return next((name for name, known in ARCHITECTURES.items() if tuple(stages[1:]) == known[1:]), None)

@@ -1,4 +1,4 @@
-"""Tables 3 and 7: which rows the paper's own rules give, and what was inferred for the others."""
+"""Tables 3 and 7: the rows that the paper's own rules reproduce, and the inferred coefficients of the others."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def test_table_3_prints_every_row_and_two_guesses_for_the_two_unstated():
 
 
 def test_resnets_depth_and_width_rows_are_each_others():
-    """Depth 4 comes to what the paper prints for width 2, within 1 %, and the other way round."""
+    """Depth 4 gives the paper's figure for width 2 within 1 %, and the other way round."""
     depth, width = (one for one in reproduce("table3") if one.row.baseline is RESNET_50 and abs(one.difference) > 0.09)
     assert depth.coefficients.depth == 4 and width.coefficients.width == 2
     assert depth.counts.multiply_adds / 1e9 == pytest.approx(width.row.giga_flops, rel=0.01)

@@ -65,7 +65,7 @@ def test_stage_rows_equal_their_modules(name):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_scaled_baseline_trains(name):
-    """A short step against the gradient lowers the loss of its batch by what the gradient promises."""
+    """A short step against the gradient lowers the loss by the amount that the gradient predicts."""
     torch.manual_seed(0)
     model = create_model(scale(BASELINES[name], Coefficients(depth=1.2, width=0.25)), 3, 1, dropout=0.0).double()
     x, labels = torch.randn(8, 1, 64, 64, dtype=torch.float64), torch.arange(8) % 3
@@ -127,7 +127,7 @@ def test_padding_of_the_pool_never_wins(size):
 
 
 def test_a_strided_shortcut_takes_the_even_positions_under_both_paddings():
-    """A 1x1 kernel needs no padding, whatever the convention."""
+    """A 1x1 kernel needs no padding under either convention."""
     x = torch.randn(1, 4, 8, 7)
     for padding in ("same", "symmetric"):
         shortcut = Bottleneck(4, 8, 3, 2, convention=Convention(padding=padding)).shortcut.eval()

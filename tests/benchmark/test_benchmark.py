@@ -1,4 +1,4 @@
-"""The benchmark measures what it says beside whom it says, without peers as well, and fails in one line."""
+"""The benchmark measures ours with and without peers, and its failures are one line."""
 
 import importlib.util
 import itertools
@@ -13,7 +13,7 @@ from tiny_runs import SMALL
 from efficientnet.benchmark import compare as benchmark
 from efficientnet.benchmark import scaling as benchmark_scaling
 from efficientnet.benchmark import worker as benchmark_worker
-from efficientnet.benchmark.compare import Contestant, installed_peers, multiply_adds, row, run_task, table
+from efficientnet.benchmark.compare import Contestant, counts_of, installed_peers, row, run_task, table
 from efficientnet.benchmark.worker import FAST, PEERS, PLAIN, Task, measure, seconds_of, training_step
 from efficientnet.common.errors import UserError
 
@@ -131,7 +131,7 @@ def test_a_row_is_of_medians_and_its_shares_of_the_machine():
     found = row(entry, results, MACHINE)
     assert (found["seconds"], found["spread"], found["peak_memory_mebibytes"]) == (2, 0.75, 7)
     assert found["images_per_second"] == 2
-    assert found["peak_share"] == pytest.approx(3 * 4 * multiply_adds("b0", 224) / 2 / 100e9)
+    assert found["peak_share"] == pytest.approx(3 * 4 * counts_of("b0", 224).multiply_adds / 2 / 100e9)
     line = table([found], {"seconds": 5.0}).splitlines()[1]
     assert line.split()[:5] == ["ours", "2000.0", "2.00", "+-75", "%"] and " 2.50 " in line
 
@@ -170,7 +170,7 @@ def test_a_training_step_trains(path):
 
 
 def test_the_machine_is_measured_in_the_same_units_as_the_rows(monkeypatch):
-    """By a clock on which everything takes a second: billions of multiply-adds, gigabytes read and written."""
+    """On a clock by which every call takes a second: billions of multiply-adds, gigabytes read and written."""
     monkeypatch.setattr(benchmark_worker.time, "perf_counter", itertools.count().__next__)
     monkeypatch.setattr(benchmark_worker, "keep_freed_memory", lambda: None)  # not for the other tests
     product, traffic = 1024**3 / 1e9, 2 * 4 * 2**26 / 1e9
@@ -189,11 +189,11 @@ def test_costs_stand_beside_the_multiply_adds_that_complexity_counts(monkeypatch
         *(("b0", 224), ("b0", 64), ("resnet50", 224))
     ]
     for entry in result["rows"]:
-        assert entry["multiply_adds"] == multiply_adds(entry["variant"], entry["image_size"])
+        assert entry["multiply_adds"] == counts_of(entry["variant"], entry["image_size"]).multiply_adds
         assert list(entry["seconds_an_image"].values()) == [2.0, 1.0]
     lines = text.splitlines()
     assert re.match(r"b0 +224 +0\.39 +6\.\d +\d+ ", lines[4]) and lines[6].startswith("resnet50 ")
-    assert "a ResNet-50 does" in text
+    assert "A ResNet-50 does" in text
 
 
 def test_the_metrics_of_a_checkpoint_are_those_of_evaluate_in_each_precision(tiny_data, tmp_path):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from efficientnet import B0, Coefficients, create_model, scale
 from efficientnet.common.cpu import has_bf16_units
+from efficientnet.inference import optimize_for_inference
 from efficientnet.layers import SqueezeExcitation
 from efficientnet.training.fast_cpu import (
     Depthwise,
@@ -67,6 +68,14 @@ def test_modules_are_replaced_and_parameters_are_not():
     copied = copy.deepcopy(model)
     assert list(copied.state_dict()) == names and [type(module) for module in copied.modules()] == kinds
     create_model(SMALL, num_classes=10).load_state_dict(model.state_dict())
+
+
+def test_a_model_that_trains_fast_also_predicts_fast():
+    model = create_model(SMALL, num_classes=10).eval()
+    images = torch.randn(2, 3, 64, 64)
+    expected = optimize_for_inference(model)(images)
+    accelerate_training(model)
+    torch.testing.assert_close(optimize_for_inference(model)(images), expected)
 
 
 @pytest.mark.parametrize("padding", ["same", "symmetric"])

@@ -1,4 +1,4 @@
-"""Files of tensors: unwrapped, written whole, and refused without running what is in them."""
+"""Files of tensors are unwrapped, written whole or not at all, and never executed."""
 
 import argparse
 import importlib.util
@@ -61,13 +61,13 @@ def test_what_a_foreign_file_records_is_not_taken_for_ours(tmp_path):
     ],
 )
 def test_the_wrappers_of_training_scripts(wrap, tmp_path):
-    """Where a file holds averaged weights besides, those are taken."""
+    """If a file also holds averaged weights, those are read."""
     torch.save(wrap(STATE), tmp_path / "weights.pth")
     assert_same(read_tensors(tmp_path / "weights.pth")[0], STATE)
 
 
 def test_a_checkpoint_of_mmengines_runner_gives_the_averaged_weights(tmp_path):
-    """Its hook for averages puts them under state_dict, and the last ones under ema_state_dict."""
+    """Its hook for averages stores them under state_dict, and the last weights under ema_state_dict."""
     pytest.importorskip("mmengine")
     from mmengine.hooks import EMAHook
     from mmengine.logging import MessageHub
@@ -96,7 +96,7 @@ def test_a_checkpoint_of_mmengines_runner_gives_the_averaged_weights(tmp_path):
 
 
 def test_stand_ins_are_not_left_behind(tmp_path):
-    """They are known while a file of weights is read, and not to whoever calls torch.load afterwards."""
+    """The stand-ins are registered only while a file of weights is read, not for later calls of torch.load."""
     torch.save({"meta": np.float64(1), "state_dict": STATE}, tmp_path / "a.pth")
     assert_same(read_tensors(tmp_path / "a.pth")[0], STATE)
     with pytest.raises(pickle.UnpicklingError, match="numpy"):
@@ -112,7 +112,7 @@ class Malicious:
 
 
 class Attribute:
-    """Stands in a pickle for a method, as mmengine's curves refer to their methods."""
+    """A method in a pickle, as in mmengine's curves."""
 
     def __call__(self, _):
         pass

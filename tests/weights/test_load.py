@@ -189,7 +189,7 @@ def test_normalisation_follows_the_name_and_says_where_it_is_assumed(plain, libr
 
 
 def test_what_the_caller_says_of_the_normalisation_is_known_and_goes_on(plain, tmp_path):
-    """A renamed AdvProp file: its name no longer tells."""
+    """A renamed AdvProp file: its name no longer tells the normalisation."""
     torch.save(export_state_dict(plain, "timm_tf"), tmp_path / "renamed.pth")
     assert not read_weights(tmp_path / "renamed.pth", "timm_tf").provenance.normalisation_known
     model = create_model(weights=tmp_path / "renamed.pth", source="timm_tf", mean=0.5, std=(0.5, 0.5, 0.5))

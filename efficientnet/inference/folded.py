@@ -1,0 +1,103 @@
+"""The layers of the fast path: convolutions with folded batch norm, and the blocks made of them.
+
+Tensors are (N, C, H, W) in channels_last layout. See fast_path.py for the reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from efficientnet.baselines.layers import Bottleneck
+from efficientnet.layers import ConvNormAct, MBConv, SqueezeExcitation
+
+
+class FoldedConvolution(nn.Module):
+    """`ConvNormAct` in evaluation: a convolution with a bias, an optional summand, the activation.
+
+    x (N, in_channels, H, W), and a summand of the output's shape or None
+    -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(self, layer: ConvNormAct, act: nn.Module, dtype: torch.dtype, mirrored: bool) -> None:
+        super().__init__()
+        conv, norm = layer.conv, layer.norm
+        factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        weight = conv.weight.detach().double() * factor.detach()[:, None, None, None]
+        bias = norm.bias.detach().double() - norm.running_mean.double() * factor.detach()
+        weight = (weight.flip(-2, -1) if mirrored else weight).to(dtype)
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", bias.to(dtype))
+        self.stride, self.padding, self.groups = conv.stride[0], conv.kernel_size[0] // 2, conv.groups
+        # A strided 1x1 convolution reads the even pixels. In the mirror image of an even size these are the odd ones.
+        self.skips_first = mirrored and self.padding == 0 and self.stride == 2
+        self.act = act
+
+    def forward(self, x: Tensor, summand: Tensor | None = None) -> Tensor:
+        x = F.conv2d(self.without_first(x), self.weight, self.bias, self.stride, self.padding, 1, self.groups)
+        return self.act(x if summand is None else x + summand)
+
+    def without_first(self, x: Tensor) -> Tensor:
+        """The input without its first row or column where the stride has to begin at the second."""
+        return x[:, :, (x.shape[2] + 1) % 2 :, (x.shape[3] + 1) % 2 :] if self.skips_first else x
+
+
+class Gate(nn.Module):
+    """`SqueezeExcitation` as two linear layers on the means. (N, C, H, W) -> the same tensor, gated in place."""
+
+    def __init__(self, layer: SqueezeExcitation, dtype: torch.dtype, pooled: bool) -> None:
+        super().__init__()
+        self.pooled = pooled
+        self.squeeze, self.expand = as_linear(layer.squeeze, dtype), as_linear(layer.expand, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = F.silu(self.squeeze(mean_of_pixels(x, self.pooled)))  # (N, squeezed)
+        return x.mul_(self.expand(gate).sigmoid_()[:, :, None, None])
+
+
+class FoldedMBConv(nn.Module):
+    """`MBConv` in evaluation, where stochastic depth is the identity."""
+
+    def __init__(self, block: MBConv, rewrite: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.has_residual = block.has_residual
+        self.expand, self.depthwise = rewrite(block.expand), rewrite(block.depthwise)
+        self.gate, self.project = rewrite(block.gate), rewrite(block.project)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.gate(self.depthwise(self.expand(x)))
+        return self.project(branch, x if self.has_residual else None)
+
+
+class FoldedBottleneck(nn.Module):
+    """ResNet's `Bottleneck` in evaluation. The activation after the sum is part of the last convolution."""
+
+    def __init__(self, block: Bottleneck, rewrite: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.reduce, self.spatial = rewrite(block.reduce), rewrite(block.spatial)
+        self.restore, self.shortcut = rewrite(block.restore, block.act), rewrite(block.shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.restore(self.spatial(self.reduce(x)), self.shortcut(x))
+
+
+def as_linear(conv: nn.Conv2d, dtype: torch.dtype) -> nn.Linear:
+    """The linear layer that does to one pixel what the 1x1 convolution does to each."""
+    linear = nn.Linear(conv.in_channels, conv.out_channels, device="meta")  # the weights follow
+    linear.weight = nn.Parameter(conv.weight.detach().flatten(1).to(dtype), requires_grad=False)
+    linear.bias = nn.Parameter(conv.bias.detach().to(dtype), requires_grad=False)
+    return linear
+
+
+def mean_of_pixels(x: Tensor, pooled: bool) -> Tensor:
+    """(N, C, H, W) -> (N, C).
+
+    pooled: by average pooling, whose bf16 kernel on a CPU is several times as fast as that of `mean`. The kernel adds
+    pixel by pixel, and one long sum would lose digits, so take the means of the rows first and then their mean.
+    """
+    if not pooled:
+        return x.mean((2, 3))
+    return F.avg_pool2d(F.avg_pool2d(x, (1, x.shape[3])), (x.shape[2], 1)).flatten(1)
