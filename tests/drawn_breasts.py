@@ -1,4 +1,4 @@
-"""Pictures of a breast whose outline is known, to test the crop with."""
+"""Drawn breasts with a known outline, to test the crop with."""
 
 import numpy as np
 

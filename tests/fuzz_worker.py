@@ -1,7 +1,7 @@
-"""Run by test_fuzz.py in a process of its own: `main` reads so many mutants of good files of one kind.
+"""Run by test_fuzz.py in a separate process: `main` reads mutants of good files of one kind.
 
-Prints how many were read, how many refused, and a line for each that gave anything but a clean read or a clean error,
-as JSON.  Memory is limited to half a GiB above the start, and each mutant to ten seconds.
+Prints as JSON how many were read, how many were refused, and a line for each that failed in any other way. Memory is
+limited to half a GiB above the start (on Linux), and each mutant to ten seconds.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import importlib.util
 import io
 import json
 import random
-import resource
 import signal
 import tempfile
 import traceback
@@ -37,6 +36,7 @@ from tiny_data import write_tiny_data
 
 from efficientnet import B0
 from efficientnet.common.errors import UserError
+from efficientnet.common.isolated import limit_memory
 from efficientnet.mammography.dicom.reading import ImageError
 from efficientnet.mammography.picture import read_picture
 from efficientnet.mammography.prepare.folder import (
@@ -49,7 +49,13 @@ from efficientnet.mammography.preprocessing import Preprocessing
 from efficientnet.mammography.settings import ScreeningSettings
 from efficientnet.mammography.table import TableError, available_targets, read_table
 from efficientnet.mammography.task import Screening
-from efficientnet.training.checkpoint import CheckpointError, checksum_path, load_checkpoint, serialise, write_checkpoint
+from efficientnet.training.checkpoint import (
+    CheckpointError,
+    checksum_path,
+    load_checkpoint,
+    serialise,
+    write_checkpoint,
+)
 from efficientnet.training.plan import resumed_plan
 
 INTERESTING = (
@@ -256,9 +262,7 @@ def read_mutants(kind: str, count: int, seed: int) -> dict:
     for data in files:  # the originals are good
         path.write_bytes(data)
         check(path)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + 2**29
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    limit_memory(0.5)
     outcome = {"read": 0, "refused": 0, "wrong": []}
     for number in range(count):
         if kind == "plan":

@@ -256,10 +256,12 @@ def test_without_matplotlib_the_plot_asks_for_it_in_one_line(tmp_path, monkeypat
     assert not (tmp_path / "x.png").exists()
 
 
-def test_a_plot_into_a_folder_that_is_not_there_fails_in_one_line(tmp_path):
+def test_a_plot_makes_its_folder_and_fails_in_one_line_where_it_cannot_be_written(tmp_path):
     pytest.importorskip("matplotlib")
-    path = tmp_path / "no" / "x.png"
-    assert_one_line_error(run("scale.py", "--plot", path), 1, f"{path}: No such file")
+    path = tmp_path / "new" / "x.png"
+    assert run("scale.py", "--plot", path).returncode == 0 and path.exists()
+    (tmp_path / "x.png").mkdir()
+    assert_one_line_error(run("scale.py", "--plot", tmp_path / "x.png"), 1, f"{tmp_path / 'x.png'}: Is a directory")
 
 
 def test_the_plot_stops_where_it_is_drawn_to(tmp_path):

@@ -1,7 +1,7 @@
-"""The answers that scale.py prints. No torch.
+"""The answers of scale.py. No torch.
 
-paper_tables    Tables 3 and 7 of the paper beside what their rules give
-rows            the values of each answer, as --json has them
-text            the same for a terminal
+paper_tables    Tables 3 and 7 of the paper beside counts by the paper's own rules
+rows            the values of each answer, for --json
+text            the same as text
 plot            the same as a picture
 """

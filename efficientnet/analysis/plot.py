@@ -1,18 +1,17 @@
-"""The family on a plane of parameters and multiply-adds, with Equation 3's curve: `scale.py --plot`.
+"""A plot of the family over parameters and multiply-adds, with the curve of Equation 3: `scale.py --plot`.
 
 Needs matplotlib, the `report` extra.
 """
 
 from __future__ import annotations
 
-import io
-import os
 from pathlib import Path
 
 from efficientnet.analysis.paper_tables import TABLES
 from efficientnet.analysis.rows import curve_rows
 from efficientnet.architecture import derive
 from efficientnet.common.extras import require
+from efficientnet.common.files import atomic_file
 from efficientnet.complexity import complexity
 from efficientnet.scaling import ALPHA, B0, BETA, GAMMA, VARIANTS, Baseline, Coefficients
 
@@ -20,9 +19,9 @@ FORMATS = ("png", "svg", "pdf")
 
 
 def points(baseline: Baseline) -> list[dict]:
-    """What stands on the plane beside the curve: B0's released variants, or another baseline's rows of Table 3.
+    """The points beside the curve: the released variants of B0, or the rows of another baseline in Table 3.
 
-    Each is {name, parameters, multiply_adds}, with our counts; rows without stated coefficients are left out.
+    Each is {name, parameters, multiply_adds}, with our counts. Rows without stated coefficients are left out.
     """
     if baseline is B0:
         named = [(variant.name.upper(), variant.coefficients) for variant in VARIANTS.values()]
@@ -44,9 +43,9 @@ def point_name(baseline: Baseline, coefficients: Coefficients) -> str:
 def plot(
     path: Path, baseline: Baseline = B0, alpha: float = ALPHA, beta: float = BETA, gamma: float = GAMMA
 ) -> dict[str, list[dict]]:
-    """Draws the picture to `path` (.png, .svg or .pdf) and returns what it shows: `curve` and `points`.
+    """Draw the plot to `path` (.png, .svg or .pdf), whole or not at all; returns its `curve` and `points`.
 
-    The file appears whole or not at all.  Raises ValueError for another ending and MissingExtra without matplotlib.
+    Raises ValueError for another ending and MissingExtra without matplotlib.
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
@@ -103,14 +102,6 @@ def plot(
     axes.grid(which="both", linewidth=0.3)
     axes.legend(loc="upper left")
 
-    picture = io.BytesIO()
-    figure.savefig(picture, format=kind)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(picture.getvalue())
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        figure.savefig(file, format=kind)
     return {"curve": fine, "points": shown}

@@ -1,4 +1,4 @@
-"""What this process's CPU can do, and one setting of its memory that decides how fast it does it."""
+"""The CPU: usable cores, bf16 units, and a setting of the memory allocator that speeds it up."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 
 def usable_cores() -> int:
-    """Those that this process may run on."""
+    """The number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep freed blocks for the next use instead of returning them to the kernel.
+    """Tell glibc to keep freed blocks for the next allocation instead of returning them to the kernel.
 
-    By default every activation of some size is mapped anew and its pages are zeroed one fault at a time, which costs
-    more than the arithmetic of a layer on a CPU.  What is free when it is called goes back once more.  Linux with glibc
-    only; elsewhere nothing happens.
+    By default every large activation is mapped anew and its pages are zeroed one page fault at a time, which costs
+    more than the arithmetic of a layer on a CPU. Memory that is free now is returned first. Does nothing except on
+    Linux with glibc.
     """
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return
@@ -26,14 +26,14 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     libc.malloc_trim(0)
     if not libc.mallopt(m_mmap_threshold, largest):
-        libc.mallopt(m_mmap_threshold, 2**25)  # the most that glibc took before 2.35
+        libc.mallopt(m_mmap_threshold, 2**25)  # the maximum before glibc 2.35
     libc.mallopt(m_trim_threshold, largest)
 
 
 def has_bf16_units() -> bool:
-    """Whether the processor multiplies bf16 in hardware: by AMX's tiles or by AVX-512's dot products.
+    """Whether the processor multiplies bf16 in hardware, by AMX tiles or AVX-512 dot products.
 
-    Read from Linux's own list of its flags; elsewhere, and on other processors, False.
+    Reads the flags that Linux lists; False on other systems.
     """
     try:
         text = Path("/proc/cpuinfo").read_text()

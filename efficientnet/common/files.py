@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and tensors read without executing code."""
+"""Files that are written completely or not at all, and tensors that are read without executing code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import os
 import pickle
 import re
-import tempfile
+import secrets
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     import torch
 
 
-# How the temporary files of `atomic_file` end: whoever finds one may delete it, once its writer is gone.
+# The ending of `atomic_file`'s temporary files. One that is left behind may be deleted once its writer is gone.
 UNFINISHED = ".unfinished"
+TEXT = {"encoding": "utf-8", "newline": ""}
 
 
 class CheckpointError(UserError):
@@ -29,25 +31,27 @@ class CheckpointError(UserError):
 
 @contextlib.contextmanager
 def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO]:
-    """A file that appears at `path` whole when the block ends, or not at all.
+    """A file that appears at `path` complete when the block ends, or not at all.
 
-    Written beside it under a temporary name, flushed to the disk, then renamed: a kill at any instant leaves either
-    the old file or the new one.
+    It is written in the same folder under a temporary name, flushed to disk and renamed: a kill at any instant leaves
+    either the old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+    # File systems allow names of 255 bytes, which is too short for some names with an ending.
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}{UNFINISHED}")
     try:
-        with os.fdopen(handle, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
+        with open(temporary, mode.replace("w", "x"), **({} if "b" in mode else TEXT)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~current_umask())
-        os.replace(name, path)
-    except BaseException:
+        os.replace(temporary, path)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            temporary.unlink()
         raise
-    with contextlib.suppress(OSError):  # the rename itself, where a directory can be synced
+    with contextlib.suppress(OSError):  # not every system can flush a folder, which holds the new name
         directory = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)
@@ -55,10 +59,15 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO]:
             os.close(directory)
 
 
-def current_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def remove_unfinished(folder: Path, seconds: float = 3600) -> None:
+    """Delete the temporary files of killed writers in a folder and those below it.
+
+    They are those not written to for so many seconds. A living writer needs a few at most.
+    """
+    for path in folder.rglob(f".*{UNFINISHED}"):
+        with contextlib.suppress(OSError):  # such as one that was finished in the meantime
+            if time.time() - path.stat().st_mtime > seconds:
+                path.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -68,12 +77,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def load_tensors(path: Path, map_location: str | torch.device = "cpu") -> Any:
-    """`torch.load` with weights_only=True, and every way that it fails told in one line."""
+    """`torch.load` with weights_only=True; raises CheckpointError in one line for every way it fails."""
     import torch  # here, so that processes that only write files start without it
 
     def load() -> Any:
         with warnings.catch_warnings():
-            # That it may not be able to read a file: it then fails, and the line that says so is enough.
+            # A newer pickle protocol, which torch may fail to read. The CheckpointError says so.
             warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(path, map_location=map_location, weights_only=True)
 
@@ -81,7 +90,7 @@ def load_tensors(path: Path, map_location: str | torch.device = "cpu") -> Any:
 
 
 def explain_failures(path: Path, load: Callable[[], Any]) -> Any:
-    """What `load` returns; CheckpointError for the ways in which reading a file of tensors fails."""
+    """Return `load()`; raise CheckpointError for the ways in which reading a file of tensors fails."""
     try:
         return load()
     except FileNotFoundError:
@@ -91,7 +100,7 @@ def explain_failures(path: Path, load: Callable[[], Any]) -> Any:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     except pickle.UnpicklingError as error:
-        if "Unsupported operand" in str(error):  # of a newer pickle protocol, or of no pickle at all
+        if "Unsupported operand" in str(error):  # a newer pickle protocol, or no pickle at all
             raise CheckpointError(
                 f"{path}: not what torch.save writes by default (damaged, of another format, or a pickle with other "
                 "things in it), so it is refused unread"
@@ -103,6 +112,6 @@ def explain_failures(path: Path, load: Callable[[], Any]) -> Any:
         ) from None
     except CheckpointError:
         raise
-    except Exception:  # a damaged file can mislead its reader into almost any error
+    except Exception:  # a damaged file can cause almost any error in its reader
         kind = "safetensors" if path.suffix == ".safetensors" else "PyTorch"
         raise CheckpointError(f"{path}: damaged, truncated, or not a {kind} file; use another copy") from None

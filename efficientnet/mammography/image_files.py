@@ -1,4 +1,4 @@
-"""Where the images of a table are."""
+"""Find the image file of each row of a table."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 from efficientnet.mammography.table import Table, TableError
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
-# In the order of preference where an image exists in several forms.
+# In order of preference where an image exists in several forms.
 SUFFIXES = (*DICOM_SUFFIXES, ".png", ".jpg", ".jpeg")
 
 
 def find_images(table: Table, root: Path, folder: str = "train_images") -> list[Path | None]:
     """The file of each row of the table, None where there is none.
 
-    Looked for in `root/folder` where that exists, else in `root`, as `<patient_id>/<image_id>.<suffix>` or flat as
-    `<image_id>.<suffix>` or `<patient_id>_<image_id>.<suffix>`, with suffix dcm, dicom, png, jpg or jpeg; if not one
-    is there, in the same ways one folder deeper, as in `root/train_images_512`. Each folder is listed once. Raises
-    TableError if two such folders have images of the table: nobody could tell which of them is meant.
+    Searches `root/folder` if that exists, else `root`, for `<patient_id>/<image_id>.<suffix>`, `<image_id>.<suffix>`
+    and `<patient_id>_<image_id>.<suffix>`, with suffix dcm, dicom, png, jpg or jpeg. If there is no image at all, the
+    search goes one folder deeper, as in `root/train_images_512`. Each folder is listed once. Raises TableError if two
+    such folders have images of the table, since either could be meant.
 
-    `root/folder` may be a link; of the links in it those are followed that stay within it, or within `root`. What is
-    neither a file nor a folder, such as a pipe, is passed over.
+    `root/folder` may be a link. Links in it are followed only if they stay within it, or within `root`. Anything that
+    is neither a file nor a folder, such as a pipe, is ignored.
     """
     base = image_folder(root, folder)
     inside = [os.path.realpath(root), os.path.realpath(base)]
@@ -42,12 +42,12 @@ def find_images(table: Table, root: Path, folder: str = "train_images") -> list[
 
 
 def image_folder(root: Path, folder: str) -> Path:
-    """`root/folder` where that exists, else `root`."""
+    """`root/folder` if that exists, else `root`."""
     return root / folder if (root / folder).is_dir() else root
 
 
 def every_image(root: Path, folder: str, found: Iterable[Path]) -> tuple[set[str], list[str]]:
-    """The path of each image where `find_images` found some, of a row or not; and the links that it did not follow."""
+    """The path of every image, with or without a row, where `find_images` found some; and the links not followed."""
     base, left_out = image_folder(root, folder), []
     inside = [os.path.realpath(root), os.path.realpath(base)]
     images = set(list_images(base, inside, left_out).values())
@@ -63,17 +63,19 @@ def folders_in(base: Path, inside: Sequence[str]) -> list[str]:
 
 
 def stays_in(entry: os.DirEntry, inside: Sequence[str]) -> bool:
-    """Whether it is no link, or one to a place within one of these folders."""
+    """Whether the entry is not a link, or a link to a place within one of these folders."""
     if not entry.is_symlink():
         return True
     return any(Path(os.path.realpath(entry.path)).is_relative_to(place) for place in inside)
 
 
 def list_images(base: Path, inside: Sequence[str], left_out: list[str] | None = None) -> dict[tuple[str, str], str]:
-    """(name of its folder, or "" for `base`; stem) -> path of each image in `base` and its folders, the best form.
+    """(name of its folder, or "" for `base`; stem) -> path, for each image in `base` and its folders.
 
-    inside    the folders that links have to stay within, without links themselves
-    left_out  is given the links that do not
+    Of an image in several forms the preferred one is listed.
+
+    inside    resolved folders that links have to stay within
+    left_out  receives the links that do not
     """
     left_out = [] if left_out is None else left_out
     best: dict[tuple[str, str], tuple[int, str]] = {}
@@ -84,7 +86,7 @@ def list_images(base: Path, inside: Sequence[str], left_out: list[str] | None = 
             return
         if not stays_in(entry, inside):
             left_out.append(entry.path)
-        elif entry.is_file() or not os.path.exists(entry.path):  # what a link to nothing is, its reader will say
+        elif entry.is_file() or not os.path.exists(entry.path):  # a broken link fails when it is read
             candidate = (SUFFIXES.index(suffix.lower()), entry.path)
             best[parent, stem] = min(candidate, best.get((parent, stem), candidate))
 
@@ -102,7 +104,7 @@ def list_images(base: Path, inside: Sequence[str], left_out: list[str] | None = 
 
 
 def match_images(table: Table, images: dict[tuple[str, str], str]) -> list[Path | None]:
-    """The path of each row of the table in what `list_images` found; its patient's folder goes before a flat file."""
+    """The path of each row among `list_images`'s, preferring the patient's folder over flat files."""
     files = []
     for row in table.rows:
         names = ((row.patient_id, row.image_id), ("", row.image_id), ("", f"{row.patient_id}_{row.image_id}"))

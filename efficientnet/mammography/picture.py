@@ -1,8 +1,10 @@
-"""One image file -> the picture that a network reads, and the file that keeps such a picture for the next time.
+"""One image file -> the picture that a network reads, and the PNG file in which `prepare` stores such a picture.
 
-A prepared picture is an 8-bit gray PNG. In its header it says by which settings it was made and from what, so that it
-is never cropped a second time, never used for other settings, and known again by whoever resumes the work.
+A prepared picture is an 8-bit gray PNG. Its header names the settings and the source that it was made from, so that it
+is never cropped again, never used with other settings, and recognised when the work is resumed.
 """
+
+from __future__ import annotations
 
 import io
 import zlib
@@ -17,7 +19,7 @@ from efficientnet.mammography.dicom.reading import ImageError, read_shown_image
 from efficientnet.mammography.image_files import DICOM_SUFFIXES
 from efficientnet.mammography.preprocessing import Preprocessing, preprocess
 
-# A reduced image has at least so many times the rows and columns of the picture: a crop leaves about half of them.
+# JPEG 2000 is reduced to no less than so many times the picture's rows and columns: a crop leaves about half of them.
 REDUCED_TO = 2
 
 SETTINGS_KEY, SOURCE_KEY = "Prepared-By", "Prepared-From"
@@ -27,7 +29,7 @@ END_OF_PNG = b"\0\0\0\0IEND\xaeB`\x82"
 def read_picture(path: Path, settings: Preprocessing, laterality: str | None = None) -> preprocessing.Image:
     """The preprocessed picture of an image file: float32 `settings.image_size` in [0, 1].
 
-    A prepared picture is taken as it is. Raises ImageError in one line, also for one prepared by other settings.
+    A prepared picture is used as it is. Raises ImageError, also for a picture prepared with other settings.
     """
     image, key = open_image(path, settings)
     if key is None:
@@ -38,7 +40,7 @@ def read_picture(path: Path, settings: Preprocessing, laterality: str | None = N
 
 
 def open_image(path: Path, settings: Preprocessing) -> tuple[ShownImage, str | None]:
-    """An image file of any kind, and the key of the settings that it was prepared by, if it was. Raises ImageError."""
+    """An image file of any kind, and the key of the settings if it is a prepared one. Raises ImageError."""
     if path.suffix.lower() in DICOM_SUFFIXES:
         smallest = tuple(REDUCED_TO * side for side in settings.image_size) if settings.reduce_jpeg2000 else None
         return read_shown_image(path, settings.window, smallest), None
@@ -47,10 +49,10 @@ def open_image(path: Path, settings: Preprocessing) -> tuple[ShownImage, str | N
 
 
 def read_raster(path: Path) -> tuple[preprocessing.Image, str | None]:
-    """A PNG or JPEG as float32 (H, W) in [0, 1], and the key of the settings that it was prepared by, if it was.
+    """A PNG or JPEG as float32 (H, W) in [0, 1], and the key of the settings if it is a prepared picture.
 
-    Pictures in these formats (the competition's community copies, or a prepared folder) are taken as already windowed
-    with tissue bright: 8 bits over 255, 16 bits over 65535, colour as its luminance. Raises ImageError in one line.
+    Pictures in these formats (community copies of the competition's data, or a prepared folder) count as windowed, with
+    tissue bright: 8 bits are divided by 255, 16 bits by 65535, and colour is reduced to luminance. Raises ImageError.
     """
     try:
         with Image.open(path) as image:
@@ -58,14 +60,14 @@ def read_raster(path: Path) -> tuple[preprocessing.Image, str | None]:
             if image.mode.startswith("I"):  # 16-bit PNG
                 return np.asarray(image, dtype=np.float32) / np.float32(65535), key
             return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255), key
-    except MemoryError:  # of a file that is damaged, as a rule
+    except MemoryError:  # usually a damaged file
         raise ImageError(f"{path}: cannot be read as an image (it claims more memory than there is)") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path}: cannot be read as an image ({error}); replace it or take it out") from None
 
 
 def encode_picture(picture: preprocessing.Image, settings: Preprocessing, source: str) -> bytes:
-    """A picture in [0, 1] as a PNG of 8 bits: the background stays 0 and nothing is off by more than 1/510.
+    """A picture in [0, 1] as an 8-bit PNG: the background stays 0 and no pixel is off by more than 1/510.
 
     That is a hundredth of the standard deviation by which the network's input is divided. Measured on films at
     1024x512 (one core of a Zen 3; milliseconds to write and to read, KiB):
@@ -74,8 +76,8 @@ def encode_picture(picture: preprocessing.Image, settings: Preprocessing, source
         8-bit PNG, level 6       57    5     125        16-bit PNG, level 1       36    7    600
         8-bit array              0.3   0.3   512        16-bit array             0.3   0.3  1024
 
-    Augmentation takes four times as long as the reading of a PNG, and 54,706 of them (6 GB instead of 28 or 56) stay
-    in the memory of the machine from the first epoch on.
+    Augmentation takes four times as long as reading a PNG, and 54,706 of them (6 GB instead of 28 or 56) stay in the
+    machine's memory after the first epoch.
     """
     information = PngImagePlugin.PngInfo()
     information.add_text(SETTINGS_KEY, settings.key)
@@ -87,10 +89,10 @@ def encode_picture(picture: preprocessing.Image, settings: Preprocessing, source
 
 
 def is_prepared(path: Path, settings: Preprocessing, source: str) -> bool:
-    """Whether the file is a whole prepared picture by these settings from this source.
+    """Whether the file is a complete prepared picture with these settings and from this source.
 
-    Its beginning and its end tell: of 54,706 files that is a matter of seconds. For what lies between the writer
-    answers: the disk has the content before the file has its name.
+    Only the beginning and the end are checked, which takes seconds for 54,706 files. `atomic_file` guarantees the rest:
+    the content is on disk before the file gets its name.
     """
     expected = b"".join(
         chunk(b"tEXt", name.encode() + b"\0" + text.encode())
@@ -98,10 +100,10 @@ def is_prepared(path: Path, settings: Preprocessing, source: str) -> bool:
     )
     try:
         with open(path, "rb") as file:
-            beginning = file.read(4096)  # a name may have 255 letters, and an escape has ten
+            beginning = file.read(4096)  # a name may have 255 letters, and an escaped letter ten
             file.seek(-len(END_OF_PNG), io.SEEK_END)
             return expected in beginning and file.read() == END_OF_PNG
-    except OSError:  # also for a file shorter than its end
+    except OSError:  # also if the file is shorter than END_OF_PNG
         return False
 
 

@@ -1,8 +1,10 @@
 """One normalised image -> a picture of the size a network reads: the breast alone, its chest wall on one side.
 
-Half of a mammogram and more is background. Cutting it off is worth about as much resolution as the next network size
-costs, and turning every breast the same way takes a symmetry off what the network has to learn.
+At least half of a mammogram is background. Cropping it gains about as much resolution as the next larger network
+would, and turning every breast the same way removes a symmetry that the network would have to learn.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -23,32 +25,32 @@ Side = Literal["left", "right"]
 
 SIDES = ("left", "right", "as-is")
 
-VERSION = 1  # of the picture that the same file and settings give; raise it with every change of that
-# What decides the picture; the channels and the normalisation come after it, in `dataset.to_tensor`.
+VERSION = 1  # raise it when the same file and settings give another picture
+# The settings that decide the picture. Channels and normalisation are applied later, in `dataset.to_tensor`.
 PICTURE_SETTINGS = ("image_size", "crop", "side", "window", "reduce_jpeg2000")
 
-SEARCH_SIZE = 352  # longest side of the copy on which the breast is looked for
-FRAME_WIDTH = 0.03  # of a side: bright borders of scanned film are narrower than this, a breast is not
-FRAME_SHARE = 0.2  # of a row or column: from this much frame on it is left out of the box
-EVEN = 1e-3  # by less does brightness differ within a row or column of padding, and in a breast by more
+SEARCH_SIZE = 352  # longest side of the reduced copy on which the breast is located
+FRAME_WIDTH = 0.03  # of a side: bright borders of scanned film are narrower than this, a breast is wider
+FRAME_SHARE = 0.2  # a row or column with at least this share of frame is left out of the box
+EVEN = 1e-3  # brightness differs by less within a row or column of padding, and by more within a breast
 MINIMUM_AREA = 0.01  # of the picture: anything smaller is not taken for a breast
 MARGIN = 0.01  # of each side, added around the breast: the nipple and the skin are its faintest parts
-# The least contrast of tissue to background, on a scale of 0 to 1, and the same in standard deviations of the
-# background. Skin and nipple are often no more than two per cent brighter than air.
+# The least contrast between tissue and background, on a scale of 0 to 1 and in standard deviations of the background.
+# Skin and nipple are often no more than two per cent brighter than air.
 CONTRAST, CONTRAST_DEVIATIONS = 0.01, 4.0
-GLOW_WIDTH = 0.25  # of the breast: the light that scanners leave along an edge of the film is narrower than this
-UNDECIDED = 0.02  # halves of a picture whose tissue differs by less than this share tell nothing of the chest wall
+GLOW_WIDTH = 0.25  # of the breast: the glow that scanners leave along an edge of the film is narrower than this
+UNDECIDED = 0.02  # halves whose tissue differs by less than this share do not tell where the chest wall is
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How the images of a model are prepared. It is stored in the model's checkpoint.
+    """How the images of a model are prepared. Stored in the model's checkpoint.
 
-    `image_size` is (height, width). `side` is where the chest wall is to be: "left", "right" or "as-is". `window`
-    chooses among the windows of a DICOM file. `mean` and `std` are those of the pixels in [0, 1]; the defaults are
-    the averages over the three channels of ImageNet's. `reduce_jpeg2000` decodes JPEG 2000 at a lower resolution where
-    the image size is small. Of 3300x2560 pixels on a Zen 3 that took 298 ms instead of 1,082 for 768x384 and 246 for
-    512x256, with pictures that differ by 0.15 and 0.6 of 255 grey levels in the mean.
+    `image_size` is (height, width). `side` says where the chest wall goes: "left", "right" or "as-is". `window` selects
+    one of the windows of a DICOM file. `mean` and `std` are those of pixels in [0, 1]; the defaults are the averages
+    over ImageNet's three channels. `reduce_jpeg2000` decodes JPEG 2000 at a lower resolution where the image size is
+    small. For 3300x2560 pixels on a Zen 3 that took 298 ms instead of 1,082 for 768x384 and 246 for 512x256, with
+    pictures that differ on average by 0.15 and 0.6 of 255 grey levels.
     """
 
     image_size: tuple[int, int]
@@ -81,13 +83,13 @@ class Preprocessing:
         return hashlib.sha256(json.dumps(picture, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON has them."""
+        """The settings as a dict of JSON values."""
         return asdict(self) | {"image_size": list(self.image_size)}
 
     @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> "Preprocessing":
+    def from_dict(cls, settings: Mapping[str, Any]) -> Preprocessing:
         """The inverse of `to_dict`. Raises ValueError with the names of missing and unknown keys."""
-        settings = {"reduce_jpeg2000": False, **settings}  # which checkpoints before it do not have
+        settings = {"reduce_jpeg2000": False, **settings}  # older checkpoints lack it
         names = {field.name for field in fields(cls)}
         missing, unknown = sorted(names - set(settings)), sorted(set(settings) - names)
         if missing or unknown:
@@ -101,123 +103,96 @@ class Preprocessing:
 def preprocess(image: Image | ShownImage, settings: Preprocessing, laterality: str | None = None) -> Image:
     """Crop, orient and resize: (H, W) of any size -> float32 `settings.image_size`, in [0, 1].
 
-    `laterality` ("L" or "R") decides where the chest wall is only if the picture cannot tell: by convention a left
-    breast is stored with the chest wall on the left. The image is cropped before anything else is done to it, and of
-    a `ShownImage` under a straight window the brightness is worked out after resizing, which comes to the same.
+    The aspect ratio is kept: the picture is padded with 0 opposite to the chest wall, or evenly above and below. If the
+    picture does not show where the chest wall is, `laterality` ("L" or "R") decides: by convention a left breast is
+    stored with the chest wall on the left.
     """
-    image = _as_shown(image)
+    image = as_shown(image)
     height, width = image.values.shape
-    reduced = _reduce(image)
-    box = _find_breast(reduced, (height, width)) if settings.crop else (0, height, 0, width)
-    chest_wall = _chest_wall_side(_cells_of(box, reduced, (height, width)))
+    reduced = reduce(image)
+    box = find_breast(reduced, (height, width)) if settings.crop else (0, height, 0, width)
+    chest_wall = chest_wall_side(cells_of(box, reduced, (height, width)))
     chest_wall = chest_wall or ("right" if laterality == "R" else "left")
-    picture = _resize(image, box, settings.image_size)
+    top, bottom, left, right = box
+    scale = min(settings.image_size[0] / (bottom - top), settings.image_size[1] / (right - left))
+    size = tuple(
+        min(most, max(1, round(length * scale)))
+        for most, length in zip(settings.image_size, (bottom - top, right - left), strict=True)
+    )
+    picture = resize(image, image.values[top:bottom, left:right], size)
     if settings.side not in ("as-is", chest_wall):
         picture, chest_wall = picture[:, ::-1], settings.side
-    return _pad(picture, settings.image_size, chest_wall)
-
-
-def crop_to_breast(image: Image) -> Image:
-    """The part of the image within `breast_box`, as a view."""
-    top, bottom, left, right = breast_box(image)
-    return image[top:bottom, left:right]
+    return pad(picture, settings.image_size, chest_wall)
 
 
 def breast_box(image: Image | ShownImage) -> Box:
     """The rows and columns of the breast: top, bottom, left, right, half-open; the whole image if there is none.
 
-    What is brighter than the background, without the frame of a scanned film, falls into connected parts. The breast
-    is the largest of them, where a part that touches neither side counts half. A glow of the film's edge above or
-    below the breast is left out.
+    Pixels brighter than the background, without the frame of a scanned film, form connected parts. The breast is the
+    largest part, where a part that touches neither side counts half. A glow along the film's edge above or below the
+    breast is left out.
     """
-    image = _as_shown(image)
-    return _find_breast(_reduce(image), image.values.shape)
+    image = as_shown(image)
+    return find_breast(reduce(image), image.values.shape)
 
 
-def chest_wall_side(image: Image) -> Side:
-    """The side on which a cropped picture has more breast, "left" if it is the same on both.
-
-    Files may be stored mirrored, whatever their laterality says.
-    """
-    return _chest_wall_side(_reduce(_as_shown(image))) or "left"
-
-
-def resize_with_padding(image: Image, size: tuple[int, int], side: str) -> Image:
-    """Resize (H, W) to float32 `size` (height, width), aspect kept, antialiased, padded with 0.
-
-    The padding is opposite to the chest wall, which is on `side`, and half above and half below.
-    """
-    return _pad(_resize(_as_shown(image), (0, image.shape[0], 0, image.shape[1]), size), size, side)
-
-
-def _as_shown(image: Image | ShownImage) -> ShownImage:
+def as_shown(image: Image | ShownImage) -> ShownImage:
     return image if isinstance(image, ShownImage) else ShownImage(image)
 
 
-def _resize(image: ShownImage, box: Box, size: tuple[int, int]) -> Image:
-    """The part in the box, at the largest size within `size` that has its proportions."""
-    top, bottom, left, right = box
-    shape = bottom - top, right - left
-    scale = min(size[0] / shape[0], size[1] / shape[1])
-    height, width = (min(most, max(1, round(n * scale))) for most, n in zip(size, shape, strict=True))
-    return _brightness(image, image.values[top:bottom, left:right], (height, width))
-
-
-def _brightness(image: ShownImage, values: NDArray[Any], size: tuple[int, int]) -> Image:
-    """Some of the values of the image, resized, in brightness from 0 to 1."""
-    black, white = image.ramp
-    picture = resample(values, size, image.numbers)
-    picture -= np.float32(black)
-    picture *= np.float32(1 / (white - black))
+def resize(image: ShownImage, values: NDArray[Any], size: tuple[int, int]) -> Image:
+    """The brightness of some of the image's values, resized."""
+    picture = resample(values, size, image.brightness)
     return np.clip(picture, 0, 1, out=picture)
 
 
-def _pad(image: Image, size: tuple[int, int], side: str) -> Image:
+def pad(picture: Image, size: tuple[int, int], chest_wall: str) -> Image:
     padded = np.zeros(size, np.float32)
-    height, width = image.shape
-    top, left = (size[0] - height) // 2, 0 if side == "left" else size[1] - width
-    padded[top : top + height, left : left + width] = image
+    height, width = picture.shape
+    top, left = (size[0] - height) // 2, 0 if chest_wall == "left" else size[1] - width
+    padded[top : top + height, left : left + width] = picture
     return padded
 
 
-def _reduce(image: ShownImage) -> Image:
-    """The brightness on a grid of at most SEARCH_SIZE cells a side, on which the breast is looked for.
+def reduce(image: ShownImage) -> Image:
+    """The brightness on a grid of at most SEARCH_SIZE cells a side, on which the breast is located.
 
-    Averaging over the pixels of a cell takes most of the noise away; one row of them is enough.
+    Averaging over the pixels of a cell removes most of the noise; one row of them is enough.
     """
     factor = max(1.0, max(image.values.shape) / SEARCH_SIZE)
     height, width = (max(1, round(length / factor)) for length in image.values.shape)
     step = int(factor)
-    return _brightness(image, image.values[(image.values.shape[0] - 1) % step // 2 :: step], (height, width))
+    return resize(image, image.values[(image.values.shape[0] - 1) % step // 2 :: step], (height, width))
 
 
-def _cells_of(box: Box, reduced: Image, shape: tuple[int, int]) -> Image:
-    """The cells of the grid that belong to the box of an image of this shape, at least one."""
+def cells_of(box: Box, reduced: Image, shape: tuple[int, int]) -> Image:
+    """The cells of the grid that belong to the box in an image of this shape, at least one."""
     (height, width), (rows, columns) = shape, reduced.shape
     top, left = box[0] * rows // height, box[2] * columns // width
     return reduced[top : max(top + 1, box[1] * rows // height), left : max(left + 1, box[3] * columns // width)]
 
 
-def _find_breast(reduced: Image, shape: tuple[int, int]) -> Box:
-    """`breast_box` of the image of this shape, from its grid of cells."""
-    threshold = _tissue_threshold(reduced)
-    rows, columns = _without_padding(reduced, threshold)
-    first_row, last_row = _in_pixels(rows.start, rows.stop, reduced.shape[0], shape[0])
-    first_column, last_column = _in_pixels(columns.start, columns.stop, reduced.shape[1], shape[1])
+def find_breast(reduced: Image, shape: tuple[int, int]) -> Box:
+    """`breast_box` of an image of this shape, from its grid of cells."""
+    threshold = tissue_threshold(reduced)
+    rows, columns = without_padding(reduced, threshold)
+    first_row, last_row = in_pixels(rows.start, rows.stop, reduced.shape[0], shape[0])
+    first_column, last_column = in_pixels(columns.start, columns.stop, reduced.shape[1], shape[1])
     inner, height, width = reduced[rows, columns], last_row - first_row, last_column - first_column
-    mask = inner > (threshold if inner.shape == reduced.shape else _tissue_threshold(inner))
-    inside = _without_frame(mask)
-    part = _breast_part(_open(inside))
+    mask = inner > (threshold if inner.shape == reduced.shape else tissue_threshold(inner))
+    inside = without_frame(mask)
+    part = breast_part(opened(inside))
     if part is None:
         return 0, shape[0], 0, shape[1]
     frame = mask & ~inside
-    top, bottom = _enlarge(_rows_without_glow(part), frame.mean(axis=1), height)
-    left, right = _enlarge(_extent(part, axis=0), frame.mean(axis=0), width)
+    top, bottom = enlarge(rows_without_glow(part), frame.mean(axis=1), height)
+    left, right = enlarge(occupied(part, axis=0), frame.mean(axis=0), width)
     return first_row + top, first_row + bottom, first_column + left, first_column + right
 
 
-def _chest_wall_side(reduced: Image) -> Side | None:
-    mask = reduced > _tissue_threshold(reduced)
+def chest_wall_side(reduced: Image) -> Side | None:
+    """The side with more breast, None if it is the same on both. The header's laterality can be wrong about this."""
+    mask = reduced > tissue_threshold(reduced)
     half = mask.shape[1] // 2
     left, right = np.count_nonzero(mask[:, :half]), np.count_nonzero(mask[:, mask.shape[1] - half :])
     if abs(left - right) <= UNDECIDED * max(left + right, 1):
@@ -225,23 +200,23 @@ def _chest_wall_side(reduced: Image) -> Side | None:
     return "left" if left > right else "right"
 
 
-def _tissue_threshold(reduced: Image) -> float:
-    """Brightness that tells tissue from background.
+def tissue_threshold(reduced: Image) -> float:
+    """The brightness that separates tissue from background.
 
-    Otsu's threshold (IEEE Trans. SMC 9(1), 1979) alone would cut off the fatty outline of the breast, which is nearer
-    to the background than to the gland. It only says what is dark. The most frequent of the dark values is the
-    background, since tissue has many values, and the spread of what is darker still, where no tissue is, its noise.
+    Otsu's threshold (IEEE Trans. SMC 9(1), 1979) alone would cut off the fatty outline of the breast, which is closer
+    to the background than to the gland, so it only separates the dark values. The most frequent dark value is the
+    background, since tissue has many values. The spread of the values below it, where no tissue is, is the noise.
     """
     counts = np.bincount((reduced * np.float32(255.999)).astype(np.uint8).reshape(-1), minlength=256)
-    split = _otsu_split(counts)
+    split = otsu_split(counts)
     background = np.float32((int(np.argmax(counts[:split])) + 0.5) / 256)
     below = np.minimum(reduced - background, 0)
     noise = math.sqrt(float(np.square(below, out=below).sum()) / max(1, np.count_nonzero(reduced < background)))
     return min(split / 256, background + max(CONTRAST, CONTRAST_DEVIATIONS * noise))
 
 
-def _otsu_split(counts: NDArray[np.int64]) -> int:
-    """The number of bins, at least 1, in the darker of two classes with the largest variance between them."""
+def otsu_split(counts: NDArray[np.int64]) -> int:
+    """The number of bins, at least 1, in the darker of the two classes with the largest variance between them."""
     bins = np.arange(counts.size)
     weight, mass = np.cumsum(counts)[:-1], np.cumsum(counts * bins)[:-1]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -250,10 +225,10 @@ def _otsu_split(counts: NDArray[np.int64]) -> int:
     return int(np.argmax(np.nan_to_num(variance))) + 1
 
 
-def _without_padding(reduced: Image, threshold: float) -> tuple[slice, slice]:
-    """The rows and columns that are left without those, from an edge on, that are bright and of one value.
+def without_padding(reduced: Image, threshold: float) -> tuple[slice, slice]:
+    """The rows and columns that remain without bright, uniform ones along the edges.
 
-    That is padding which no header declares, of any width: no row of a breast is so even.
+    Those are padding that the header does not declare, of any width. No row of a breast is so uniform.
     """
     kept = []
     for lines in (reduced, reduced.T):
@@ -262,8 +237,8 @@ def _without_padding(reduced: Image, threshold: float) -> tuple[slice, slice]:
     return kept[0], kept[1]
 
 
-def _without_frame(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Take away what stands on an edge of the picture and reaches less than FRAME_WIDTH into it, on all four sides."""
+def without_frame(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Clear whatever touches an edge of the picture and reaches less than FRAME_WIDTH into it, on all four sides."""
     mask = mask.copy()
     for turned in (mask, mask[::-1], mask.T, mask.T[::-1]):  # views in which the edge is the first row
         depth = max(1, round(FRAME_WIDTH * turned.shape[0]))
@@ -272,20 +247,20 @@ def _without_frame(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask
 
 
-def _open(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Morphological opening by a square of 3x3: specks and thin bridges go. The outside counts as the nearest edge."""
-    return _over_square(_over_square(mask, np.logical_and), np.logical_or)
+def opened(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Morphological opening by a 3x3 square, which removes specks and thin bridges. Borders are replicated."""
+    return over_square(over_square(mask, np.logical_and), np.logical_or)
 
 
-def _over_square(mask: NDArray[np.bool_], combine: np.ufunc) -> NDArray[np.bool_]:
+def over_square(mask: NDArray[np.bool_], combine: np.ufunc) -> NDArray[np.bool_]:
     padded = np.pad(mask, 1, mode="edge")
     rows = combine(combine(padded[:-2], padded[1:-1]), padded[2:])
     return combine(combine(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
 
 
-def _breast_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+def breast_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
     """The connected part of the mask that is the breast, or None if none is large enough."""
-    labels, areas = _connected_parts(mask)
+    labels, areas = connected_parts(mask)
     if areas.size == 0:
         return None
     on_side = np.isin(np.arange(areas.size), labels[:, [0, -1]])
@@ -293,11 +268,11 @@ def _breast_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
     return labels == chosen if areas[chosen] >= MINIMUM_AREA * mask.size else None
 
 
-def _connected_parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Label the 4-connected parts of a mask: (labels (h, w) from 0, -1 outside; areas).
+def connected_parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Label the 4-connected parts of a mask: labels (h, w) from 0, -1 outside; and their areas.
 
-    Runs of set pixels within a row are joined to the runs that they overlap in the row below: all at once, each run
-    taking the lowest number of its neighbours, until nothing changes.
+    Runs of set pixels within a row are joined to the runs that they overlap in the next row: every run takes the lowest
+    number among its neighbours, all at once, until nothing changes.
     """
     width = mask.shape[1]
     changes = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1).reshape(-1)
@@ -320,39 +295,40 @@ def _connected_parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArra
     return labels, np.bincount(number, stops - starts, roots.size).astype(np.int64)
 
 
-def _rows_without_glow(part: NDArray[np.bool_]) -> tuple[int, int]:
-    """The first and the last row of the part, less the even, narrow strip by which it may reach top or bottom edge."""
+def rows_without_glow(part: NDArray[np.bool_]) -> tuple[int, int]:
+    """The rows of the part, without the narrow, even strip by which it may reach the top or bottom edge."""
     widths = part.sum(axis=1)
-    first, last = _extent(part, axis=1)
-    return first + _glow_rows(widths), last - _glow_rows(widths[::-1])
+    first, last = occupied(part, axis=1)
+    return first + glow_rows(widths), last - glow_rows(widths[::-1])
 
 
-def _glow_rows(widths: NDArray[np.int64]) -> int:
-    """For how many rows from the edge on a part is as narrow as it is there; 0 if it is wide, or does not reach it."""
+def glow_rows(widths: NDArray[np.int64]) -> int:
+    """The number of rows from the edge in which a part stays narrow; 0 if it is wide there or does not reach it."""
     strip = np.median(widths[: max(1, round(FRAME_WIDTH * widths.size))])
     if not 0 < strip < GLOW_WIDTH * widths.max():
         return 0
     return int(np.argmax(widths > strip + 2))  # two cells for an uneven border
 
 
-def _extent(part: NDArray[np.bool_], axis: int) -> tuple[int, int]:
-    occupied = np.flatnonzero(part.any(axis=axis))
-    return int(occupied[0]), int(occupied[-1]) + 1
+def occupied(part: NDArray[np.bool_], axis: int) -> tuple[int, int]:
+    """The first column (axis 0) or row (axis 1) of the part, and one past the last."""
+    places = np.flatnonzero(part.any(axis=axis))
+    return int(places[0]), int(places[-1]) + 1
 
 
-def _enlarge(extent: tuple[int, int], frame_share: NDArray[np.float64], length: int) -> tuple[int, int]:
-    """From cells of the reduced copy to pixels of the image, with the margin, but not into a frame.
+def enlarge(extent: tuple[int, int], frame_share: NDArray[np.float64], length: int) -> tuple[int, int]:
+    """Convert cells of the reduced copy to pixels of the image, and add the margin, but not into a frame.
 
-    `frame_share` is how much of each row or column of cells belongs to the frame.
+    `frame_share` is the share of each row or column of cells that belongs to the frame.
     """
     cells, margin = frame_share.size, round(MARGIN * length)
     clear = np.flatnonzero(frame_share < FRAME_SHARE)
     first, last = max(extent[0], clear[0]), min(extent[1], clear[-1] + 1)
-    floor, ceiling = _in_pixels(clear[0], clear[-1] + 1, cells, length)
-    first, last = _in_pixels(first, last, cells, length)
+    floor, ceiling = in_pixels(clear[0], clear[-1] + 1, cells, length)
+    first, last = in_pixels(first, last, cells, length)
     return max(floor, first - margin), min(ceiling, last + margin)
 
 
-def _in_pixels(first: int, last: int, cells: int, length: int) -> tuple[int, int]:
-    """The pixels of a side of `length` that the cells from `first` to before `last` of its `cells` cover."""
+def in_pixels(first: int, last: int, cells: int, length: int) -> tuple[int, int]:
+    """The range of pixels, along a side of `length`, that the cells from `first` to before `last` cover."""
     return int(first) * length // cells, -(-int(last) * length // cells)

@@ -1,9 +1,11 @@
 """The table of a screening data set: train.csv or test.csv -> typed rows, breasts, and folds by patient.
 
-The table is the authority for patient, side and view, since the headers of the competition's DICOM files hold next
-to nothing of it. Only patient_id, image_id, laterality and the targets have to be there, under these names or under
-others that a column mapping gives. Whatever is wrong with a table is said once, here, with file, line and column.
+Patient, side and view come from the table, since the DICOM headers of the competition hold almost none of them. Only
+patient_id, image_id, laterality and the targets are required, under these names or those of a column mapping. All
+errors in a table are reported here, with file, line and column.
 """
+
+from __future__ import annotations
 
 import hashlib
 import math
@@ -38,7 +40,7 @@ RSNA_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image. Identifiers are text, as the file has them; what the file does not say is None (NaN in targets)."""
+    """One image. Identifiers are text, as in the file; missing values are None (NaN in targets)."""
 
     patient_id: str
     image_id: str
@@ -53,18 +55,18 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Breast:
-    """One breast: what the competition scores. `rows` are places in the table's rows."""
+    """One breast, the unit that the competition scores. `rows` are indices into the table's rows."""
 
     prediction_id: str
     patient_id: str
     laterality: Literal["L", "R"]
     rows: tuple[int, ...]
-    label: float  # the first target: the maximum over the images that have it, NaN if none has
+    label: float  # maximum of the first target over the images that have it; NaN if none has
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many of each."""
+    """Numbers of images, breasts and patients."""
 
     images: int
     breasts: int
@@ -73,7 +75,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one file, in its order, with N images and T targets; the first target is the one that is scored."""
+    """The rows of one file in its order, with N images and T targets. The first target is scored."""
 
     rows: tuple[Row, ...]
     target_names: tuple[str, ...]
@@ -87,29 +89,38 @@ class Table:
 
     @cached_property
     def breasts(self) -> tuple[Breast, ...]:
-        """See `group_by_breast`."""
-        return group_by_breast(self)
+        """The breasts, in order of first appearance."""
+        members: dict[str, list[int]] = {}
+        for place, row in enumerate(self.rows):
+            members.setdefault(row.prediction_id, []).append(place)
+        breasts = []
+        for prediction_id, places in members.items():
+            first = self.rows[places[0]]
+            labels = [self.rows[place].targets[0] for place in places]
+            label = max((label for label in labels if not math.isnan(label)), default=math.nan)
+            breasts.append(Breast(prediction_id, first.patient_id, first.laterality, tuple(places), label))
+        return tuple(breasts)
 
     @cached_property
     def labels(self) -> NDArray[np.float32]:
-        """Shape (N, T): 0, 1, or NaN where missing. One array for all callers: copy it before changing it."""
+        """Shape (N, T): 0, 1, or NaN where missing. All callers share the array: copy it before changing it."""
         targets = [row.targets for row in self.rows]
         return np.array(targets, dtype=np.float32).reshape(len(self.rows), len(self.target_names))
 
     @property
     def counts(self) -> Counts:
-        """How many images, breasts and patients there are."""
+        """The numbers of images, breasts and patients."""
         return Counts(len(self.rows), len(self.breasts), len(self.patients))
 
     @property
     def positive_counts(self) -> Counts:
-        """How many of them have the first target (cancer, as a rule)."""
+        """The numbers of those that have the first target (usually cancer)."""
         positive = [breast for breast in self.breasts if breast.label == 1]
         images = sum(row.targets[0] == 1 for row in self.rows)
         return Counts(images, len(positive), len({breast.patient_id for breast in positive}))
 
-    def of_patients(self, patients: Collection[str]) -> "Table":
-        """The same table with the rows of these patients only, as for one fold."""
+    def of_patients(self, patients: Collection[str]) -> Table:
+        """The table with the rows of these patients only, such as those of one fold."""
         wanted = frozenset(patients)
         return replace(self, rows=tuple(row for row in self.rows if row.patient_id in wanted))
 
@@ -122,49 +133,50 @@ def read_table(
 ) -> Table:
     """Read and check a table: text in UTF-8, separated by comma, semicolon, tab or bar, with a header.
 
-    targets  names of 0/1 columns; the first is the one that is scored
+    targets  names of 0/1 columns; the first is scored
     columns  {our name: the file's name}, where they differ
     labels   "required": every target has a column and every row a first target (others may be missing);
-             "optional": whatever is missing is NaN, whole columns too; "none": targets are not read, all are NaN
+             "optional": missing values and whole missing columns are NaN; "none": targets are not read, all are NaN
 
-    Raises TableError for a file that does not say all this without doubt, ValueError for arguments that cannot be.
+    Raises TableError for a file that is incomplete or ambiguous, and ValueError for impossible arguments.
     """
     if labels not in ("required", "optional", "none"):
         raise ValueError(f"labels must be 'required', 'optional' or 'none', not {labels!r}")
     if not targets or isinstance(targets, str) or len(set(targets)) < len(targets):
         raise ValueError(f"targets must be one or more different column names, not {targets!r}")
-    if taken := {*_REQUIRED, *_OPTIONAL, "prediction_id"} & set(targets):
+    if taken := {*REQUIRED, *OPTIONAL, "prediction_id"} & set(targets):
         raise ValueError(f"{', '.join(sorted(taken))}: already a field of every row, and cannot be a target")
     path, columns = Path(path), dict(columns or {})
-    _check_mapping(columns, targets)
+    check_mapping(columns, targets)
     records = read_records(path)
-    header = _header(path, records)
-    cells = _cells(path, header, tuple(targets), columns, labels)
+    header = read_header(path, records)
+    cells = find_cells(path, header, tuple(targets), columns, labels)
     rows, lines = [], []
     for line, record in records:
-        rows.append(_row(path, line, align(path, line, record, len(header)), cells))
+        rows.append(parse_row(path, line, align(path, line, record, len(header)), cells))
         lines.append(line)
     if not rows:
         raise TableError(f"{path}: there is a header but not one row below it.")
-    _check_images(path, rows, lines)
-    _check_prediction_ids(path, rows, lines)
+    check_images(path, rows, lines)
+    check_prediction_ids(path, rows, lines)
     table = Table(tuple(rows), tuple(targets), path)
     absent = [cell.name for cell in cells if cell.name in targets and cell.place == len(header) and labels != "none"]
-    return replace(table, warnings=(*_absent_targets(table, absent), *_disagreements(table, lines)))
+    warnings = [f"{path}: no column for the target {name!r}; all of its labels are missing." for name in absent]
+    return replace(table, warnings=(*warnings, *disagreements(table, lines)))
 
 
 def available_targets(path: str | Path, columns: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """Those of the competition's four targets that the table has a column for, cancer first; reads only the header."""
+    """The competition's targets for which the table has a column, cancer first. Reads only the header."""
     columns = dict(columns or {})
-    _check_mapping(columns, ())
-    header = _header(Path(path), read_records(Path(path)))
+    check_mapping(columns, ())
+    header = read_header(Path(path), read_records(Path(path)))
     return tuple(name for name in RSNA_TARGETS if columns.get(name, name) in header)
 
 
 def parse_column_mapping(text: str) -> dict[str, str]:
-    """`"cancer=malignant,laterality=side"` -> `{"cancer": "malignant", "laterality": "side"}`: ours=the file's.
+    """Parse `"cancer=malignant,laterality=side"` into `{"cancer": "malignant", "laterality": "side"}`.
 
-    Raises TableError for text that is not of this form and for a left-hand name that no table has.
+    Our name comes first, then the file's. Raises TableError for text of another form and for an unknown name of ours.
     """
     columns: dict[str, str] = {}
     for pair in filter(None, map(str.strip, text.split(","))):
@@ -174,32 +186,18 @@ def parse_column_mapping(text: str) -> dict[str, str]:
         if ours in columns:
             raise TableError(f"--columns: {ours!r} is given twice, as {columns[ours]!r} and as {theirs!r}.")
         columns[ours] = theirs
-    _check_mapping(columns, ())
+    check_mapping(columns, ())
     return columns
-
-
-def group_by_breast(table: Table) -> tuple[Breast, ...]:
-    """The breasts of a table, in order of first appearance."""
-    members: dict[str, list[int]] = {}
-    for place, row in enumerate(table.rows):
-        members.setdefault(row.prediction_id, []).append(place)
-    breasts = []
-    for prediction_id, places in members.items():
-        first = table.rows[places[0]]
-        known = [label for place in places if not math.isnan(label := table.rows[place].targets[0])]
-        label = max(known, default=math.nan)
-        breasts.append(Breast(prediction_id, first.patient_id, first.laterality, tuple(places), label))
-    return tuple(breasts)
 
 
 def assign_folds(table: Table, folds: int, seed: int = 0) -> dict[str, int]:
     """Split the patients into folds: patient_id -> fold, from 0 to folds - 1, in the table's order of patients.
 
-    The patients stand in one line, ordered by cancer, then site, then number of images, then a hash keyed by the
-    seed, and are dealt to the folds in turn like cards. What is contiguous in the line is spread evenly: the numbers
-    of patients, of cancer patients, and of either at one site differ between folds by at most one, and the numbers
-    of images by little. Only a cryptographic hash is random here, so that the same patients, labels and seed make
-    the same folds on every machine and every version, whatever the order of the rows.
+    The patients are sorted by cancer, then site, then number of images, then a hash keyed by the seed, and dealt to the
+    folds in turn like cards. That spreads neighbours in the order evenly: the numbers of patients, of cancer patients,
+    and of both at each site differ between folds by at most one, and the numbers of images by little. The only
+    randomness is a cryptographic hash: the same patients, labels and seed give the same folds on every machine and
+    with every version, in any order of the rows.
 
     Raises ValueError for fewer than two folds, or more folds than patients.
     """
@@ -220,11 +218,8 @@ def assign_folds(table: Table, folds: int, seed: int = 0) -> dict[str, int]:
     return {patient: dealt[patient] for patient in table.patients}
 
 
-# ---- columns ----
-
-
-class _Cell(NamedTuple):
-    """One field of a row: our name of it, the file's, its place in the file's records, and how to read it."""
+class Cell(NamedTuple):
+    """One field of a row: our name, the file's name, its place in the file's records, and its parser."""
 
     name: str
     column: str
@@ -232,41 +227,41 @@ class _Cell(NamedTuple):
     parse: Callable[[str], Any]
 
 
-_REQUIRED = {"patient_id": read_identifier, "image_id": read_identifier, "laterality": read_laterality}
-_OPTIONAL = {"view": read_view, "site_id": read_code, "machine_id": read_code, "age": read_age}
+REQUIRED = {"patient_id": read_identifier, "image_id": read_identifier, "laterality": read_laterality}
+OPTIONAL = {"view": read_view, "site_id": read_code, "machine_id": read_code, "age": read_age}
 
 
-def _cells(
+def find_cells(
     path: Path, header: list[str], targets: tuple[str, ...], columns: Mapping[str, str], labels: str
-) -> list[_Cell]:
-    """The fields of `Row` in its order, but for prediction_id before the targets.
+) -> list[Cell]:
+    """The fields of `Row` in its order, except that prediction_id comes before the targets.
 
-    A field that the file does not have, or that is not wanted, is at the place behind the last column: `align`
-    puts an empty text there, which reads as missing.
+    A field that the file lacks, or that is not wanted, has the place after the last column, where `align` puts an empty
+    text, which reads as missing.
     """
-    parsers = {**_REQUIRED, **_OPTIONAL, "prediction_id": read_code}
+    parsers = {**REQUIRED, **OPTIONAL, "prediction_id": read_code}
     parsers |= {
         name: read_required_target if labels == "required" and name == targets[0] else read_target for name in targets
     }
     wanted = [name for name in parsers if labels != "none" or name not in targets]
-    needed = [*_REQUIRED, *(targets if labels == "required" else ()), *(name for name in columns if name in wanted)]
+    needed = [*REQUIRED, *(targets if labels == "required" else ()), *(name for name in columns if name in wanted)]
     absent = [name for name in dict.fromkeys(needed) if columns.get(name, name) not in header]
     if absent:
-        raise TableError(_no_such_columns(path, header, absent, columns))
+        raise TableError(no_such_columns(path, header, absent, columns))
     cells = []
     for name, parse in parsers.items():
         column = columns.get(name, name)
         if name in wanted and header.count(column) > 1:
             raise TableError(f"{path}: there are {header.count(column)} columns {column!r}; keep one of them.")
         place = header.index(column) if name in wanted and column in header else len(header)
-        cells.append(_Cell(name, column, place, parse))
+        cells.append(Cell(name, column, place, parse))
     return cells
 
 
-def _no_such_columns(path: Path, header: list[str], absent: list[str], columns: Mapping[str, str]) -> str:
+def no_such_columns(path: Path, header: list[str], absent: list[str], columns: Mapping[str, str]) -> str:
     missing = ", ".join(repr(columns.get(name, name)) for name in absent)
     listed = ", ".join(header[:30]) + (", ..." if len(header) > 30 else "")
-    if len(listed) > 500:  # not a table at all, but a page of HTML, say
+    if len(listed) > 500:  # not a table, but a page of HTML, for example
         listed = listed[:500] + "..."
     unmapped = next((name for name in absent if name not in columns), absent[0])
     return (
@@ -275,7 +270,7 @@ def _no_such_columns(path: Path, header: list[str], absent: list[str], columns: 
     )
 
 
-def _check_mapping(columns: Mapping[str, str], targets: Sequence[str]) -> None:
+def check_mapping(columns: Mapping[str, str], targets: Sequence[str]) -> None:
     for name in columns:
         if name not in RSNA_COLUMNS and name not in targets:
             raise TableError(
@@ -284,14 +279,14 @@ def _check_mapping(columns: Mapping[str, str], targets: Sequence[str]) -> None:
             )
 
 
-def _header(path: Path, records: Iterator[tuple[int, list[str]]]) -> list[str]:
+def read_header(path: Path, records: Iterator[tuple[int, list[str]]]) -> list[str]:
     _, header = next(records, (0, None))
     if header is None:
-        raise TableError(f"{path}: the file is empty; it needs a header with {', '.join(_REQUIRED)} and the targets.")
+        raise TableError(f"{path}: the file is empty; it needs a header with {', '.join(REQUIRED)} and the targets.")
     return [name.strip() for name in header]
 
 
-def _row(path: Path, line: int, record: list[str], cells: list[_Cell]) -> Row:
+def parse_row(path: Path, line: int, record: list[str], cells: list[Cell]) -> Row:
     values = []
     try:
         for cell in cells:
@@ -304,10 +299,7 @@ def _row(path: Path, line: int, record: list[str], cells: list[_Cell]) -> Row:
     return Row(patient_id, image_id, laterality, view, site_id, machine_id, age, tuple(targets), prediction_id)
 
 
-# ---- rows among each other ----
-
-
-def _check_images(path: Path, rows: list[Row], lines: list[int]) -> None:
+def check_images(path: Path, rows: list[Row], lines: list[int]) -> None:
     seen: dict[tuple[str, str], int] = {}
     for row, line in zip(rows, lines, strict=True):
         earlier = seen.setdefault((row.patient_id, row.image_id), line)
@@ -318,8 +310,8 @@ def _check_images(path: Path, rows: list[Row], lines: list[int]) -> None:
             )
 
 
-def _check_prediction_ids(path: Path, rows: list[Row], lines: list[int]) -> None:
-    """A prediction_id stands for one breast and a breast for one prediction_id, or the score is not per breast."""
+def check_prediction_ids(path: Path, rows: list[Row], lines: list[int]) -> None:
+    """Require one prediction_id per breast and one breast per prediction_id, since the score is per breast."""
     known: dict[str | tuple[str, str], tuple[Any, int]] = {}
     for row, line in zip(rows, lines, strict=True):
         breast = (row.patient_id, row.laterality)
@@ -332,12 +324,8 @@ def _check_prediction_ids(path: Path, rows: list[Row], lines: list[int]) -> None
                 )
 
 
-def _absent_targets(table: Table, absent: list[str]) -> list[str]:
-    return [f"{table.path}: no column for the target {name!r}; all of its labels are missing." for name in absent]
-
-
-def _disagreements(table: Table, lines: list[int]) -> list[str]:
-    """One warning for all breasts of which some images have the scored target and others have not."""
+def disagreements(table: Table, lines: list[int]) -> list[str]:
+    """One warning for all breasts whose images disagree on the scored target."""
     target = [row.targets[0] for row in table.rows]
     mixed = [breast for breast in table.breasts if {0.0, 1.0} <= {target[place] for place in breast.rows}]
     if not mixed:

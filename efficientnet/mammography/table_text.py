@@ -1,7 +1,10 @@
-"""The text of a table: a file to records, and the text of one cell to a value.
+"""The text of a table: a file -> records, and the text of a cell -> a value.
 
-Half of what can be wrong with a table is here: encodings, separators, quotation marks, values that are none.
+This half of the table's errors covers encodings, separators, quotation marks and impossible values. The parsers of
+cells raise ValueError with the end of a sentence that says what the text should have been.
 """
+
+from __future__ import annotations
 
 import csv
 import io
@@ -14,53 +17,51 @@ from efficientnet.common.errors import UserError
 
 
 class TableError(UserError):
-    """A table that cannot be used: what is wrong, in which file, line and column, and what to do about it."""
+    """A table that cannot be used; str() says what is wrong, in which file, line and column, and what to do."""
 
 
-# ---- one cell: text -> value, or a ValueError that says what it should have been ----
-
-_MISSING = frozenset(("", "nan", "na", "n/a", "<na>", "none", "null"))
-_SIDES = {"l": "L", "left": "L", "r": "R", "right": "R"}
-_BINARY = {"0": 0.0, "0.0": 0.0, "false": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0} | dict.fromkeys(_MISSING, math.nan)
-_WHOLE_FLOAT = re.compile(r"(\d+)\.0+")
-_ROUNDED_FLOAT = re.compile(r"\d(\.\d+)?[eE]\+\d+")
-_NOT_A_FILE_NAME = re.compile(r"[/\\\x00-\x1f]|\.\.|^\.$")
+MISSING = frozenset(("", "nan", "na", "n/a", "<na>", "none", "null"))
+SIDES = {"l": "L", "left": "L", "r": "R", "right": "R"}
+BINARY = {"0": 0.0, "0.0": 0.0, "false": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0} | dict.fromkeys(MISSING, math.nan)
+WHOLE_FLOAT = re.compile(r"(\d+)\.0+")
+ROUNDED_FLOAT = re.compile(r"\d(\.\d+)?[eE]\+\d+")
+NOT_A_FILE_NAME = re.compile(r"[/\\\x00-\x1f]|\.\.|^\.$")
 
 
 def read_identifier(text: str) -> str:
-    """A patient or image: a piece of a file name, so that nothing may lead out of the image folder."""
+    """A patient or image. It becomes part of a file name, so it must not lead out of the image folder."""
     if text.lower() in ("", "nan"):
         raise ValueError("is missing; every image needs it")
-    if _NOT_A_FILE_NAME.search(text):
+    if NOT_A_FILE_NAME.search(text):
         raise ValueError("cannot be part of a file name; remove slashes, '..' and control characters")
-    if _ROUNDED_FLOAT.fullmatch(text):
+    if ROUNDED_FLOAT.fullmatch(text):
         raise ValueError("was rounded by a spreadsheet; export the table again with this column as text")
     return without_decimals(text)
 
 
 def without_decimals(text: str) -> str:
-    """10006.0 -> 10006: pandas writes whole numbers so as soon as one value of their column is missing."""
-    whole = _WHOLE_FLOAT.fullmatch(text) if "." in text else None
+    """10006.0 -> 10006: pandas writes whole numbers like this if a value of their column is missing."""
+    whole = WHOLE_FLOAT.fullmatch(text) if "." in text else None
     return whole[1] if whole else text
 
 
 def read_code(text: str) -> str | None:
-    return None if text.lower() in _MISSING else without_decimals(text)
+    return None if text.lower() in MISSING else without_decimals(text)
 
 
 def read_view(text: str) -> str | None:
-    return None if text.lower() in _MISSING else text.upper()
+    return None if text.lower() in MISSING else text.upper()
 
 
 def read_laterality(text: str) -> str:
     try:
-        return _SIDES[text.lower()]
+        return SIDES[text.lower()]
     except KeyError:
         raise ValueError("is not a side; write L or R (or left, right)") from None
 
 
 def read_age(text: str) -> float | None:
-    if text.lower() in _MISSING:
+    if text.lower() in MISSING:
         return None
     try:
         years = float(text)
@@ -73,7 +74,7 @@ def read_age(text: str) -> float | None:
 
 def read_target(text: str) -> float:
     try:
-        return _BINARY[text.lower()]
+        return BINARY[text.lower()]
     except KeyError:
         raise ValueError("is not a label; write 0 or 1 (or nothing, if it is unknown)") from None
 
@@ -85,14 +86,11 @@ def read_required_target(text: str) -> float:
     return label
 
 
-# ---- lines ----
-
-
 def read_records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The lines that are not blank, each with its number as an editor shows it (the header's is 1)."""
+    """The lines that are not blank, each with its line number as in an editor (the header's is 1)."""
     text = read_text(path)
     header = text.lstrip().partition("\n")[0]
-    delimiter = max(",;\t|", key=header.count)  # the comma, if the header has none of them
+    delimiter = max(",;\t|", key=header.count)  # the comma, if there are none
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     start = 1
     try:
@@ -116,14 +114,14 @@ def read_text(path: Path) -> str:
     if b"\0" in content:
         raise TableError(f"{path}: is not a text file; a table is CSV (an archive must be unpacked first).")
     try:
-        return content.decode("utf-8-sig")  # without the byte-order mark that spreadsheets put in front
+        return content.decode("utf-8-sig")  # spreadsheets write a byte-order mark
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise TableError(f"{path}, line {line}: is not UTF-8 text; save it as 'CSV UTF-8'.") from None
 
 
 def align(path: Path, line: int, record: list[str], columns: int) -> list[str]:
-    """A field for each column, and an empty one behind them; delimiters left over at the end do no harm."""
+    """A field for each column and an empty one after them. Surplus delimiters at the end are ignored."""
     if len(record) < columns or any(field.strip() for field in record[columns:]):
         raise TableError(
             f"{path}, line {line}: {len(record)} fields under {columns} columns; "

@@ -1,4 +1,4 @@
-"""The crop under everything that is on mammograms beside a breast: it never cuts off more than a stated share of it."""
+"""The crop loses at most a stated share of the breast, whatever else is on the mammogram."""
 
 import numpy as np
 import pytest

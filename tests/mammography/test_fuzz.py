@@ -1,4 +1,4 @@
-"""Thousands of damaged files of every kind that a run reads: each gives a clean read or a clean error, in bounds.
+"""Thousands of damaged files of every kind: each is read or refused in one line, within limits of time and memory.
 
 No command reads config.json back; what it says is in the checkpoint, whose plan is fuzzed here.
 """

@@ -1,6 +1,7 @@
-"""The embedded data set: what its files say, what its pictures show, and that it is the same wherever it is written."""
+"""The embedded data set: headers, tables and pictures, and that the same parameters give the same bytes."""
 
 import csv
+import os
 import subprocess
 import sys
 import time
@@ -11,13 +12,14 @@ import numpy as np
 import pydicom
 import pytest
 from commands import assert_one_line_error, python, run
+from dicom_files import read_image
 from pydicom.pixels import apply_voi_lut
 from sklearn.metrics import roc_auc_score
 
 from efficientnet.common.errors import UserError
-from efficientnet.mammography.dicom.reading import read_image
+from efficientnet.common.files import UNFINISHED
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
-from efficientnet.mammography.phantom.dicom import MACHINES, dicom_file, write_over
+from efficientnet.mammography.phantom.dicom import MACHINES, dicom_file
 from efficientnet.mammography.phantom.image import Anatomy, phantom_image
 from efficientnet.mammography.phantom.lesion import BENIGN, MALIGNANT, Drawing, Lesion, draw_lesion
 from efficientnet.mammography.phantom.patient import (
@@ -57,9 +59,6 @@ def files(dataset: Path) -> list[tuple[dict[str, str], pydicom.Dataset]]:
     """Each row of train.csv with its file."""
     rows = read_csv(dataset / "train.csv")
     return [(row, pydicom.dcmread(dataset / f"train_images/{row['patient_id']}/{row['image_id']}.dcm")) for row in rows]
-
-
-# ---- tables ----
 
 
 def test_the_columns_are_those_of_the_competition(dataset):
@@ -156,9 +155,6 @@ def test_the_cancer_rate_is_the_share_of_patients(rate):
     assert abs(sum(any(breast.cancer for breast in patient.breasts) for patient in patients) - 500 * rate) <= 3
 
 
-# ---- the same set wherever it is written ----
-
-
 def test_the_same_seed_gives_the_same_bytes_for_any_number_of_processes(tmp_path):
     sets = [
         contents(write_phantom_dataset(tmp_path / str(workers), 5, 3, SMALL, workers=workers, test_patients=1))
@@ -187,9 +183,6 @@ def test_conspicuity_changes_the_lesion_of_a_cancer_and_nothing_else():
                 assert after.lesion.diameter == pytest.approx(before.lesion.diameter / 2)
             else:
                 assert after == before
-
-
-# ---- files ----
 
 
 def test_headers_hold_what_the_competition_left_in_them(files):
@@ -255,9 +248,6 @@ def test_all_files_look_alike_to_the_reader_of_the_project(dataset, files):
         wall = image[:, :8] if row["laterality"] == "L" else image[:, -8:]
         air = image[-8:, 48:] if row["laterality"] == "L" else image[-8:, :-48]
         assert np.median(air) < 0.02 < 0.2 < np.median(wall[60:100])
-
-
-# ---- pictures ----
 
 
 def random_case(index: int):
@@ -336,9 +326,6 @@ def test_the_anatomy_is_the_same_at_every_size():
     assert np.abs(reduced[60:] - small[60:]).mean() < 0.01  # the marker is above
 
 
-# ---- is there something to learn? ----
-
-
 def blur(picture: np.ndarray, sigma: float) -> np.ndarray:
     """A Gaussian filter, sigma in pixels, for a square picture with a black border."""
     frequency = np.hypot(np.fft.fftfreq(len(picture))[:, None], np.fft.rfftfreq(len(picture)))
@@ -369,9 +356,6 @@ def test_a_simple_filter_at_300_pixels_finds_the_cancers(tmp_path):
     assert roc_auc_score(cancer, score) > 0.95
 
 
-# ---- complete or not ----
-
-
 def test_a_complete_set_is_left_alone(dataset):
     before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
     assert write_phantom_dataset(dataset, 24, size=SMALL, test_patients=5) == dataset
@@ -399,19 +383,18 @@ def test_a_folder_of_somebody_else_is_refused_and_left_alone(tmp_path):
 
 def test_an_interrupted_run_is_done_again(tmp_path, monkeypatch):
     whole = contents(write_phantom_dataset(tmp_path / "whole", 3, size=SMALL))
-    written = 0
+    drawn = 0
 
-    def write_five(path: Path, content: bytes) -> None:
-        nonlocal written
-        written += 1
-        if written > 5:
-            write_over(path, content[: len(content) // 2])
+    def draw_five(*arguments) -> bytes:
+        nonlocal drawn
+        drawn += 1
+        if drawn > 5:
             raise KeyboardInterrupt
-        write_over(path, content)
+        return dicom_file(*arguments)
 
-    monkeypatch.setattr("efficientnet.mammography.phantom.dataset.write_over", write_five)
+    monkeypatch.setattr("efficientnet.mammography.phantom.dataset.dicom_file", draw_five)
     for folder in ("same", "other"):
-        written = 0
+        drawn = 0
         with pytest.raises(KeyboardInterrupt):
             write_phantom_dataset(tmp_path / folder, 3, seed=int(folder == "other"), size=SMALL)
         assert not (tmp_path / folder / "phantom.json").exists()
@@ -422,26 +405,28 @@ def test_an_interrupted_run_is_done_again(tmp_path, monkeypatch):
 
 def test_a_killed_command_is_done_again(tmp_path):
     whole = contents(write_phantom_dataset(tmp_path / "whole", 12))
-    arguments = ["--output", str(tmp_path / "killed"), "--patients", "12", "--workers", "2"]
+    killed = tmp_path / "killed"
     root = Path(__file__).resolve().parents[2]
+    arguments = ["--output", str(killed), "--patients", "12", "--workers", "2"]
     process = subprocess.Popen([*COMMAND, *arguments], cwd=root, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "killed").glob("train_images/*/*")) and time.monotonic() < deadline:
+    while not list(killed.glob("train_images/*/*.dcm")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert not (tmp_path / "killed" / "phantom.json").exists()
-    assert contents(write_phantom_dataset(tmp_path / "killed", 12)) == whole
+    assert not (killed / "phantom.json").exists()
+    (killed / "train_images" / f".half.dcm.0123{UNFINISHED}").touch()
+    for path in killed.rglob(f".*{UNFINISHED}"):
+        os.utime(path, (time.time() - 4000,) * 2)
+    assert contents(write_phantom_dataset(killed, 12)) == whole
 
 
-def test_writing_again_never_makes_a_whole_file_incomplete(tmp_path):
-    path = tmp_path / "folder" / "file"
-    write_over(path, b"a longer content")
-    write_over(path, b"short")
-    assert path.read_bytes() == b"short"
-
-
-# ---- command ----
+def test_two_commands_at_once_write_one_set(tmp_path):
+    arguments = ["--output", str(tmp_path / "set"), "--patients", "2", "--size", "160", "128", "--workers", "1"]
+    root = Path(__file__).resolve().parents[2]
+    both = [subprocess.Popen([*COMMAND, *arguments], cwd=root, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert contents(tmp_path / "set") == contents(write_phantom_dataset(tmp_path / "whole", 2, size=SMALL))
 
 
 def test_the_command_says_what_it_wrote_and_then_that_it_is_there(tmp_path):

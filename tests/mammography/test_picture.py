@@ -1,4 +1,4 @@
-"""One file -> one picture, and the prepared pictures that stand in for it."""
+"""One file -> one picture, and prepared pictures."""
 
 import numpy as np
 import pytest

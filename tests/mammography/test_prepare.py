@@ -1,4 +1,4 @@
-"""`prepare`: every picture once, kept over kills, and the same to train.py and evaluate.py as the original files."""
+"""`prepare`: every picture is made once, survives kills, and equals the original file for train.py and evaluate.py."""
 
 import csv
 import json
@@ -14,6 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 from commands import ROOT, assert_one_line_error, python, run
+from dicom_files import read_image
 from PIL import Image
 from pydicom.pixels import get_decoder
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, JPEGLosslessSV1
@@ -22,16 +23,17 @@ from tiny_runs import SMALL
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from efficientnet.mammography.dataset import MammogramDataset, collate
+from efficientnet.common.files import UNFINISHED
+from efficientnet.mammography.dataset import MammogramDataset
 from efficientnet.mammography.dicom.headers import Header, has_problems, report
-from efficientnet.mammography.dicom.reading import read_image
 from efficientnet.mammography.image_files import find_images
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
 from efficientnet.mammography.prepare.contact_sheet import BOX, GRAY
-from efficientnet.mammography.prepare.pictures import Job, own_file, process_namespace
+from efficientnet.mammography.prepare.pictures import Job
 from efficientnet.mammography.prepare.pictures import prepare as prepare_all
 from efficientnet.mammography.preprocessing import Preprocessing, preprocess
 from efficientnet.mammography.table import assign_folds, read_table
+from efficientnet.training.task import collate
 
 SIZE = (64, 32)
 SETTINGS = Preprocessing(SIZE)
@@ -70,6 +72,10 @@ def pictures(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
 
 
+def unfinished(output: Path) -> list[Path]:
+    return list(output.rglob(f".*{UNFINISHED}"))
+
+
 def failures(output: Path) -> dict[str, dict[str, str]]:
     with open(output / "failures.csv", newline="") as file:
         return {Path(row["path"]).name: row for row in csv.DictReader(file)}
@@ -77,9 +83,6 @@ def failures(output: Path) -> dict[str, dict[str, str]]:
 
 def some_images(data: Path, count: int) -> list[Path]:
     return sorted(data.glob("train_images/*/*.dcm"))[:count]
-
-
-# ---- what is in the cache ----
 
 
 def test_the_cache_is_a_data_folder_with_the_same_pictures(phantoms, cache):
@@ -107,9 +110,6 @@ def test_what_it_was_made_by_stands_beside_it(cache):
     assert (description["key"], description["complete"]) == (SETTINGS.key, True)
 
 
-# ---- again, after a kill, twice at once ----
-
-
 def test_the_same_command_again_writes_nothing(phantoms, cache):
     before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
     assert "96 of 96" in prepare(phantoms, cache).stdout
@@ -127,16 +127,18 @@ def test_a_killed_run_is_gone_on_with_and_half_written_files_are_not_trusted(pha
     process.wait()
     before = pictures(output)
     assert len(before) < 96, "it was too fast to be killed"
-    (output / f".unfinished-{os.uname().nodename}-{process_namespace()}-{process.pid}-12345678").write_bytes(b"half")
+    name = next(iter(before))
+    (output / name).with_name(f".half.png.0123{UNFINISHED}").write_bytes(b"half")
+    for path in unfinished(output):
+        os.utime(path, (time.time() - 4000,) * 2)
     arguments = ("--data", output, "--dry-run")
     assert_one_line_error(run("train.py", *arguments), 1, str(output), "not finished", "again")
-    name = next(iter(before))
     (output / name).write_bytes(before.pop(name)[1][:-9])
     prepare(phantoms, output)
     after = pictures(output)
     assert {name: after[name] for name in before} == before
     assert {name: content for name, (_, content) in after.items()} == {n: c for n, (_, c) in pictures(cache).items()}
-    assert not list(output.glob(".*"))
+    assert not unfinished(output)
 
 
 def test_two_at_once_make_one_sound_cache(phantoms, cache, tmp_path):
@@ -147,7 +149,7 @@ def test_two_at_once_make_one_sound_cache(phantoms, cache, tmp_path):
     assert {name: content for name, (_, content) in pictures(output).items()} == {
         name: content for name, (_, content) in pictures(cache).items()
     }
-    assert not list(output.glob(".*"))
+    assert not unfinished(output)
 
 
 def test_ctrl_c_says_how_to_go_on(phantoms, tmp_path):
@@ -166,7 +168,7 @@ def test_ctrl_c_says_how_to_go_on(phantoms, tmp_path):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and "goes on" in error and len(error.splitlines()) == 1
-    assert not list(output.glob(".*"))
+    assert not unfinished(output)
 
 
 def test_a_source_that_changed_is_prepared_again(raw, tmp_path):
@@ -218,9 +220,6 @@ def test_thousands_of_tiny_files_are_prepared_split_and_loaded_each_once(tmp_pat
     assert sorted(seen) == list(range(count))
 
 
-# ---- other parameters ----
-
-
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -270,9 +269,6 @@ def test_usage_errors_are_one_line(phantoms, arguments):
     assert_one_line_error(process, 2, "--help")
 
 
-# ---- training and evaluation from it ----
-
-
 def test_a_run_on_the_cache_evaluates_alike_on_the_original_files(phantoms, cache, tmp_path):
     process = run(
         *("train.py", *SMALL, "--data", cache, "--batch-size", 4, "--epochs", 1, "--folds", 2),
@@ -294,9 +290,6 @@ def test_a_run_on_the_cache_evaluates_alike_on_the_original_files(phantoms, cach
     prepare(phantoms, other, size=(64, 64))
     process = run("evaluate.py", "--checkpoint", tmp_path / "run" / "best.pt", "--data", other)
     assert_one_line_error(process, 1, str(other), "image_size [64, 64], not [64, 32]")
-
-
-# ---- failures ----
 
 
 def test_what_cannot_be_read_is_listed_and_the_others_go_on(raw, tmp_path):
@@ -329,9 +322,8 @@ def test_a_hang_costs_one_file(raw, tmp_path):
     os.mkfifo(pipe)  # whoever opens it waits for a writer
     sources = [*some_images(raw, 4), pipe]
     jobs = [Job(path, tmp_path / "cache" / f"{path.stem}.png", "L") for path in sources]
-    (tmp_path / "cache").mkdir()
     limits = {"workers": 2, "seconds": 3, "memory": 4}
-    failed = list(prepare_all(jobs, tqdm(disable=True), tmp_path / "cache", SETTINGS, limits))
+    failed = list(prepare_all(jobs, tqdm(disable=True), SETTINGS, limits))
     assert failed == [(jobs[-1], "took longer than 3 seconds")]
     assert sorted(pictures(tmp_path / "cache")) == sorted(f"{path.stem}.png" for path in sources[:-1])
 
@@ -364,16 +356,6 @@ def test_a_name_in_any_script_is_known_again(raw, tmp_path):
     assert pictures(tmp_path / "cache") == before
 
 
-def test_what_others_on_machines_of_like_names_are_writing_is_left_to_them(tmp_path):
-    name = os.uname().nodename
-    others = {f".unfinished-{name}-b-4026531836-1-aaaaaaaa", f".unfinished-{name}-77-999999-bbbbbbbb"}
-    for other in others:
-        (tmp_path / other).touch()
-    with own_file(tmp_path) as first, own_file(tmp_path) as second:
-        assert first != second
-    assert {path.name for path in tmp_path.iterdir()} == others
-
-
 def test_bombs_cost_one_file_each(raw, tmp_path):
     claims, inflates, crowd = some_images(raw, 3)
     dataset = pydicom.dcmread(claims)
@@ -392,9 +374,6 @@ def test_bombs_cost_one_file_each(raw, tmp_path):
     assert "4,294,836,225 pixels" in reasons[claims.name]
     assert "memory" in reasons[inflates.name]
     assert "memory" in reasons[crowd.with_suffix(".png").name]
-
-
-# ---- the look at the headers ----
 
 
 def test_check_counts_what_is_there_and_what_is_not(raw, tmp_path):
@@ -475,9 +454,6 @@ def test_check_names_the_decoder_that_is_missing(raw, tmp_path):
     assert process.returncode == 1
     line = next(line for line in process.stdout.splitlines() if line.startswith("no decoder"))
     assert line.split()[2] == "1" and "1.2.840.10008.1.2.4.70" in line and "pip install python-gdcm" in line
-
-
-# ---- the preview ----
 
 
 def test_a_preview_shows_images_with_their_crop_and_those_that_cannot_be_read(raw, tmp_path):

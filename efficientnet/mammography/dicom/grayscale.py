@@ -1,14 +1,15 @@
-"""Stored values -> brightness: how a DICOM file means its pixels to be seen.
+"""Stored values -> brightness: how a DICOM file means its pixels to be displayed.
 
-The way is the grayscale pipeline of DICOM PS3.3 C.11: modality transformation (C.11.1, to the units of the machine),
-values of interest (C.11.2, a window or look-up table, to brightness), polarity (MONOCHROME1 is shown inverted). Each
-step maps a value to a value and looks at no neighbour, so the chain is worked out once, in double precision, on the
-2^16 possible stored values, and the image is a single look-up in that table.
+The steps are those of the grayscale pipeline in DICOM PS3.3 C.11: modality transformation (C.11.1, to the units of the
+machine), values of interest (C.11.2, a window or look-up table, to brightness), polarity (MONOCHROME1 is displayed
+inverted). Each step maps a value to a value and looks at no neighbour, so the chain is computed once, in double
+precision, for the 2^16 possible stored values, and applied to the image as a single look-up table.
 """
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,22 +17,23 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-# The pixels of a file without a window are stretched from the first percentile (black) to the second (white). The upper
-# one leaves out dust and scratches, a thousandth of the picture, but not a cluster of calcifications and not a label.
+# Without a window, the pixels are stretched from the first percentile (black) to the second (white). The upper one
+# excludes dust and scratches, a thousandth of the picture, but not a cluster of calcifications and not a label.
 STRETCH_PERCENTILES = (0.5, 99.9)
 
-# Of the pixels, and of the range of their values: more than a label covers, and a wider gap than tissue leaves.
+# Share of the pixels, and gap as a share of the range of values: undeclared padding is larger than a label, and its gap
+# wider than any within tissue.
 PADDING_SHARE, PADDING_GAP = 0.03, 0.2
 
-_STORED_VALUES = 2**16
-_MOST_COUNTED = 2**20  # pixels from which percentiles are taken
+STORED_VALUES = 2**16
+MOST_COUNTED = 2**20  # pixels from which percentiles are computed
 
 
 @dataclass(frozen=True)
 class ShownImage:
-    """The pixels of an image, and the brightness that each value of a pixel is shown with.
+    """The pixels of an image, and the brightness of each stored value.
 
-    values      (H, W): stored values in uint16, counted from the lowest that there can be (-32768 of signed ones is 0);
+    values      (H, W): stored values in uint16, counted from the lowest possible (-32768 of signed ones is 0);
                 or brightness itself
     brightness  float32 (65536,): of each stored value, in [0, 1], tissue bright; None if the values are brightness
     """
@@ -39,115 +41,72 @@ class ShownImage:
     values: NDArray[Any]
     brightness: NDArray[np.float32] | None = None
 
-    def numbers(self, values: NDArray[Any], out: NDArray[np.float32]) -> None:
-        """Into `out`, of the shape of `values`, numbers that are linear in the brightness of these values.
-
-        `ramp` has those of black and of white. Averages of such numbers are averages of brightness, so that resizing
-        may come first and brightness after it. Under a straight window they are the values, limited to the window.
-        """
-        if self.brightness is None or self.is_straight:
-            np.copyto(out, values)
-            np.clip(out, min(self.ramp), max(self.ramp), out=out)
-        else:
-            np.take(self.brightness, values, out=out, mode="wrap")  # faster than to raise an error; none is outside
-
-    @property
-    def is_straight(self) -> bool:
-        """Whether brightness is a straight line from black to white, and constant outside."""
-        return self._straight_line is not None
-
-    @property
-    def ramp(self) -> tuple[float, float]:
-        """The `numbers` of black and of white."""
-        return self._straight_line or (0.0, 1.0)
-
-    @cached_property
-    def _straight_line(self) -> tuple[float, float] | None:
-        if self.brightness is None:
-            return None
-        between = np.flatnonzero((self.brightness > 0) & (self.brightness < 1))
-        if between.size < 2:
-            return None
-        first, last = int(between[0]), int(between[-1])
-        slope = (float(self.brightness[last]) - float(self.brightness[first])) / (last - first)
-        if slope == 0:
-            return None
-        black = first - float(self.brightness[first]) / slope
-        # With one value more on each side, where the line has reached black and white: then it stays there.
-        around = slice(max(0, first - 1), last + 2)
-        line = np.clip((np.arange(_STORED_VALUES)[around] - black) * slope, 0, 1)
-        is_line = np.abs(line - self.brightness[around]).max() < 1e-5
-        ends = (self.brightness[:first], slope < 0), (self.brightness[last + 1 :], slope > 0)
-        is_line = is_line and all((values == white).all() for values, white in ends)
-        return (black, black + 1 / slope) if is_line else None
-
 
 def shown_image(pixels: NDArray[Any], dataset: Dataset, window: int) -> ShownImage:
-    """Stored integers (H, W) of any sign and byte order, with the header that says how they are shown.
+    """Stored integers (H, W) of any sign and byte order, and the header -> a ShownImage.
 
-    Padding is shown with exactly 0, and so is an image of one single value.
+    Padding gets brightness 0, and so does an image with a single value.
     """
     signed = pixels.dtype.kind == "i"
     values = pixels.astype(np.uint16, copy=False)  # a signed value v becomes v modulo 2^16
-    lowest = -_STORED_VALUES // 2 if signed else 0
+    lowest = -STORED_VALUES // 2 if signed else 0
     if signed:
-        values = values ^ np.uint16(_STORED_VALUES // 2)  # and now v + 2^15
-    if _is_constant(values):
-        return ShownImage(values, np.zeros(_STORED_VALUES, np.float32))
-    stored = np.arange(lowest, lowest + _STORED_VALUES)
-    padding = _is_padding(stored, dataset)
-    units = _modality_transformation(stored, dataset)
-    brightness = _values_of_interest(units, dataset, window)
+        values = values ^ np.uint16(STORED_VALUES // 2)  # and now v + 2^15
+    if is_constant(values):
+        return ShownImage(values, np.zeros(STORED_VALUES, np.float32))
+    stored = np.arange(lowest, lowest + STORED_VALUES)
+    padding = is_padding(stored, dataset)
+    units = modality_transformation(stored, dataset)
+    brightness = values_of_interest(units, dataset, window)
     if brightness is None:
-        step = math.ceil(math.sqrt(values.size / _MOST_COUNTED))
-        counts = np.bincount(values[::step, ::step].reshape(-1), minlength=_STORED_VALUES)
-        brightness = _stretch(units, np.where(padding, 0, counts))
-    # The photometric interpretation decides alone: a PresentationLUTShape of INVERSE says the same again (PS3.3
-    # C.8.11.3.1 pairs it with MONOCHROME1), and inverting for both would undo it.
+        step = math.ceil(math.sqrt(values.size / MOST_COUNTED))
+        counts = np.bincount(values[::step, ::step].reshape(-1), minlength=STORED_VALUES)
+        brightness = stretch(units, np.where(padding, 0, counts))
+    # Only the photometric interpretation counts: a PresentationLUTShape of INVERSE repeats it (PS3.3 C.8.11.3.1 pairs
+    # it with MONOCHROME1), and inverting for both would undo it.
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         brightness = 1 - brightness
     brightness[padding] = 0
     return ShownImage(values, brightness.astype(np.float32))
 
 
-def _is_constant(values: NDArray[np.uint16]) -> bool:
-    """A few pixels tell at once in nearly every case."""
-    few = values[::16, ::16]
+def is_constant(values: NDArray[np.uint16]) -> bool:
+    few = values[::16, ::16]  # enough in nearly every case
     return few.min() == few.max() and values.min() == values.max()
 
 
-def _is_padding(stored: NDArray[np.int64], dataset: Dataset) -> NDArray[np.bool_]:
-    """Which stored values are PixelPaddingValue or between it and PixelPaddingRangeLimit (PS3.3 C.7.5.1.1.2).
+def is_padding(stored: NDArray[np.int64], dataset: Dataset) -> NDArray[np.bool_]:
+    """The stored values from PixelPaddingValue to PixelPaddingRangeLimit (PS3.3 C.7.5.1.1.2), as a mask.
 
-    Both have the sign of the pixels, though headers are written in which they do not.
+    Both have the sign of the pixels by the standard, but not in all files.
     """
     value, limit = numbers(dataset, "PixelPaddingValue"), numbers(dataset, "PixelPaddingRangeLimit")
     if not value:
         return np.zeros(stored.shape, bool)
-    limits = [stored[(int(end[0]) - int(stored[0])) % _STORED_VALUES] for end in (value, limit) if end]
+    limits = [stored[(int(end[0]) - int(stored[0])) % STORED_VALUES] for end in (value, limit) if end]
     return (stored >= min(limits)) & (stored <= max(limits))
 
 
-def _modality_transformation(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.float64]:
+def modality_transformation(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.float64]:
     """PS3.3 C.11.1: a look-up table if there is one, otherwise slope and intercept."""
     for item in dataset.get("ModalityLUTSequence") or ():
-        table, first, _ = _lookup_table(item, dataset)
+        table, first, _ = lookup_table(item, dataset)
         if table.size:
-            return _look_up(stored.astype(np.float64), table, first)
+            return apply_table(stored.astype(np.float64), table, first)
     slope = next(iter(numbers(dataset, "RescaleSlope")), 1.0)
     intercept = next(iter(numbers(dataset, "RescaleIntercept")), 0.0)
     return stored * slope + intercept
 
 
-def _values_of_interest(values: NDArray[np.float64], dataset: Dataset, window: int) -> NDArray[np.float64] | None:
+def values_of_interest(values: NDArray[np.float64], dataset: Dataset, window: int) -> NDArray[np.float64] | None:
     """PS3.3 C.11.2: brightness in [0, 1] of the values, or None where the file has no usable window.
 
-    A VOI LUT Sequence goes before windows, as in pydicom: a machine that writes both means the curve.
+    A VOI LUT Sequence takes precedence over windows, as in pydicom: a machine that writes both means the curve.
     """
-    tables = [_lookup_table(item, dataset) for item in dataset.get("VOILUTSequence") or ()]
+    tables = [lookup_table(item, dataset) for item in dataset.get("VOILUTSequence") or ()]
     if tables:
         table, first, bits = tables[min(window, len(tables) - 1)]
-        return np.clip(_look_up(values, table, first) / (2**bits - 1), 0, 1) if table.size else None
+        return np.clip(apply_table(values, table, first) / (2**bits - 1), 0, 1) if table.size else None
     pairs = list(zip(numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth"), strict=False))
     if not pairs:
         return None
@@ -160,8 +119,8 @@ def apply_window(
 ) -> NDArray[np.float64] | None:
     """The VOI LUT functions of PS3.3 C.11.2.1.2 and C.11.2.1.3, from values of any range to [0, 1].
 
-    A function of another name counts as LINEAR. None if the standard forbids the width: below 1 for LINEAR, 0 or
-    below otherwise.
+    Any other function name counts as LINEAR. None if the standard forbids the width: below 1 for LINEAR, 0 or less
+    otherwise.
     """
     function = function.strip().upper()
     if function == "SIGMOID":
@@ -172,16 +131,16 @@ def apply_window(
         return np.clip((values - centre) / width + 0.5, 0, 1) if width > 0 else None
     if width < 1:
         return None
-    if width == 1:  # the slope between black and white has no length
+    if width == 1:  # a step from black to white
         return (values > centre - 0.5).astype(np.float64)
     return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
 
 
-def _stretch(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Black and white at STRETCH_PERCENTILES of an image that has each value `counts` times.
+def stretch(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Stretch from black to white at STRETCH_PERCENTILES of an image that has each value `counts` times.
 
-    A highest stored value that is frequent and far above all others is padding that the header does not declare: it
-    takes no part, or it would make everything else dark.
+    If the highest stored value is frequent and far above all others, it is padding that the header does not declare. It
+    is left out, or it would make everything else dark.
     """
     present = np.flatnonzero(counts)
     is_far = present.size > 2 and present[-1] - present[-2] > PADDING_GAP * (present[-1] - present[0])
@@ -193,15 +152,15 @@ def _stretch(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[
         return np.zeros_like(values)
     share = np.cumsum(counts[order]) / counts.sum()
     low, high = values[order[np.searchsorted(share, np.array(STRETCH_PERCENTILES) / 100)]]
-    if low == high:  # nearly the whole image is one value: show whatever is not
+    if low == high:  # nearly the whole image is one value: show the others
         low, high = values[order[0]], values[order[-1]]
     if low == high:
         return np.zeros_like(values)
     return np.clip((values - low) / (high - low), 0, 1)
 
 
-def _lookup_table(item: Dataset, dataset: Dataset) -> tuple[NDArray[np.float64], int, int]:
-    """The entries, the first value mapped and the bits of an entry of a LUT sequence item (PS3.3 C.11.1.1, C.11.2.1.1).
+def lookup_table(item: Dataset, dataset: Dataset) -> tuple[NDArray[np.float64], int, int]:
+    """Entries, first mapped value and bits per entry of an item of a LUT sequence (PS3.3 C.11.1.1, C.11.2.1.1).
 
     The table is empty if the item lacks its descriptor or data.
     """
@@ -220,13 +179,13 @@ def _lookup_table(item: Dataset, dataset: Dataset) -> tuple[NDArray[np.float64],
     return table[:entries].astype(np.float64), first, bits
 
 
-def _look_up(values: NDArray[np.float64], table: NDArray[np.float64], first: int) -> NDArray[np.float64]:
-    """Values before the first one mapped get the first entry, values after the last one the last entry."""
+def apply_table(values: NDArray[np.float64], table: NDArray[np.float64], first: int) -> NDArray[np.float64]:
+    """Apply the table; values below `first` get the first entry, values beyond the table the last."""
     return table[np.clip(np.floor(values) - first, 0, table.size - 1).astype(np.int64)]
 
 
 def numbers(dataset: Dataset, keyword: str) -> list[float]:
-    """The finite values of a numeric element; empty if it is absent, empty or not a number."""
+    """The finite values of a numeric element; an empty list if it is absent, empty or not a number."""
     try:
         value = dataset.get(keyword)
         values = [] if value is None else value if isinstance(value, MultiValue) else [value]

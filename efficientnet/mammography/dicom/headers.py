@@ -1,4 +1,4 @@
-"""A look at all headers before the long work: what the files are, and whether this machine can decode them."""
+"""Read all headers before the long work: what the files are, and whether this machine can decode them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from efficientnet.mammography.dicom.grayscale import numbers
 from efficientnet.mammography.dicom.reading import ImageError, read_header, reason_not_decoded, reason_to_refuse
 from efficientnet.mammography.image_files import DICOM_SUFFIXES
 
-MOST_LINES = 8  # of one kind of count; the values after them are summed up
+MOST_LINES = 8  # of one kind of count; the remaining values are summed up
 MOST_FIRST = 5  # of files or rows that are named
-# pydicom tries what is installed in this order.
+# The order in which pydicom tries the installed packages.
 ORDER_OF_DECODERS = ("gdcm", "pylibjpeg", "pyjpegls", "pillow", "pydicom")
 
 
 @dataclass(frozen=True)
 class Header:
-    """What of one file decides how it is decoded and shown, in words to be counted."""
+    """The properties that decide how a file is decoded and displayed, as text to be counted."""
 
-    transfer_syntax: str  # a UID; of a file that is not DICOM its format, such as PNG
+    transfer_syntax: str  # a UID, or the format of a file that is not DICOM, such as PNG
     photometric_interpretation: str
     bits: str
     rows_columns: str
     window: str
     machine: str
-    refused: str | None = None  # why it would not be shown at all
+    refused: str | None = None  # why it cannot be used, if so
     bits_stored: int = 8
 
 
@@ -69,7 +69,7 @@ def describe(header: FileDataset) -> Header:
 
 
 def report(headers: Mapping[Path, Header | Failure]) -> str:
-    """How many files there are of each kind, and what stands in the way of decoding them: lines for a person."""
+    """Lines for a person: how many files there are of each kind, and what prevents decoding them."""
     seen = [header for header in headers.values() if isinstance(header, Header)]
     unreadable = {path: header.reason for path, header in headers.items() if isinstance(header, Failure)}
     refused = {
@@ -91,7 +91,7 @@ def report(headers: Mapping[Path, Header | Failure]) -> str:
 
 
 def decoders(headers: Sequence[Header]) -> list[str]:
-    """For each file that needs a package beside pydicom to be decoded: for what, and the one that will do it."""
+    """For each compressed file: the name of its encoding, and the installed package that will decode it."""
     names = {}
     for header in headers:
         uid, kind = as_uid(header.transfer_syntax), (header.transfer_syntax, header.bits_stored)
@@ -106,13 +106,13 @@ def decoders(headers: Sequence[Header]) -> list[str]:
 
 
 def has_problems(headers: Mapping[Path, Header | Failure]) -> bool:
-    """Whether some file is unreadable, refused or in need of a decoder that is not installed."""
+    """Whether any file is unreadable, refused or needs a decoder that is not installed."""
     seen = [header for header in headers.values() if isinstance(header, Header) and header.refused is None]
     return len(seen) < len(headers) or bool(missing_decoders(seen))
 
 
 def count_lines(name: str, values: Iterable[str]) -> list[str]:
-    """A line for each of the most frequent values, and one for all others."""
+    """One line for each of the most frequent values, and one for all others."""
     counts = Counter(values).most_common()
     lines = [f"{count:>7,}  {value}" for value, count in counts[:MOST_LINES]]
     if rest := counts[MOST_LINES:]:
@@ -121,20 +121,20 @@ def count_lines(name: str, values: Iterable[str]) -> list[str]:
 
 
 def first_lines(name: str, items: Sequence[str]) -> list[str]:
-    """How many there are, and a line for each of the first few."""
+    """The number of items, and a line for each of the first few."""
     lines = [f"{len(items):>7,}  first: {items[0]}"] if items else []
     lines += [f"{'':>7}         {item}" for item in items[1:MOST_FIRST]]
     return [f"{name if place == 0 else '':<17}{line}" for place, line in enumerate(lines)]
 
 
 def syntax_name(transfer_syntax: str) -> str:
-    """The name in the standard with the UID, or the format of a file that is not DICOM."""
+    """The name in the standard and the UID, or the format of a file that is not DICOM."""
     uid = as_uid(transfer_syntax)
     return f"{uid.name} ({uid})" if uid.name != uid else transfer_syntax
 
 
 def missing_decoders(headers: Iterable[Header]) -> dict[str, int]:
-    """Why some of the files cannot be decoded here, with the line that installs what can -> how many they are."""
+    """The reasons why files cannot be decoded here, each with the install command, and the number of files."""
     reasons: Counter[str] = Counter()
     for (syntax, bits), count in Counter((header.transfer_syntax, header.bits_stored) for header in headers).items():
         reason = reason_not_decoded(as_uid(syntax), bits) if as_uid(syntax).is_valid else None
@@ -144,5 +144,5 @@ def missing_decoders(headers: Iterable[Header]) -> dict[str, int]:
 
 
 def as_uid(text: str) -> UID:
-    """Without a remark if it is none."""
+    """A pydicom UID, without a warning if the text is not one."""
     return UID(text, validation_mode=config.IGNORE)

@@ -1,8 +1,9 @@
-"""The embedded data set: `python -m efficientnet.mammography.phantom`.
+"""The embedded data set of synthetic mammograms: `python -m efficientnet.mammography.phantom`.
 
-dataset    start here: the folder of a set, written once
+__main__   the command
+dataset    a folder with the whole set: start here
 patient    labels, anatomy and lesions of each patient
-image      a picture of a breast
+image      the picture of a breast
 lesion     masses and calcifications
-dicom      the picture as a DICOM file
+dicom      a picture as a DICOM file
 """

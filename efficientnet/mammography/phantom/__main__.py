@@ -5,12 +5,12 @@ python -m efficientnet.mammography.phantom --output runs/phantoms --patients 150
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from efficientnet.common.command_line import Parser, command, leave, number
+from efficientnet.common.cpu import usable_cores
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
 from efficientnet.mammography.phantom.image import DEFAULT_SIZE
 from efficientnet.mammography.phantom.patient import CANCER_RATE, MOST_PATIENTS, Parameters, phantom_patients
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="F",
         help="factor on contrast and diameter of the cancers: 0.5 is hard, 0 invisible",
     )
-    parser.add_argument("--workers", type=number(int, 1), default=os.cpu_count() or 1, metavar="N", help="processes")
+    parser.add_argument("--workers", type=number(int, 1), default=usable_cores(), metavar="N", help="processes")
     arguments = parser.parse_args(argv)
     values = dict(vars(arguments), size=tuple(arguments.size))
     output, workers = values.pop("output"), values.pop("workers")
@@ -49,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         parameters = Parameters(**values)
     except ValueError as error:
         parser.error(str(error))
-    complete = os.path.isfile(output / "phantom.json")
+    complete = (output / "phantom.json").is_file()
     write_phantom_dataset(output, **values, workers=workers, progress=sys.stderr.isatty())
     print(f"{output}: {'already there, nothing written' if complete else 'written'}: {summary(parameters)}")
 
 
 def summary(parameters: Parameters) -> str:
-    """How much of what a set with these parameters has, in one line."""
+    """The contents of a set with these parameters, in one line."""
     patients = phantom_patients(parameters)
     parts = []
     for split in ("train", "test"):

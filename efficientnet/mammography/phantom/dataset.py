@@ -2,26 +2,25 @@
 
     python -m efficientnet.mammography.phantom --output runs/phantoms --patients 150
 
-It lets someone without the competition's data walk the whole path in minutes, and the tests too. The phantoms are drawn
-(see phantom_image), not acquired, and far easier than mammograms: half of the patients have cancer, where screening has
-4.1 % of the patients and 2.1 % of the breasts (RSNA 2022), and the cancers are conspicuous, so that a five-minute run
-from random weights has something to learn from. Nothing measured on them says anything about mammograms.
+It takes users without the competition's data, and the tests, through the whole pipeline in minutes. The phantoms are
+drawn (see `phantom_image`), not acquired, and far easier than mammograms: half of the patients have cancer, compared to
+4.1 % of the patients and 2.1 % of the breasts in screening (RSNA 2022), and the cancers are conspicuous enough to be
+learned in five minutes from random weights. No result on them says anything about mammograms.
 
-Each patient is a function of the seed and her index alone: N patients are the first N of N + 1, however many processes
-write them. A folder is complete when it has phantom.json; until then it has phantom.incomplete and is written again.
+Each patient is a function of the seed and the patient's index: N patients are the first N of N + 1, for any number of
+processes. A complete folder has phantom.json; until then it has phantom.incomplete and is written again.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
@@ -31,7 +30,8 @@ from typing import Any
 from tqdm import tqdm
 
 from efficientnet.common.errors import UserError
-from efficientnet.mammography.phantom.dicom import dicom_file, write_over
+from efficientnet.common.files import atomic_file, remove_unfinished, write_json
+from efficientnet.mammography.phantom.dicom import dicom_file
 from efficientnet.mammography.phantom.image import DEFAULT_SIZE, phantom_image
 from efficientnet.mammography.phantom.patient import (
     CANCER_RATE,
@@ -43,8 +43,7 @@ from efficientnet.mammography.phantom.patient import (
     table_rows,
 )
 
-PROGRAM = "python -m efficientnet.mammography.phantom"
-VERSION = 1  # of what is drawn and written for the same parameters; raise it with every change of that
+VERSION = 1  # raise it when the same parameters give other files
 TRAIN_COLUMNS = (
     *("site_id", "patient_id", "image_id", "laterality", "view", "age", "cancer", "biopsy", "invasive", "BIRADS"),
     *("implant", "density", "machine_id", "difficult_negative_case"),
@@ -64,11 +63,11 @@ def write_phantom_dataset(
     progress: bool = False,
     test_patients: int = 0,
 ) -> Path:
-    """Write the set into the folder `output`, unless it is there already, and return the folder.
+    """Write the set into the folder `output`, unless it is complete already, and return the folder.
 
-    See `Parameters` for what the values mean and may be. `workers` processes write it, started by spawn; with 1 it is
-    written in this one. `progress` shows a bar. Raises ValueError for values that make no set, and UserError if the
-    folder holds anything else, or a set of other parameters, or cannot be written.
+    See `Parameters` for the meaning and range of the values. The set is written by `workers` spawned processes, or by
+    this one if `workers` is 1. `progress` shows a bar. Raises ValueError for impossible values, and UserError if the
+    folder holds anything else or a set with other parameters, or cannot be written.
     """
     parameters = Parameters(patients, seed, tuple(size), cancer_rate, conspicuity, test_patients)
     if workers < 1:
@@ -76,8 +75,8 @@ def write_phantom_dataset(
     output = Path(output)
     try:
         if not is_complete(output, parameters):
-            _start(output, parameters)
-            _write(output, parameters, workers, progress)
+            mark_incomplete(output, parameters)
+            write(output, parameters, workers, progress)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{error.filename or output}: cannot be written ({reason}); choose another folder") from None
@@ -89,16 +88,16 @@ def write_phantom_dataset(
 
 
 def is_complete(output: Path, parameters: Parameters) -> bool:
-    """Whether the folder has the whole set. Raises UserError if it has another one or something else."""
+    """Whether the folder has the complete set. Raises UserError if it has another set or anything else."""
     if not output.exists():
         return False
     if not output.is_dir():
         raise UserError(f"{output}: is a file; choose another name for the folder")
     if (output / "phantom.json").exists():
-        there = _read_json(output / "phantom.json")
+        there = read_json(output / "phantom.json")
         if there is None:
             raise UserError(f"{output / 'phantom.json'}: is damaged; delete the folder, or choose another one")
-        wanted = _as_json(parameters)
+        wanted = as_json(parameters)
         different = [
             f"{name} {there.get(name)}, not {wanted[name]}" for name in wanted if there.get(name) != wanted[name]
         ]
@@ -111,66 +110,68 @@ def is_complete(output: Path, parameters: Parameters) -> bool:
     return False
 
 
-def _start(output: Path, parameters: Parameters) -> None:
-    """Mark the folder as incomplete, and clear away what an interrupted run with other parameters left there."""
+def mark_incomplete(output: Path, parameters: Parameters) -> None:
+    """Mark the folder as incomplete, and remove the leftovers of an interrupted run."""
     marker = output / "phantom.incomplete"
-    if marker.exists() and _read_json(marker) != _as_json(parameters):
+    if marker.exists() and read_json(marker) != as_json(parameters):
         for name in CONTENTS:
             path = output / name
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-    write_over(marker, (json.dumps(_as_json(parameters), indent=2) + "\n").encode())
+    write_json(marker, as_json(parameters))
+    remove_unfinished(output)
 
 
-def _write(output: Path, parameters: Parameters, workers: int, progress: bool) -> None:
+def write(output: Path, parameters: Parameters, workers: int, progress: bool) -> None:
     patients = phantom_patients(parameters)
     with tqdm(total=len(patients), desc="phantoms", unit=" patients", disable=not progress, leave=False) as bar:
         if min(workers, len(patients)) == 1:
             for patient in patients:
-                _write_patient(output, parameters, patient)
+                write_patient(output, parameters, patient)
                 bar.update()
         else:
-            for _ in _in_processes(output, parameters, patients, min(workers, len(patients))):
+            for _ in in_processes(output, parameters, patients, min(workers, len(patients))):
                 bar.update()
     training = [patient for patient in patients if patient.split == "train"]
-    _write_csv(output / "train.csv", TRAIN_COLUMNS, (row for patient in training for row in table_rows(patient)))
+    write_csv(output / "train.csv", TRAIN_COLUMNS, (row for patient in training for row in table_rows(patient)))
     if parameters.test_patients:
         rows = [row for patient in patients if patient.split == "test" for row in table_rows(patient)]
-        _write_csv(output / "test.csv", TEST_COLUMNS, rows)
+        write_csv(output / "test.csv", TEST_COLUMNS, rows)
         breasts = {row["prediction_id"]: row for row in rows}.values()
-        _write_csv(output / "test_truth.csv", ("prediction_id", "cancer"), breasts)
+        write_csv(output / "test_truth.csv", ("prediction_id", "cancer"), breasts)
     try:
         os.replace(output / "phantom.incomplete", output / "phantom.json")
     except FileNotFoundError:
-        if not is_complete(output, parameters):  # else another process, started at the same time, was faster
+        if not is_complete(output, parameters):  # otherwise another process was faster
             raise
 
 
-def _write_patient(output: Path, parameters: Parameters, patient: Patient) -> None:
+def write_patient(output: Path, parameters: Parameters, patient: Patient) -> None:
     for image_id, (laterality, view) in zip(patient.image_ids, IMAGES, strict=True):
         generator = random_generator(parameters.seed, patient.split, patient.index, f"{laterality} {view}")
         lesion = patient.breasts["LR".index(laterality)].lesion
         image = phantom_image(patient.anatomy, laterality, view, lesion, generator, parameters.size).image
         study = f"phantom {VERSION}/{parameters.seed}/{patient.split}"
         content = dicom_file(image, patient.machine, patient.patient_id, image_id, laterality, study)
-        write_over(output / f"{patient.split}_images" / str(patient.patient_id) / f"{image_id}.dcm", content)
+        with atomic_file(output / f"{patient.split}_images" / str(patient.patient_id) / f"{image_id}.dcm") as file:
+            file.write(content)
 
 
-def _in_processes(output: Path, parameters: Parameters, patients: Sequence[Patient], workers: int) -> Iterable[None]:
-    """Something for each patient written, as they come."""
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads, such as torch's, may hang
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_process)
+def in_processes(output: Path, parameters: Parameters, patients: Sequence[Patient], workers: int) -> Iterator[None]:
+    """Write the patients in several processes, and yield after each."""
+    context = multiprocessing.get_context("spawn")  # forking a process with threads, such as torch's, may hang
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=prepare_process)
     try:
-        for done in as_completed([pool.submit(_write_patient, output, parameters, patient) for patient in patients]):
+        for done in as_completed([pool.submit(write_patient, output, parameters, patient) for patient in patients]):
             yield done.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare_process() -> None:
-    """Ctrl-C is the parent's to handle, and no process outlives it."""
+def prepare_process() -> None:
+    """Leave Ctrl-C to the parent, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end_with_parent() -> None:
@@ -180,20 +181,19 @@ def _prepare_process() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_over(path, text.getvalue().encode())
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    with atomic_file(path, "w") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
-def _as_json(parameters: Parameters) -> dict[str, Any]:
+def as_json(parameters: Parameters) -> dict[str, Any]:
     return {"version": VERSION, **asdict(parameters), "size": list(parameters.size)}
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """None for anything but a JSON object."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None if the file holds anything else."""
     try:
         content = json.loads(path.read_bytes())
     except ValueError:

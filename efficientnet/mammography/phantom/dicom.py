@@ -1,14 +1,15 @@
 """A phantom's picture as a DICOM file with a header like those of the RSNA competition.
 
-As there, the headers say little: PatientID, ImageLaterality and InstanceNumber (the image_id) are present, Modality and
-ViewPosition are not, and nothing has a date. Machines differ in polarity, bits and window, so that a reader that passes
-over one of them shows itself: with its window and polarity applied every file is tissue bright, background dark.
+As there, the headers hold little: PatientID, ImageLaterality and InstanceNumber (the image_id), but no Modality, no
+ViewPosition and no dates. Machines differ in polarity, bits and window, to expose a reader that ignores any of them:
+with window and polarity applied, every file shows bright tissue on a dark background.
 """
+
+from __future__ import annotations
 
 import hashlib
 import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,12 +18,12 @@ from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
-SIGMOID_LIMIT = 0.01  # the sigmoid reaches neither 0 nor 1: brightness stops this much before them
+SIGMOID_LIMIT = 0.01  # the sigmoid never reaches 0 or 1: brightness keeps this distance from both
 
 
 @dataclass(frozen=True)
 class Machine:
-    """How one machine stores its images. The first window of `centres` and `widths` is the one meant."""
+    """How one machine stores its images. The first window of `centres` and `widths` is the intended one."""
 
     site_id: int
     machine_id: int
@@ -52,7 +53,7 @@ class Machine:
         return int(self.store(np.zeros((1, 1), np.float32))[0, 0])
 
 
-# The first machine of each site is as seen in the competition's files; the second ones are there for the readers.
+# The first machine of each site is as in the competition's files; the second adds other kinds of header.
 MACHINES = (
     Machine(1, 49, "MONOCHROME1", 16, "SIGMOID", (32000, 33500, 30500), (24000, 19000, 30000)),
     Machine(1, 93, "MONOCHROME1", 16, "LINEAR_EXACT", (30000, 28000), (50000, 42000)),
@@ -66,12 +67,12 @@ EXPLANATIONS = ("NORMAL", "HARDER", "SOFTER")
 def dicom_file(
     image: NDArray[np.float32], machine: Machine, patient_id: int, image_id: int, laterality: str, study: str
 ) -> bytes:
-    """The file of one image (H, W) in [0, 1]. `study` names the examination; all UIDs are made from it and the ids."""
+    """The file of one image (H, W) in [0, 1]. All UIDs are derived from `study`, which names the set, and the ids."""
     dataset = Dataset()
     dataset.SOPClassUID = DigitalMammographyXRayImageStorageForPresentation
-    dataset.SOPInstanceUID = _uid(study, "image", image_id)
-    dataset.StudyInstanceUID = _uid(study, "patient", patient_id)
-    dataset.SeriesInstanceUID = _uid(study, "series", patient_id)
+    dataset.SOPInstanceUID = derived_uid(study, "image", image_id)
+    dataset.StudyInstanceUID = derived_uid(study, "patient", patient_id)
+    dataset.SeriesInstanceUID = derived_uid(study, "series", patient_id)
     dataset.PatientID = str(patient_id)
     dataset.InstanceNumber = image_id
     dataset.ImageLaterality = laterality
@@ -93,19 +94,7 @@ def dicom_file(
     return file.getvalue()
 
 
-def write_over(path: Path, content: bytes) -> None:
-    """Write a file without emptying it first.
-
-    Whoever writes the same content again, at the same time or after a kill, never makes a whole file incomplete.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    with open(path, "r+b") as file:
-        file.write(content)
-        file.truncate()
-
-
-def _uid(*parts: object) -> str:
-    """PS3.5 B.2: 2.25 and 128 bits as a decimal number need no registered root."""
+def derived_uid(*parts: object) -> str:
+    """A UID of PS3.5 B.2: 2.25 and 128 bits as a decimal number, which needs no registered root."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"

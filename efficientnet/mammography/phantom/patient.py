@@ -1,7 +1,9 @@
-"""The patients of a phantom set: labels, anatomy and lesions, each a function of the seed and her index alone.
+"""The patients of a phantom set: labels, anatomy and lesions, each a function of the seed and the patient's index.
 
-Shares and labels follow the RSNA competition's train.csv where a number is given as RSNA's.
+Shares and labels follow the RSNA competition's train.csv where a comment gives RSNA's number.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ CANCER_RATE = 0.5
 BOTH_SIDES = 0.03  # of the patients with cancer
 LOOK_ALIKES = 0.12  # of the breasts without cancer
 INVASIVE = 0.7  # of the cancers (RSNA: 818 of 1,158 images)
-SMALLEST = 0.1  # least factor of conspicuity on the diameter, for a lesion has to have one; its contrast may be 0
+SMALLEST = 0.1  # least factor of conspicuity on the diameter, which cannot be 0 (the contrast can)
 # Diameter (least, most) as a share of the breast's longer side, and contrast (least, most) in brightness.
 LESIONS: dict[Kind, tuple[tuple[float, float], tuple[float, float]]] = {
     "spiculated mass": ((0.12, 0.17), (0.26, 0.34)),
@@ -35,14 +37,14 @@ LESIONS: dict[Kind, tuple[tuple[float, float], tuple[float, float]]] = {
 PATIENT_PRIME, PATIENT_EXPONENT = 65_537, 3
 IMAGE_PRIME, IMAGE_EXPONENT = 2**31 - 1, 5
 MOST_PATIENTS = PATIENT_PRIME // 2  # of either split
-# Multiples of these, modulo 1, fill the unit square evenly (Roberts' R2 sequence), so that small sets have their share
-# of cancers on every machine.
+# Multiples of these, modulo 1, fill the unit square evenly (Roberts' R2 sequence), so that in small sets too every
+# machine has its share of cancers.
 SPREAD = (0.7548776662466927, 0.5698402909980532)
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What decides every byte of a phantom set. Raises ValueError for values that make no set."""
+    """The parameters that decide every byte of a phantom set. Raises ValueError for impossible values."""
 
     patients: int
     seed: int = 0
@@ -70,8 +72,8 @@ class Parameters:
 
 
 @dataclass(frozen=True)
-class Breast:
-    """One breast and its labels, which all of its images share."""
+class PhantomBreast:
+    """One breast and its labels, which all its images share."""
 
     laterality: Literal["L", "R"]
     lesion: Lesion | None
@@ -84,7 +86,7 @@ class Breast:
 
 @dataclass(frozen=True)
 class Patient:
-    """A patient: all that is true of her before a picture is drawn."""
+    """A patient: everything that is decided before a picture is drawn."""
 
     split: Split
     index: int
@@ -93,13 +95,13 @@ class Patient:
     age: int | None
     machine: Machine
     anatomy: Anatomy
-    breasts: tuple[Breast, Breast]  # left, right
+    breasts: tuple[PhantomBreast, PhantomBreast]  # left, right
 
 
 def phantom_patient(
     index: int, seed: int = 0, split: Split = "train", cancer_rate: float = CANCER_RATE, conspicuity: float = 1.0
 ) -> Patient:
-    """The patient of this index, from 0. Other parameters change what they name and nothing else about her."""
+    """The patient with this index, from 0. Each other parameter changes what it names and nothing else."""
     phases = random_generator(seed, split, 0, "set").random(2)
     place = [(phase + (index + 1) * step) % 1 for phase, step in zip(phases, SPREAD, strict=True)]
     machine = MACHINES[min(int(np.searchsorted(np.cumsum(MACHINE_SHARES), place[1], "right")), len(MACHINES) - 1)]
@@ -114,7 +116,7 @@ def phantom_patient(
     side, both = generator.integers(2), generator.uniform() < BOTH_SIDES
     has_cancer = place[0] < cancer_rate
     breasts = tuple(
-        _breast(
+        phantom_breast(
             laterality,
             has_cancer and (both or side == number),
             anatomy,
@@ -127,9 +129,9 @@ def phantom_patient(
     return Patient(
         split=split,
         index=index,
-        patient_id=_identifier(2 * index + (split == "test"), seed, PATIENT_PRIME, PATIENT_EXPONENT),
+        patient_id=scattered_identifier(2 * index + (split == "test"), seed, PATIENT_PRIME, PATIENT_EXPONENT),
         image_ids=tuple(
-            _identifier(4 * (2 * index + (split == "test")) + image, seed, IMAGE_PRIME, IMAGE_EXPONENT)
+            scattered_identifier(4 * (2 * index + (split == "test")) + image, seed, IMAGE_PRIME, IMAGE_EXPONENT)
             for image in range(4)
         ),
         age=None if generator.uniform() < 0.01 else age,
@@ -139,9 +141,9 @@ def phantom_patient(
     )
 
 
-def _breast(
+def phantom_breast(
     laterality: str, cancer: bool, anatomy: Anatomy, conspicuity: float, generator: np.random.Generator
-) -> Breast:
+) -> PhantomBreast:
     draws = generator.uniform(size=5)
     kinds = MALIGNANT if cancer else BENIGN if draws[0] < LOOK_ALIKES else ()
     lesion = None
@@ -158,7 +160,7 @@ def _breast(
         )
     difficult = lesion is not None and not cancer and draws[1] < 0.6
     birads = 0 if cancer or difficult else 2 if lesion else 1  # 0: recalled, 1: negative, 2: benign
-    return Breast(
+    return PhantomBreast(
         laterality=laterality,
         lesion=lesion,
         cancer=int(cancer),
@@ -170,17 +172,17 @@ def _breast(
 
 
 def random_generator(seed: int, split: Split, index: int, stream: str) -> np.random.Generator:
-    """The random numbers for one purpose, so that no purpose disturbs another: one of STREAMS."""
+    """An independent random generator for each purpose (`stream`, one of STREAMS)."""
     return np.random.default_rng([seed, split == "test", index, STREAMS.index(stream) + 1])
 
 
-def _identifier(order: int, seed: int, prime: int, exponent: int) -> int:
-    """A number below the prime that looks random; other ones for all orders below it."""
+def scattered_identifier(order: int, seed: int, prime: int, exponent: int) -> int:
+    """A number below the prime that looks random; distinct for all orders below the prime."""
     return pow((27_644_437 * (order + 1) + 7919 * seed) % prime, exponent, prime)
 
 
 def phantom_patients(parameters: Parameters) -> list[Patient]:
-    """All patients of a set, those of the test set last."""
+    """All patients of a set, the test set last."""
     splits: tuple[tuple[Split, int], ...] = (("train", parameters.patients), ("test", parameters.test_patients))
     return [
         phantom_patient(index, parameters.seed, split, parameters.cancer_rate, parameters.conspicuity)
@@ -190,7 +192,7 @@ def phantom_patients(parameters: Parameters) -> list[Patient]:
 
 
 def table_rows(patient: Patient) -> Iterator[dict[str, Any]]:
-    """The four rows of a patient, with the columns of both tables; None is written as nothing."""
+    """The four rows of a patient, with the columns of both tables; None is written as an empty cell."""
     for image_id, (laterality, view) in zip(patient.image_ids, IMAGES, strict=True):
         breast = patient.breasts["LR".index(laterality)]
         yield {

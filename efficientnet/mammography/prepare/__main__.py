@@ -4,9 +4,9 @@
     python -m efficientnet.mammography.prepare --data RSNA --output CACHE --image-size 1024 512
     python train.py --data CACHE
 
-It looks at all headers first; --check does only that. It may be interrupted at any time: the same command goes on, and
-keeps what is there and whole. A file that cannot be prepared is listed in CACHE/failures.csv while the others go on,
-and the exit code is then 1. It never changes the folder that it reads.
+All headers are read first; --check stops after that. The command may be interrupted at any time: the same command
+continues and keeps all complete pictures. A file that cannot be prepared does not stop the others: it is listed in
+CACHE/failures.csv, and the exit code is 1. The folder that is read is never changed.
 """
 
 from __future__ import annotations
@@ -25,18 +25,14 @@ from tqdm import tqdm
 from efficientnet.common.command_line import Parser, command, leave, number
 from efficientnet.common.cpu import usable_cores
 from efficientnet.common.errors import UserError
-from efficientnet.common.files import atomic_file
+from efficientnet.common.files import atomic_file, remove_unfinished
 from efficientnet.common.isolated import Failure, run_isolated
 from efficientnet.common.options import add_options, given_options
 from efficientnet.mammography.dicom.headers import Header, count_lines, first_lines, has_problems, look_at, report
 from efficientnet.mammography.image_files import every_image, find_images
 from efficientnet.mammography.prepare.benchmark import benchmark
 from efficientnet.mammography.prepare.contact_sheet import contact_sheet
-from efficientnet.mammography.prepare.folder import (
-    check_settings,
-    read_description,
-    write_description,
-)
+from efficientnet.mammography.prepare.folder import check_settings, read_description, write_description
 from efficientnet.mammography.prepare.pictures import Job, prepare
 from efficientnet.mammography.preprocessing import PICTURE_SETTINGS, Preprocessing
 from efficientnet.mammography.settings import PICTURE_OPTIONS, ScreeningSettings
@@ -47,7 +43,7 @@ PROGRAM = "python -m efficientnet.mammography.prepare"
 
 @dataclass(frozen=True)
 class Split:
-    """train.csv or test.csv, and the file of each of its rows."""
+    """train.csv or test.csv, and the image file of each row."""
 
     name: str
     table: Table
@@ -59,7 +55,7 @@ class Split:
 
 
 def read_splits(data: Path, columns: dict[str, str] | None) -> list[Split]:
-    """Whichever of the two tables is there. Raises TableError, and UserError if neither is."""
+    """The tables that exist, one or both. Raises TableError, and UserError if there is none."""
     if not data.is_dir():
         raise UserError(f"{data}: no such folder; --data names the folder with train.csv")
     splits = []
@@ -73,7 +69,7 @@ def read_splits(data: Path, columns: dict[str, str] | None) -> list[Split]:
 
 
 def find_jobs(splits: list[Split], output: Path) -> list[Job]:
-    """The rows of the tables that have a file, in their order."""
+    """A job for each row that has a file, in the order of the tables."""
     return [
         Job(file, output / split.folder / row.patient_id / f"{row.image_id}.png", row.laterality)
         for split in splits
@@ -83,7 +79,7 @@ def find_jobs(splits: list[Split], output: Path) -> list[Job]:
 
 
 def open_output(output: Path, data: Path, settings: Preprocessing) -> None:
-    """Makes the folder, or finds that it can be gone on with. Raises UserError if it holds anything else."""
+    """Create the folder, or check that it can be continued. Raises UserError if it holds anything else."""
     if read_description(data) is not None:
         raise UserError(f"{data}: is itself prepared; --data names the folder with the original images")
     strange = output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir())
@@ -104,7 +100,7 @@ def look_at_all(files: list[Path], limits: dict[str, Any]) -> dict[Path, Header 
 
 
 def table_lines(splits: list[Split], data: Path) -> list[str]:
-    """What the tables count, and how they and the files agree."""
+    """Lines for a person: the size of the tables, and rows without files and files without rows."""
     lines = []
     for split in splits:
         counts = split.table.counts
@@ -113,7 +109,7 @@ def table_lines(splits: list[Split], data: Path) -> list[str]:
         rows = zip(split.table.rows, split.files, strict=True)
         missing = [f"{row.patient_id}/{row.image_id}" for row, file in rows if file is None]
         lines += first_lines("  without a file", missing)
-    # Images may lie in one folder for both tables, so that what has no row in one may have it in the other.
+    # Both tables may share a folder of images, so a file without a row in one table may have one in the other.
     found = [file for split in splits for file in split.files if file is not None]
     strangers, links = set(), set()
     for split in splits:
@@ -126,7 +122,7 @@ def table_lines(splits: list[Split], data: Path) -> list[str]:
 
 
 def progress_bar(total: int, name: str, initial: int = 0) -> tqdm:
-    """On a terminal: the share done, images per second, and the time left."""
+    """Progress, speed and remaining time, if stderr is a terminal."""
     hidden = not sys.stderr.isatty()
     return tqdm(desc=name, total=total, initial=initial, unit=" images", disable=hidden, leave=False, smoothing=0.05)
 
@@ -141,7 +137,7 @@ def write_failures(output: Path, failures: dict[Path, str], headers: dict[Path, 
 
 
 def copy_tables(splits: list[Split], output: Path) -> None:
-    """Also where all pictures were there already: labels may have changed."""
+    """Copy tables that differ. Labels may have changed even if all pictures are up to date."""
     for split in splits:
         content, copy = split.table.path.read_bytes(), output / f"{split.name}.csv"
         if not copy.exists() or copy.read_bytes() != content:
@@ -231,6 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     to_do = [job for job in jobs if not job.is_done(settings)]
     failures: dict[Path, str] = {}
     if to_do:
+        remove_unfinished(output)
         write_description(output, settings, complete=False)
     copy_tables(splits, output)
     if to_do:
@@ -238,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join([*table_lines(splits, data), report(headers)]), flush=True)
         try:
             with progress_bar(len(jobs), "prepare", len(jobs) - len(to_do)) as bar:
-                for job, reason in prepare(to_do, bar, output, settings, limits):
+                for job, reason in prepare(to_do, bar, settings, limits):
                     failures[job.source] = reason
                     bar.set_postfix_str(f"{len(failures)} failed", refresh=False)
         except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What preparing costs beside decoding, on the files of a data folder: the codec is to set the pace."""
+"""Measure decoding and the other steps of preparing, on the files of a data folder. The codec should set the pace."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ FILES, ROUNDS = 3, 5  # of each transfer syntax; the median counts
 
 
 def benchmark(headers: Mapping[Path, Header | Failure], settings: Preprocessing, limits: dict[str, Any]) -> str:
-    """A table: for each transfer syntax milliseconds of one core for an image.
+    """A table of the milliseconds per image on one core, for each transfer syntax:
 
     decode      by the codec alone, from memory
-    preprocess  from its pixels to the picture
+    preprocess  from the pixels to the picture
     write       from the picture to the content of its file
-    all         from the file to the content of the prepared one, and the codec's share of that
+    all         from the file to the content of the prepared file, and the codec's share of that
 
-    One process after another measures a syntax; `limits` are those of `run_isolated`, and its time counts for a round.
+    Each syntax is measured in a process of its own, one after another. `limits` are those of `run_isolated`, with the
+    time allowed per file and round.
     """
     groups: dict[str, list[Path]] = defaultdict(list)
     for path, header in headers.items():
@@ -55,18 +56,18 @@ def benchmark(headers: Mapping[Path, Header | Failure], settings: Preprocessing,
 
 
 def measure(paths: Sequence[Path], settings: Preprocessing) -> list[float]:
-    """Milliseconds of this process for decoding, preprocessing, writing and all: the median over files and rounds.
+    """Milliseconds of CPU time for decoding, preprocessing, writing and all: the median over files and rounds.
 
-    One after the other in each round, so that a busy machine slows them alike. Raises ImageError.
+    The steps alternate within a round, so that a busy machine slows them equally. Raises ImageError.
     """
     rounds = []
     for path in paths:
-        read_shown_image(path, settings.window)  # whatever is wrong with the file, in our words
+        read_shown_image(path, settings.window)  # raises an ImageError for a bad file
         dataset = pydicom.dcmread(path)
         decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
         for _ in range(ROUNDS):
             marks = [time.process_time()]
-            pixels, _properties = decoder.as_array(dataset)
+            pixels, _ = decoder.as_array(dataset)
             marks.append(time.process_time())
             picture = preprocess(shown_image(pixels, dataset, settings.window), settings)
             marks.append(time.process_time())

@@ -1,4 +1,4 @@
-"""Some images before and after, on one page: a person sees in ten seconds whether crop and window are right."""
+"""Some images before and after, on one page: ten seconds are enough to see whether crop and window are right."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from efficientnet.mammography.dicom.reading import ImageError
 from efficientnet.mammography.picture import open_image
 from efficientnet.mammography.preprocessing import Preprocessing, breast_box, preprocess
 
-HEIGHT, GAP, CAPTION = 320, 8, 30  # pixels: of a picture, between pictures, of the two lines under them
+HEIGHT, GAP, CAPTION = 320, 8, 30  # in pixels: a picture, the space between pictures, the two lines below
 COLUMNS = 4  # pairs
 INK, BOX, TROUBLE, GRAY = (230, 230, 230), (255, 200, 0), (255, 90, 90), (40, 40, 40)
 
 
 def contact_sheet(images: Sequence[tuple[Path, str]], settings: Preprocessing, limits: dict[str, Any]) -> Image.Image:
-    """(file, laterality) of each image -> a page of pairs.
+    """A page of pairs, from the (file, laterality) of each image.
 
-    Left the whole image as its window shows it, with the box of the crop; right the picture that a network reads. An
-    image that cannot be read, or is not within the `limits` (those of `run_isolated`), has its reason there.
+    On the left is the whole image as its window shows it, with the box of the crop; on the right is the picture that a
+    network reads. An image that cannot be read within the `limits` (those of `run_isolated`) shows the reason instead.
     """
     drawn = dict(run_isolated(partial(draw_cell, settings=settings), images, **limits))
     cells = [
@@ -74,7 +74,7 @@ def draw_cell(file: tuple[Path, str], settings: Preprocessing) -> Image.Image | 
 
 
 def without_crop(shape: tuple[int, int], settings: Preprocessing) -> Preprocessing:
-    """Settings by which the whole of an image is HEIGHT pixels high, turned no way."""
+    """Settings that show a whole image HEIGHT pixels high, as it is."""
     width = max(32, round(HEIGHT * shape[1] / shape[0]))
     return Preprocessing((HEIGHT, width), crop=False, side="as-is", window=settings.window)
 

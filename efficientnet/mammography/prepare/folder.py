@@ -1,9 +1,9 @@
-"""A prepared data folder: the pictures of another one, made once, with what they were made by.
+"""A prepared data folder: the pictures of another folder, and the settings that they were made with.
 
-train.csv, test.csv                             as in the other folder
+train.csv, test.csv                             copies from the other folder
 train_images/<patient_id>/<image_id>.png        prepared pictures (see picture.py); test_images/ likewise
-prepared.json                                   settings, their key, whether all is done
-failures.csv                                    path, reason, transfer_syntax of each file that has no picture
+prepared.json                                   settings, their key, and whether the folder is complete
+failures.csv                                    path, reason and transfer_syntax of each file without a picture
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def write_description(root: Path, settings: Preprocessing, complete: bool) -> No
 
 
 def read_description(root: Path) -> dict[str, Any] | None:
-    """What prepared.json holds; None for a folder without it. Raises UserError if it is damaged."""
+    """The content of prepared.json; None for a folder without it. Raises UserError if it is damaged."""
     try:
         description = json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))
         if set(description["settings"]) == set(PICTURE_SETTINGS) and {"version", "key", "complete"} <= set(description):
@@ -41,14 +41,14 @@ def read_description(root: Path) -> dict[str, Any] | None:
 
 
 def prepared_settings(root: Path) -> dict[str, Any]:
-    """The settings that the pictures of a prepared folder were made by, by their names; none for any other folder."""
+    """The settings that a prepared folder was made with, by name; an empty dict for any other folder."""
     description = read_description(root)
     settings = {} if description is None else description["settings"]
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
 def check_settings(root: Path, settings: Preprocessing) -> None:
-    """Raises UserError if the folder is a prepared one, but by other settings than these."""
+    """Raise UserError if the folder was prepared with settings other than these."""
     description = read_description(root)
     if description is None or description["key"] == settings.key:
         return
@@ -59,7 +59,7 @@ def check_settings(root: Path, settings: Preprocessing) -> None:
 
 
 def check_prepared(root: Path, settings: Preprocessing) -> None:
-    """Raises UserError if the folder is a prepared one, but by other settings than these, or not finished."""
+    """Raise UserError if the folder was prepared with settings other than these, or not to the end."""
     check_settings(root, settings)
     description = read_description(root)
     if description is not None and not description["complete"]:

@@ -1,11 +1,11 @@
-"""One image in every encoding that a program at hand can write: always the same pixels, and the same picture."""
+"""One image in every encoding that installed programs can write: the pixels and the picture are always the same."""
 
 import io
 
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import NATIVE, encoding, make, write
+from dicom_files import NATIVE, encoding, make, read_image, read_pixels, write
 from PIL import Image
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
@@ -19,7 +19,7 @@ from pydicom.uid import (
 )
 
 from efficientnet.mammography.dicom.codestream import frame_sizes, wavelet_levels
-from efficientnet.mammography.dicom.reading import ImageError, read_image, read_pixels, read_shown_image
+from efficientnet.mammography.dicom.reading import ImageError, read_shown_image
 from efficientnet.mammography.picture import read_picture
 from efficientnet.mammography.preprocessing import Preprocessing
 

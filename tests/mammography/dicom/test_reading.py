@@ -1,4 +1,4 @@
-"""DICOM files: what is decoded, how it is shown, and what is refused in which words."""
+"""Decoding DICOM files, displaying them as the header says, and refusing them in one line."""
 
 import hashlib
 import importlib.util
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import ENCODINGS, encoding, make, mammograms, manifest_rows
+from dicom_files import ENCODINGS, encoding, make, mammograms, manifest_rows, read_image, read_pixels
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, get_decoder
@@ -29,7 +29,7 @@ from pydicom.uid import (
 )
 
 from efficientnet.mammography.dicom.grayscale import apply_window
-from efficientnet.mammography.dicom.reading import INSTALL_CODECS, ImageError, read_image, read_pixels
+from efficientnet.mammography.dicom.reading import INSTALL_CODECS, ImageError
 
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 
@@ -615,16 +615,18 @@ def test_12_bit_jpeg_with_pillow_alone_points_to_the_codecs(without_plugins):
 def test_the_core_packages_read_jpeg_2000_and_ask_for_codecs_for_jpeg_lossless():
     """In a fresh process in which the packages of the extra cannot be imported."""
     program = (
-        "import sys, hashlib\n"
+        "import sys, hashlib; sys.path[:0] = sys.argv[3:]\n"
         "for name in ('gdcm', '_gdcm', 'pylibjpeg', 'libjpeg', 'openjpeg', 'rle'): sys.modules[name] = None\n"
-        "from efficientnet.mammography.dicom.reading import ImageError, read_pixels\n"
+        "from dicom_files import read_pixels\n"
+        "from efficientnet.mammography.dicom.reading import ImageError\n"
         "print(hashlib.sha256(read_pixels(sys.argv[1]).tobytes()).hexdigest())\n"
         "try: read_pixels(sys.argv[2])\n"
         "except ImageError as error: print(error)\n"
     )
     j2k, lossless = (encoding(f"dicom-test-files__RG3_{name}.dcm") for name in ("J2KR", "JPLL"))
-    command = [sys.executable, "-c", program, str(j2k), str(lossless)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], check=True)
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-c", program, j2k, lossless, root, root / "tests"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     digest, message = done.stdout.splitlines()
     assert digest == hashlib.sha256(read_pixels(j2k).tobytes()).hexdigest()
     assert "JPEG Lossless" in message
