@@ -36,6 +36,7 @@ def test_it_works_from_anywhere(command, arguments, words, checkpoint, tiny_data
 
 
 def test_usage_errors_and_failures_have_exit_codes_of_their_own(tmp_path):
-    picture = str(tmp_path / "no" / "x.png")
-    for arguments, code, word in ((["--phi", "-1"], 2, "phi"), (["--plot", picture], 1, picture)):
+    (tmp_path / "file").touch()
+    plot = ["--plot", str(tmp_path / "file" / "x.png")]
+    for arguments, code, word in ((["--phi", "-1"], 2, "phi"), (plot, 1, str(tmp_path / "file"))):
         assert_one_line_error(launch([sys.executable, "scale.py", *arguments], 60), code, word)

@@ -79,7 +79,7 @@ class ScreeningSettings:
         None,
         metavar="NAME,...",
     )
-    columns: dict[str, str] | None = option(
+    columns: dict[str, str] | None = option(  # noqa: RUF009, it is a dataclasses.field
         column_mapping,
         "names of the table's columns where they are not RSNA's, such as cancer=malignant,laterality=side",
         None,
