@@ -19,7 +19,7 @@ import torch
 
 from efficientnet.common.command_line import Parser, command, leave, number
 from efficientnet.common.cpu import keep_freed_memory
-from efficientnet.common.files import atomic_file, write_json
+from efficientnet.common.files import write_bytes, write_json
 from efficientnet.mammography.task import Screening
 from efficientnet.training.ensemble import load_member, predict_mean
 from efficientnet.training.failures import explained_failures
@@ -82,8 +82,7 @@ def evaluate(arguments: argparse.Namespace, task: type[Task]) -> None:
 
     for path, data in report.files.items():
         if path.is_absolute() or arguments.output is not None:
-            with atomic_file(path if path.is_absolute() else arguments.output / path) as file:
-                file.write(data)
+            write_bytes(path if path.is_absolute() else arguments.output / path, data)
     if arguments.output is not None:
         write_json(arguments.output / "metrics.json", result)
     if arguments.json is not None and not to_terminal:

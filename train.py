@@ -158,9 +158,9 @@ def main(argv: Sequence[str] | None = None, task: type[Task] = Screening) -> int
     sys.stdout.reconfigure(line_buffering=True)
     parser = make_parser(__doc__, task)
     arguments = parser.parse_args(argv)
-    stopped = RunFolder.stopped_before_restart(arguments.output)
-    if stopped is not None:
-        print(f"train.py: {stopped.path} was stopped on request, so it is not started again", file=sys.stderr)
+    folder = RunFolder.stopped_before_restart(arguments.output)
+    if folder is not None:
+        print(f"train.py: {folder.path} was stopped on request, so it is not started again", file=sys.stderr)
         return 0
     code = 0
     with explained_failures(arguments.timeout):

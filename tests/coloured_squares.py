@@ -22,9 +22,9 @@ COLOURS = ("red", "green", "blue")
 
 @dataclass(frozen=True)
 class Settings:
-    image_size: tuple[int, int] = option(number(int, 32), "pixels", (32, 32), nargs="+", action=Size)
+    image_size: tuple[int, int] = option(number(int, 32), "pixels", nargs="+", action=Size)
     in_channels: int = option(number(int, 3, 3), "colours", 3)
-    squares: int = option(number(int, 6), "how many to train on", 24)
+    squares: int = option(number(int, 6), "how many to train on", 48)
 
 
 class Squares(Dataset):
@@ -38,18 +38,19 @@ class Squares(Dataset):
 
     def __getitem__(self, key: Any) -> Item:
         index = key if isinstance(key, int) else key.index
-        place = 0 if isinstance(key, int) else key.epoch * 1000 + key.position
         image = torch.zeros(3, *self.size)
         image[index % 3, 8:24, 8:24] = 1
-        image += self.noise * torch.randn(image.shape, generator=torch.Generator().manual_seed(place))
-        failures = [f"square {index} cannot be read"] if index == 7 else []
-        return Item(image, torch.tensor(index % 3), index, f"square-{index}", failures, readable=index != 7)
+        if self.noise:
+            image += self.noise * torch.from_numpy(key.generator(0).standard_normal(image.shape, np.float32))
+        if index == 7:
+            return Item(image, torch.tensor(-100), index, "square-7", ["square 7 cannot be read"], readable=False)
+        return Item(image, torch.tensor(index % 3), index, f"square-{index}")
 
 
 class ColouredSquares:
     name = "coloured squares"
     Settings = Settings
-    recipe_defaults: ClassVar = {"batch_size": 4, "epochs": 2, "learning_rate": 1e-3, "ema_decay": 0.9}
+    recipe_defaults: ClassVar = {"batch_size": 4, "epochs": 2, "learning_rate": 0.02, "ema_decay": 0.5}
     num_outputs = len(COLOURS)
 
     @staticmethod
@@ -58,13 +59,13 @@ class ColouredSquares:
 
     @staticmethod
     def defaults(data: Path | None, provenance: Any) -> dict[str, Any]:
-        return {"image_size": (32, 32), "augmentation": 0.1, **ColouredSquares.recipe_defaults}
+        return {"image_size": (64, 64), "augmentation": 0.1}
 
     def __init__(self, data: Path | None, settings: Settings, recipe: Any) -> None:
         self.data, self.settings, self.recipe = data, settings, recipe
 
     def load(self, process: Any, strict: bool) -> None:
-        self.positives = np.arange(self.settings.squares) % 3 == 0
+        self.positives = np.arange(self.settings.squares) % 3 == 0 if self.recipe.positive_share else None
 
     def description(self) -> list[tuple[str, str]]:
         return [("data", f"{self.settings.squares} squares")]
@@ -96,23 +97,24 @@ class ColouredSquares:
         parser.add_argument("--squares", type=number(int, 1), default=9)
 
     @staticmethod
-    def evaluation(checkpoints: Mapping[Path, Mapping[str, Any]], arguments: argparse.Namespace) -> "Evaluation":
-        return Evaluation([content["classes"] for content in checkpoints.values()], arguments.squares)
+    def evaluation(checkpoints: Mapping[Path, Mapping[str, Any]], arguments: argparse.Namespace) -> "SquaresEvaluation":
+        return SquaresEvaluation(list(checkpoints.values()), arguments.squares)
 
 
-class Evaluation:
+class SquaresEvaluation:
     warnings = ()
 
-    def __init__(self, classes: list[list[str]], count: int) -> None:
-        assert all(names == list(COLOURS) for names in classes)
+    def __init__(self, checkpoints: Sequence[Mapping[str, Any]], count: int) -> None:
+        assert all(content["classes"] == list(COLOURS) for content in checkpoints)
         self.description = f"{count} squares"
-        self.allowed = np.ones((len(classes), count), dtype=bool)
+        self.allowed = np.ones((len(checkpoints), count), dtype=bool)
+        self.sizes = [tuple(content["plan"]["settings"]["image_size"]) for content in checkpoints]
 
-    def input_key(self, member: int) -> int:
-        return 0
+    def input_key(self, member: int) -> tuple[int, int]:
+        return self.sizes[member]
 
     def dataset(self, member: int) -> Dataset:
-        return Squares(self.allowed.shape[1], (32, 32))
+        return Squares(self.allowed.shape[1], self.sizes[member])
 
     def probabilities(self, member: int, logits: np.ndarray) -> np.ndarray:
         return torch.from_numpy(logits).softmax(1).numpy()

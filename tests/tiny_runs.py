@@ -68,8 +68,9 @@ def stopped_at(finished: Path, number: int, folder: Path) -> Path:
     shutil.copy(finished / "config.json", folder)
     shutil.copy(finished / "checkpoints" / f"update-{number:08}.pt", folder / "last.pt")
     best, last = (torch.load(path, weights_only=True) for path in (finished / "best.pt", folder / "last.pt"))
-    for name in ("best.pt", "predictions.csv", "MODEL_CARD.md") if best["epoch"] <= last["epoch"] else ():
-        shutil.copy(finished / name, folder)
+    for name in ("best.pt", "predictions.csv", "MODEL_CARD.md"):
+        if best["epoch"] <= last["epoch"] and (finished / name).exists():
+            shutil.copy(finished / name, folder)
     return folder
 
 

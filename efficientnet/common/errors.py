@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something that the person at the keyboard can mend.
+    """An error that the user can fix.
 
     str() says in one or two lines what is wrong, in which file or flag, and what to do. A command prints it and ends
     with exit code 1 (see `command_line.command`).

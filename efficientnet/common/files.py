@@ -70,6 +70,11 @@ def remove_unfinished(folder: Path, seconds: float = 3600) -> None:
                 path.unlink()
 
 
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    with atomic_file(path) as file:
+        file.write(data)
+
+
 def write_json(path: Path, value: Any) -> None:
     with atomic_file(path, "w") as file:
         json.dump(value, file, indent=2)

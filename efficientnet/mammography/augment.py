@@ -11,24 +11,17 @@ from torch.nn import functional as F
 from efficientnet.training.sampler import Draw
 
 
-def augmentation_generator(seed: int, draw: Draw) -> np.random.Generator:
-    """Random numbers of one draw of one run, whichever worker or rank asks for them."""
-    # The highest bit keeps these streams apart from the sampler's, which are keyed by (seed, epoch).
-    key = np.array([seed, (1 << 63) + (draw.epoch << 40) + draw.position], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
-
-
 def augment_draw(picture: np.ndarray, draw: Draw, seed: int, strength: float) -> np.ndarray:
     """`augment` with the random numbers of this draw: the same in every worker, rank and repetition."""
-    return augment(picture, augmentation_generator(seed, draw), strength)
+    return augment(picture, draw.generator(seed), strength)
 
 
 def augment(picture: np.ndarray, generator: np.random.Generator, strength: float = 1.0) -> np.ndarray:
     """A random variation of `picture`, float32 (H, W) in [0, 1] with background 0; the same shape and range.
 
-    What a breast allows: mirror image (also what flip augmentation in evaluation relies on), rotation within 15
-    degrees, zoom within 15 %, shear and shift within 5 %, contrast and brightness of another machine, and coarse
-    dropout (rectangles set to 0), so that no single spot decides.  `strength` scales all but the mirror image.
+    Mirror image (which evaluate.py --flip relies on), rotation within 15 degrees, zoom within 15 %, shear and shift
+    within 5 %, contrast and brightness of another machine, and coarse dropout (rectangles set to 0), so that no single
+    spot decides. `strength` scales all but the mirror image.
     """
     if strength == 0:
         return picture
@@ -39,7 +32,7 @@ def augment(picture: np.ndarray, generator: np.random.Generator, strength: float
 
 
 def random_affine(picture: np.ndarray, generator: np.random.Generator, strength: float) -> np.ndarray:
-    """Mirror image, rotation, zoom, shear and shift in one resampling; what comes in from outside is background."""
+    """Mirror image, rotation, zoom, shear and shift in one resampling; the outside is background."""
     height, width = picture.shape
     angle = math.radians(15) * strength * generator.uniform(-1, 1)
     zoom = math.exp(math.log(1.15) * strength * generator.uniform(-1, 1))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +17,7 @@ from efficientnet.mammography.image_files import find_images
 from efficientnet.mammography.prepare.folder import check_prepared
 from efficientnet.mammography.preprocessing import Preprocessing
 from efficientnet.mammography.report import metric_texts, score_line
-from efficientnet.mammography.scoring import score_breasts, sigmoid, write_predictions, write_submission
+from efficientnet.mammography.scoring import bytes_of, score_breasts, sigmoid, write_predictions, write_submission
 from efficientnet.mammography.settings import DEMO_PATIENTS, column_mapping, phantom_folder
 from efficientnet.mammography.table import Table, TableError, available_targets, read_table
 from efficientnet.training.checkpoint import CheckpointError, misfit
@@ -40,7 +39,7 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a checkpoint knows besides its network.
+    """A checkpoint without its network.
 
     threshold: tuned on its held-out patients.  data: what it was trained on; None: the embedded phantoms.
     """
@@ -176,11 +175,11 @@ class ScreeningEvaluation:
             lines = [score_line(metrics), ""]
             lines += [f"{name:<32} {text}" for name, text in metric_texts(metrics).items()]
         files = {
-            Path("images.csv"): written(write_images, self.table, probabilities),
-            Path("predictions.csv"): written(write_predictions, scores, self.table.target_names),
+            Path("images.csv"): bytes_of(write_images, self.table, probabilities),
+            Path("predictions.csv"): bytes_of(write_predictions, scores, self.table.target_names),
         }
         if self.submission is not None:
-            files[self.submission.absolute()] = written(write_submission, self.table, scores, prior)
+            files[self.submission.absolute()] = bytes_of(write_submission, self.table, scores, prior)
             line = f"{self.submission}: {counts.breasts} breasts"
             if scores.unscored:
                 line += f", {len(scores.unscored)} of them without a readable image at the prior of {prior:.4f}"
@@ -216,13 +215,6 @@ def held_out(members: Sequence[Trained], table: Table) -> Table:
             "others trained on; leave it out, or use --split all"
         )
     return table.of_patients(patients)
-
-
-def written(write: Callable[..., None], *arguments: Any) -> bytes:
-    """The bytes of what a function writes to a text file."""
-    file = io.StringIO()
-    write(file, *arguments)
-    return file.getvalue().encode()
 
 
 def write_images(file: IO[str], table: Table, probabilities: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Binary cross-entropy over several targets of which some are missing, and what oversampling does to its outputs."""
+"""Binary cross-entropy over several targets, some of them missing, and the correction for oversampling."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def masked_binary_cross_entropy(
 
 
 def prior_shift(share: float, prior: float) -> float:
-    """What to subtract from a logit learned at `share` of positives so that it speaks of `prior` of positives.
+    """The shift that corrects a logit from the training share of positives to the prior; subtract it.
 
     By Bayes' rule, drawing positives more often multiplies the odds of every image by the same factor,
     (share / (1 - share)) / (prior / (1 - prior)); the shift is its logarithm.  0 where either share is 0 or 1.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -73,6 +74,13 @@ def score_breasts(
         np.array(counts, dtype=int),
         tuple(unscored),
     )
+
+
+def bytes_of(write: Callable[..., None], *arguments: Any) -> bytes:
+    """The content that `write(file, *arguments)` gives a text file."""
+    file = io.StringIO()
+    write(file, *arguments)
+    return file.getvalue().encode()
 
 
 def write_predictions(

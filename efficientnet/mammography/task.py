@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from efficientnet.mammography.phantom.dataset import write_phantom_dataset
 from efficientnet.mammography.prepare.folder import check_prepared, prepared_settings
 from efficientnet.mammography.preprocessing import Preprocessing
 from efficientnet.mammography.report import model_card, score_line
-from efficientnet.mammography.scoring import BreastScores, score_breasts, sigmoid, write_predictions
+from efficientnet.mammography.scoring import BreastScores, bytes_of, score_breasts, sigmoid, write_predictions
 from efficientnet.mammography.settings import DEMO, DEMO_PATIENTS, RECIPE, ScreeningSettings, phantom_folder
 from efficientnet.mammography.table import Table, TableError, assign_folds, available_targets, read_table
 from efficientnet.training.distributed import Process
@@ -73,9 +72,9 @@ class Screening:
 
     @staticmethod
     def defaults(data: Path | None, provenance: Provenance | None) -> dict[str, Any]:
-        values = DEMO if data is None else RECIPE | prepared_settings(data)
+        values = DEMO if data is None else prepared_settings(data)
         if provenance is None:
-            return dict(values)
+            return values
         # One number for the channels of a gray image: see `weights.load.adapt_stem`.
         return values | {"mean": float(np.mean(provenance.mean)), "std": float(np.mean(provenance.std))}
 
@@ -112,11 +111,9 @@ class Screening:
         if strict and self.without_file:
             raise UserError(f"{self.without_file} rows of {table.path} have no image file")
         parts = []
-        for part in ("train", "hold out"):
+        for part, held_out in (("train", False), ("hold out", True)):
             chosen = [
-                (row, file)
-                for row, file in there
-                if (self.fold_of[row.patient_id] == self.settings.fold) == (part == "hold out")
+                (row, file) for row, file in there if (self.fold_of[row.patient_id] == self.settings.fold) == held_out
             ]
             if not chosen:
                 raise TableError(
@@ -205,8 +202,6 @@ class Screening:
         return ScreeningMetrics(values, text, -loss if self.settings.select == "val_loss" else score, scores)
 
     def files(self, metrics: ScreeningMetrics, checkpoint: Mapping[str, Any]) -> dict[str, bytes]:
-        predictions = io.StringIO()
-        write_predictions(predictions, metrics.scores, self.train.target_names, self.fold_of)
         card = model_card(
             checkpoint["plan"],
             recorded_architecture(checkpoint),
@@ -215,7 +210,8 @@ class Screening:
             checkpoint["epoch"],
             metrics.with_intervals,
         )
-        return {"predictions.csv": predictions.getvalue().encode(), "MODEL_CARD.md": card.encode()}
+        predictions = bytes_of(write_predictions, metrics.scores, self.train.target_names, self.fold_of)
+        return {"predictions.csv": predictions, "MODEL_CARD.md": card.encode()}
 
     def state(self) -> dict[str, Any]:
         return {
@@ -226,5 +222,10 @@ class Screening:
             "training_patients": list(self.train.patients),
         }
 
-    add_evaluation_arguments = staticmethod(add_evaluation_arguments)
-    evaluation = staticmethod(ScreeningEvaluation.from_arguments)
+    @staticmethod
+    def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+        add_evaluation_arguments(parser)
+
+    @staticmethod
+    def evaluation(checkpoints: Mapping[Path, Mapping[str, Any]], arguments: argparse.Namespace) -> ScreeningEvaluation:
+        return ScreeningEvaluation.from_arguments(checkpoints, arguments)

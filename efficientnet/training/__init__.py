@@ -1,13 +1,13 @@
-"""How to train, whatever the data. train.py is the loop; in the order in which it uses them:
+"""Training code that is independent of the data. The modules, in the order in which train.py uses them:
 
-task            start here: the seam to the data, `Task` and `Evaluation`
+task            start here: the interface to the data, `Task` and `Evaluation`
 recipe          the options of the optimisation
 plan            a run before it starts: flags, defaults, the run to resume
 distributed     the ranks of a run
 loaders         the data loaders of one rank
 sampler         which images make each update
 learner         model, average, optimizer and gradient scaler
-batch_norm      statistics that move, stay, or are measured anew
+batch_norm      frozen layers, and statistics that are measured anew
 ema             the moving average of the weights
 fast_cpu        faster backward passes on CPUs with bf16 units
 schedule        the learning rate

@@ -103,8 +103,9 @@ def misfit(path: Path, error: Exception) -> CheckpointError:
 
 def check_task(path: Path, content: dict[str, Any], name: str) -> None:
     """Raises CheckpointError for a checkpoint of another task; those from before they recorded it are of screening."""
-    if content.get("task", "screening") != name:
-        raise CheckpointError(f"{path}: was trained for {content['task']}, not for {name}")
+    trained_for = content.get("task", "screening")
+    if trained_for != name:
+        raise CheckpointError(f"{path}: was trained for {trained_for}, not for {name}")
 
 
 def verify(path: Path) -> None:

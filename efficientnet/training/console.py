@@ -1,4 +1,4 @@
-"""What a run prints: the page that it begins with, a progress bar, a line for each epoch, and the end."""
+"""Console output of a run: the opening page, a progress bar, a line for each epoch, and the end."""
 
 from __future__ import annotations
 
@@ -144,8 +144,10 @@ def print_end(plan: Plan, folder: Path, progress: Progress) -> None:
         print(f"\n{unreadable} images could not be read and were replaced or left out; unreadable.txt lists them:")
         print("\n".join(f"  {line}" for line in listed[:5]))
     if not (folder / "best.pt").exists():
-        print(f"\nno epoch after the checkpoint was better than the best before it, which is not in {folder}")
+        print(f"\nno epoch since the checkpoint beat the earlier best, and {folder} has no best.pt")
         return
     data = "" if plan.task.data is None else f" --data {plan.task.data}"
-    print(f"\n{progress.summary}\n\nrun folder  {folder}")
+    if progress.summary:  # checkpoints of older versions do not have it
+        print(f"\n{progress.summary}")
+    print(f"\nrun folder  {folder}")
     print(f"next        python evaluate.py --checkpoint {folder}/best.pt{data}")

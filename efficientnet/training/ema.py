@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import nn
@@ -31,10 +30,3 @@ class ExponentialMovingAverage:
         torch._foreach_lerp_([mine[name] for name in averaged], [theirs[name] for name in averaged], 1 - decay)
         for name in mine.keys() - set(averaged):
             mine[name].copy_(theirs[name])
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"average": self.average.state_dict(), "updates": self.updates}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.average.load_state_dict(state["average"])
-        self.updates = state["updates"]

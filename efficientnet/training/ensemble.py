@@ -58,12 +58,15 @@ def load_member(
     """precision: of the fast path.  Raises CheckpointError, also for a checkpoint of another task."""
     content = load_checkpoint(path)
     check_task(path, content, task.name)
+    content.pop("training", None)  # last.pt's, of several times the weights' size
     try:
         model = create_model(**content["architecture"])
         model.load_state_dict(content.pop("weights"))
         model = model.to(device, memory_format=torch.channels_last).eval()
         fast = optimize_for_inference(model, precision) if optimize else None
         name = recorded_architecture(content).name
+    except torch.OutOfMemoryError:
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise misfit(path, error) from None
     return Member(path, name, content, None if optimize and precision == "fp32" else model, fast)
@@ -83,11 +86,11 @@ def predict_mean(
     """Mean probabilities (N, T) over the members that may score an image, nan where none could; failures, a line each.
 
     Members with the same input share one pass over the images.
-    workers: processes that read images; by default one a core, at most 8, since decoding an original image costs
-    several times what a B0 does on it.  strict: raise UserError for an image that cannot be read.
+    workers: processes that read images; by default one a core, at most 8: decoding an image can cost several times what
+    a B0 does on it.  strict: raise UserError for an image that cannot be read.
     """
     allowed = evaluation.allowed
-    total: np.ndarray | None = None
+    total = np.zeros((allowed.shape[1], members[0].content["architecture"]["num_classes"]))
     votes = np.zeros((allowed.shape[1], 1))
     failures: dict[str, None] = {}
     groups: dict[Hashable, list[int]] = defaultdict(list)
@@ -116,7 +119,6 @@ def predict_mean(
                 logits = members[place].predict(batch.images[mine], device, precision, flip)
                 finite = np.isfinite(logits).all(axis=1)
                 rows = np.array([batch.indices[i] for i in mine])
-                total = np.zeros((allowed.shape[1], logits.shape[1])) if total is None else total
                 total[rows[finite]] += evaluation.probabilities(place, logits[finite])
                 votes[rows[finite]] += 1
                 for i in np.flatnonzero(~finite):
@@ -125,7 +127,5 @@ def predict_mean(
             progress.set_postfix_str(f"{share:.0f} % waiting for data", refresh=False)
             progress.update(int(allowed[places][:, batch.indices].sum()))
     progress.close()
-    if total is None:
-        total = np.zeros((allowed.shape[1], 1))
     with np.errstate(invalid="ignore"):
         return total / np.where(votes > 0, votes, np.nan), list(failures)

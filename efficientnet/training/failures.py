@@ -1,4 +1,4 @@
-"""Failures of the machinery in one line: a lost rank, a killed loader process, too little memory."""
+"""One-line explanations of infrastructure failures: a lost rank, a killed loader process, too little memory."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ LESS_MEMORY = (
 
 
 @contextlib.contextmanager
-def explained_failures(timeout_minutes: float = 0, less_memory: str = LESS_MEMORY) -> Iterator[None]:
-    """Turn such failures into UserError. Everything else, such as a mistake of ours, passes as it is.
+def explained_failures(timeout_minutes: float | None = None, less_memory: str = LESS_MEMORY) -> Iterator[None]:
+    """Turn such failures into UserError. Everything else, such as a bug, passes unchanged.
 
-    less_memory: what the command can do about too little memory.
+    timeout_minutes: --timeout of a command that has ranks.  less_memory: advice for too little memory.
     """
     try:
         with killed_loaders_told_once():
@@ -37,7 +37,9 @@ def explained_failures(timeout_minutes: float = 0, less_memory: str = LESS_MEMOR
         raise UserError(text) from None
 
 
-def explain_failure(error: BaseException, timeout_minutes: float = 0, less_memory: str = LESS_MEMORY) -> str | None:
+def explain_failure(
+    error: BaseException, timeout_minutes: float | None = None, less_memory: str = LESS_MEMORY
+) -> str | None:
     """One or two lines; None for anything else."""
     text = str(error)
     killed = KILLED.search(text)
@@ -45,7 +47,7 @@ def explain_failure(error: BaseException, timeout_minutes: float = 0, less_memor
         name = killed["name"] or "unknown"
         if name.startswith("Killed") or killed["name"] is None:
             return (
-                "a loader process was killed (SIGKILL), which as a rule is the system running out of memory: "
+                "a loader process was killed (SIGKILL), usually because the system was running out of memory: "
                 "lower --workers or --batch-size"
             )
         if name.startswith("Bus error"):
@@ -55,10 +57,10 @@ def explain_failure(error: BaseException, timeout_minutes: float = 0, less_memor
         return f"out of GPU memory: {less_memory}"
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return f"out of memory: lower --workers; {less_memory}"
-    if isinstance(error, dist.DistError) or LOST.search(text):
+    if timeout_minutes is not None and (isinstance(error, dist.DistError) or LOST.search(text)):
         return (
             f"lost another rank: it has ended, or has not answered for the {timeout_minutes:g} minutes of --timeout; "
-            "its own output tells why, and exit code -9 (SIGKILL) as a rule that memory ran out"
+            "its own output tells why, and exit code -9 (SIGKILL) usually means that memory ran out"
         )
     return None
 

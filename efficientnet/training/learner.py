@@ -1,4 +1,4 @@
-"""What learns: the model, its average, the optimizer and the gradient scaler."""
+"""The trainable state: model, moving average, optimizer and gradient scaler."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Learner:
 
     model: the plain network; ddp: the same under DistributedDataParallel, or `model` itself on a single process.
     average: the moving average of the weights, if the recipe asks for it.
-    architecture: the arguments of `create_model` that make such a network again.  pretrained: names of the tensors
+    architecture: the arguments of `create_model` that rebuild the network.  pretrained: names of the tensors
     that --weights filled; both are part of a checkpoint.
     """
 
@@ -62,7 +62,7 @@ class Learner:
 
     @property
     def evaluated(self) -> nn.Module:
-        """What is validated and saved to be used: the average where there is one."""
+        """The network to validate and to save for use: the average, if there is one."""
         return self.average.average if self.average else self.model
 
     @property
@@ -136,17 +136,18 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any], weights: dict[str, Tensor]) -> None:
-        """The inverse: `state_dict()` and the weights of `evaluated`. Raises what PyTorch raises for a misfit."""
+        """Load `state_dict()` and the weights of `evaluated`. Raises PyTorch's errors for a mismatch."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] and self.scaler.is_enabled():  # a run may go on at another machine's default precision
             self.scaler.load_state_dict(state["scaler"])
         if self.average:
-            self.average.load_state_dict({"average": weights, "updates": state["average_updates"]})
+            self.average.average.load_state_dict(weights)
+            self.average.updates = state["average_updates"]
 
 
 def build_model(plan: Plan) -> tuple[EfficientNet, dict[str, Any], list[str]]:
-    """The model, the arguments of `create_model` that make such a one again, and the names of its pretrained tensors.
+    """The model, the arguments of `create_model` that rebuild it, and the names of its pretrained tensors.
 
     The seed makes the same weights on every rank. A resumed run takes everything from its checkpoint, and no longer
     needs the file of --weights.

@@ -25,14 +25,19 @@ Value = TypeVar("Value")
 class Loaders:
     """`updates` for training, `calibration` for batch-norm statistics, `validation`.
 
-    Each rank takes every W-th draw of a global batch; validation images are dealt out to the ranks, none of them twice.
+    Each rank takes every W-th draw of a global batch; the validation images are split among the ranks.
     strict: fail at the first training image that cannot be read.
     """
 
     def __init__(self, task: Task, recipe: Recipe, process: Process, workers: int | None, strict: bool) -> None:
         self.accumulate, self.strict = recipe.accumulate, strict
+        datasets, positives = task.datasets(), task.positives
+        if positives is None:
+            if recipe.positive_share:
+                raise UserError(f"--positive-share: {task.name} has no positives to draw more often; leave it out")
+            positives = np.zeros(len(datasets.train), dtype=bool)
         self.sampler = BalancedSampler(
-            task.positives,
+            positives,
             recipe.positive_share,
             recipe.batch_size,
             recipe.accumulate,
@@ -40,7 +45,6 @@ class Loaders:
             process.world_size,
             recipe.seed,
         )
-        datasets = task.datasets()
         self.workers = default_workers(process) if workers is None else workers
         common: dict[str, Any] = {
             "num_workers": self.workers,
@@ -83,14 +87,14 @@ class Loaders:
 def default_workers(process: Process) -> int:
     """Loader processes for a rank: at most 8, its share of the cores; on a CPU, one for every four of them.
 
-    One reads prepared pictures faster than four cores train on them, and the next batch is ready when an update ends.
+    One process reads small pictures faster than four cores train on them.
     """
     share = usable_cores() // process.local_world_size
     return min(8, max(1, share // 4 if process.device.type == "cpu" else share))
 
 
 def random_part(size: int, count: int, seed: int, process: Process) -> list[int]:
-    """`count` places in a data set for this rank, others on each rank, the same for the same seed."""
+    """`count` places in a data set for this rank: different ones on each rank, the same for the same seed."""
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(size)
     return order[process.rank :: process.world_size][:count].tolist()
 

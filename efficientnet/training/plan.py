@@ -1,4 +1,4 @@
-"""A run before it starts: settled from the flags, the defaults and, on resume, the checkpoint."""
+"""The configuration of a run, from the flags, the defaults and, on resume, the checkpoint."""
 
 from __future__ import annotations
 
@@ -87,24 +87,27 @@ def make_parser(description: str, task: type[Task]) -> Parser:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides a run but the machine.
+    """Everything that determines a run, except the machine.
 
     output: None takes the next free name.  weights, source: the file or package that the model starts from, and the
-    library that it is of, if that had to be said.  checkpoint: of the run that goes on, if any.
+    library it comes from, if --source was given.  checkpoint: of the run that is resumed, if any.
     warning: about the architecture.
     """
 
     architecture: Architecture
     task: Task
-    recipe: Recipe
     output: Path | None
     weights: str | None = None
     source: str | None = None
     checkpoint: dict[str, Any] | None = None
     warning: str | None = None
 
+    @property
+    def recipe(self) -> Recipe:
+        return self.task.recipe
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: config.json, and what a resumed run is held to."""
+        """JSON-able: config.json, and the values that a resumed run must keep."""
         return {
             "architecture": {"name": self.architecture.name, "image_size": self.architecture.image_size},
             "data": None if self.task.data is None else str(self.task.data),
@@ -128,7 +131,7 @@ def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
         weights = read_weights(arguments.weights, arguments.source)
         architecture, provenance = architecture or weights.known_architecture(), weights.provenance
     architecture = architecture or named_architecture("b3")
-    values = task.defaults(arguments.data, provenance)
+    values = {**task.recipe_defaults, **task.defaults(arguments.data, provenance)}
     if architecture.image_size is not None:
         values = {"image_size": (architecture.image_size, architecture.image_size), **values}
     values |= given
@@ -153,7 +156,6 @@ def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
     return Plan(
         architecture,
         task(arguments.data, settings, recipe),
-        recipe,
         arguments.output,
         arguments.weights,
         arguments.source,
@@ -244,4 +246,4 @@ def resumed_plan(
             )
     if arguments.output not in (None, output):
         raise ValueError(f"--output {arguments.output}: a resumed run goes on in its own folder, {output}")
-    return Plan(trained, resumed, resumed.recipe, output, **start, checkpoint=checkpoint)
+    return Plan(trained, resumed, output, **start, checkpoint=checkpoint)

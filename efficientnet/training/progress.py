@@ -34,12 +34,12 @@ class Progress:
     seconds: float = 0.0  # of training in the current epoch
     waited: float = 0.0  # of these, rank 0's for the next batch
     best: float | None = None  # score of the best epoch, the higher the better
-    summary: str = ""  # of the best epoch
     history: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl
 
     loss_sum: float = 0.0  # over the updates of the current epoch that moved the weights
     unreadable: set[str] = field(default_factory=set)  # a line for each image that could not be read
     suspects: list[list[str]] = field(default_factory=list)  # images of the latest updates, if they were all skipped
+    summary: str = ""  # rank 0's, of the best epoch
 
     def seed_update(self, seed: int, rank: int) -> None:
         """Make the random numbers of the next update (dropout, stochastic depth) a function of where it is.
@@ -99,7 +99,8 @@ class Progress:
         improved = self.best is None or score > self.best
         if improved:
             self.best = score
-            self.summary = process.broadcast(metrics.summary if process.is_main else "")
+        if improved and process.is_main:  # no exchange here: a score may differ in its last bit between machines
+            self.summary = metrics.summary
         self.history.append(values)
         self.epoch += 1
         self.position, self.skipped, self.seconds, self.waited, self.loss_sum = 0, 0, 0.0, 0.0, 0.0

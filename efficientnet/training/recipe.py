@@ -1,4 +1,4 @@
-"""How to train: the options of the optimisation, for any task."""
+"""Optimisation options, common to all tasks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Recipe:
     An *update* is one step of the optimizer: batch_size * accumulate images on each rank.
     """
 
-    seed: int = option(number(int, 0, 2**31), "decides initialisation, order, augmentation and folds", 0)
+    seed: int = option(number(int, 0, 2**31), "decides initialisation, order, augmentation and splits", 0)
     epochs: int = option(number(int, 1), "passes over as many images as the training set has", 10)
-    batch_size: int = option(number(int, 1), "images a rank in one forward pass", 8)
+    batch_size: int = option(number(int, 1), "images per rank in one forward pass", 8)
     accumulate: int = option(number(int, 1), "forward passes whose gradients make one update", 1)
     learning_rate: float = option(number(float, above=0), "peak rate at 16 images an update; scales with them", 1e-4)
     warmup_epochs: float = option(number(float, 0), "linear warm-up from 0.01 of the peak, then cosine to 0", 0.0)

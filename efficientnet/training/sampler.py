@@ -15,6 +15,12 @@ class Draw(NamedTuple):
     epoch: int
     position: int
 
+    def generator(self, seed: int) -> np.random.Generator:
+        """The random numbers of this draw in a run, whichever worker or rank asks for them."""
+        # The highest bit keeps these streams apart from the sampler's, which are keyed by (seed, epoch).
+        key = np.array([seed, (1 << 63) + (self.epoch << 40) + self.position], dtype=np.uint64)
+        return np.random.Generator(np.random.Philox(key=key))
+
 
 class BalancedSampler:
     """The batches of one rank, epoch after epoch, as lists of `Draw`.

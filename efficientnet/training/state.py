@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from efficientnet.common.errors import UserError
 from efficientnet.training.checkpoint import misfit
 from efficientnet.training.distributed import Process
@@ -49,6 +51,8 @@ def restore(plan: Plan, learner: Learner, loaders: Loaders, process: Process) ->
             learner.load_state_dict(state, plan.checkpoint["weights"])
             progress = Progress.from_dict(state["progress"], process)
             global_batch = state["global_batch"]
+        except torch.OutOfMemoryError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise misfit(plan.output, error) from None
         sampler = loaders.sampler

@@ -1,4 +1,4 @@
-"""When a run saves its state, and how: files written in a thread while training goes on."""
+"""Saving: when it is due, and a thread that writes in the background."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from efficientnet.common.errors import UserError
-from efficientnet.common.files import atomic_file
+from efficientnet.common.files import write_bytes
 from efficientnet.training.checkpoint import serialise, write_checkpoint, write_numbered
 
 
@@ -78,7 +78,7 @@ class CheckpointStore:
             return
         self.wait()
         for name, data in (files or {}).items():
-            self.pending[name] = partial(write_file, self.folder / name, data)
+            self.pending[name] = partial(write_bytes, self.folder / name, data)
         if best:
             data = serialise({name: value for name, value in content.items() if name != "training"})
             self.pending["best.pt"] = partial(write_checkpoint, self.folder / "best.pt", data)
@@ -113,8 +113,3 @@ class CheckpointStore:
         self.wait()
         if self.error:
             raise UserError(f"{what}, but {self.folder} could not be written: {self.error.strerror}")
-
-
-def write_file(path: Path, data: bytes) -> None:
-    with atomic_file(path) as file:
-        file.write(data)

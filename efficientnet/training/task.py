@@ -1,4 +1,4 @@
-"""The seam between training and data: everything that train.py and evaluate.py know of the images.
+"""The interface to the data: all that train.py and evaluate.py know about the images.
 
 A `Task` is one kind of data with its labels, loss and metrics; `mammography/task.py` has one. The class answers before
 any data is read; an instance is the data of one run. An `Evaluation` is the data that checkpoints are scored on.
@@ -23,10 +23,10 @@ from efficientnet.weights.load import Provenance
 
 
 class Item(NamedTuple):
-    """What a data set returns for one image.
+    """One image of a data set.
 
-    An image that cannot be read does not end a run: `failures` says why in a line for each file, and either another
-    image takes its place or a blank one with readable=False.
+    An image that cannot be read does not end a run: `failures` says why in a line for each file. Another image takes
+    its place, or a blank one with readable=False, whose target `Task.loss` must ignore (nan, or an ignored class).
     """
 
     image: Tensor  # float32 (C, H, W), normalised
@@ -95,7 +95,7 @@ class Task(Protocol):
 
     name: stored in checkpoints.  Settings: a frozen dataclass of `common.options` with at least image_size (height,
     width) and in_channels: the flags, stored in config.json and kept by a resumed run.
-    recipe_defaults: of `Recipe`, for real data; shown by --help.
+    recipe_defaults: fields of `Recipe`, shown by --help.
     """
 
     name: ClassVar[str]
@@ -106,7 +106,7 @@ class Task(Protocol):
     settings: Any
     recipe: Recipe
     num_outputs: int  # of the network
-    positives: np.ndarray  # bool, for each training image: those that --positive-share draws more often
+    positives: np.ndarray | None  # bool, for each training image: those that --positive-share draws more often
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,7 +114,7 @@ class Task(Protocol):
 
     @staticmethod
     def defaults(data: Path | None, provenance: Provenance | None) -> dict[str, Any]:
-        """Settings and fields of the recipe where the command line is silent.
+        """Settings, and fields of the recipe that differ from `recipe_defaults`, where the command line is silent.
 
         data: the folder of --data.  provenance: of --weights, such as their normalisation.
         """

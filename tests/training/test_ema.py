@@ -29,20 +29,6 @@ def test_batch_norm_statistics_are_averaged_and_counters_copied():
     assert average.average.num_batches_tracked == model.num_batches_tracked == 1
 
 
-def test_the_counter_survives_a_state_dict():
-    model = nn.Linear(2, 2)
-    first, second = ExponentialMovingAverage(model, 0.99), ExponentialMovingAverage(nn.Linear(2, 2), 0.99)
-    for _ in range(5):
-        nn.init.normal_(model.weight)
-        first.update(model)
-    second.load_state_dict(first.state_dict())
-    nn.init.normal_(model.weight)
-    first.update(model)
-    second.update(model)
-    assert second.updates == 6
-    assert torch.equal(first.average.weight, second.average.weight)
-
-
 def test_the_average_does_not_train():
     average = ExponentialMovingAverage(nn.Linear(2, 2), 0.9).average
     assert not average.training and not any(p.requires_grad for p in average.parameters())

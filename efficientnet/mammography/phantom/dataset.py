@@ -30,7 +30,7 @@ from typing import Any
 from tqdm import tqdm
 
 from efficientnet.common.errors import UserError
-from efficientnet.common.files import atomic_file, remove_unfinished, write_json
+from efficientnet.common.files import atomic_file, remove_unfinished, write_bytes, write_json
 from efficientnet.mammography.phantom.dicom import dicom_file
 from efficientnet.mammography.phantom.image import DEFAULT_SIZE, phantom_image
 from efficientnet.mammography.phantom.patient import (
@@ -155,8 +155,7 @@ def write_patient(output: Path, parameters: Parameters, patient: Patient) -> Non
         image = phantom_image(patient.anatomy, laterality, view, lesion, generator, parameters.size).image
         study = f"phantom {VERSION}/{parameters.seed}/{patient.split}"
         content = dicom_file(image, patient.machine, patient.patient_id, image_id, laterality, study)
-        with atomic_file(output / f"{patient.split}_images" / str(patient.patient_id) / f"{image_id}.dcm") as file:
-            file.write(content)
+        write_bytes(output / f"{patient.split}_images" / str(patient.patient_id) / f"{image_id}.dcm", content)
 
 
 def in_processes(output: Path, parameters: Parameters, patients: Sequence[Patient], workers: int) -> Iterator[None]:

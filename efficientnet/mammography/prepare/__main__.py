@@ -25,7 +25,7 @@ from tqdm import tqdm
 from efficientnet.common.command_line import Parser, command, leave, number
 from efficientnet.common.cpu import usable_cores
 from efficientnet.common.errors import UserError
-from efficientnet.common.files import atomic_file, remove_unfinished
+from efficientnet.common.files import atomic_file, remove_unfinished, write_bytes
 from efficientnet.common.isolated import Failure, run_isolated
 from efficientnet.common.options import add_options, given_options
 from efficientnet.mammography.dicom.headers import Header, count_lines, first_lines, has_problems, look_at, report
@@ -141,8 +141,7 @@ def copy_tables(splits: list[Split], output: Path) -> None:
     for split in splits:
         content, copy = split.table.path.read_bytes(), output / f"{split.name}.csv"
         if not copy.exists() or copy.read_bytes() != content:
-            with atomic_file(copy) as file:
-                file.write(content)
+            write_bytes(copy, content)
 
 
 def summary(output: Path, images: int, failures: dict[Path, str], settings: Preprocessing) -> str:

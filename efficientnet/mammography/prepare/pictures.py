@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from efficientnet.common.files import atomic_file
+from efficientnet.common.files import write_bytes
 from efficientnet.common.isolated import Failure, run_isolated
 from efficientnet.mammography.dicom.reading import ImageError
 from efficientnet.mammography.picture import encode_picture, is_prepared, read_picture
@@ -65,6 +65,5 @@ def prepare(jobs: list[Job], bar: tqdm, settings: Preprocessing, limits: dict[st
             yield job, result.reason
         else:
             # Written by this process, so that one that is killed for its image leaves nothing behind.
-            with atomic_file(job.target) as file:
-                file.write(result)
+            write_bytes(job.target, result)
         bar.update()
