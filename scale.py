@@ -26,6 +26,7 @@ from pathlib import Path
 from efficientnet.analysis.paper_tables import TABLES, reproduce
 from efficientnet.analysis.plot import plot
 from efficientnet.analysis.rows import architecture_row, budget_rows, fit_rows, paper_rows, search_rows, table_rows
+from efficientnet.analysis.search import grid_search, largest_coefficients
 from efficientnet.analysis.text import architecture_text, budget_text, fit_text, paper_text, search_text, table_text
 from efficientnet.architecture import (
     BY_PHI,
@@ -39,7 +40,6 @@ from efficientnet.architecture import (
     is_given,
 )
 from efficientnet.common.command_line import Parser, command, leave, number
-from efficientnet.complexity import grid_search, largest_coefficients
 
 PROGRAM = "scale.py"
 BY_BUDGET = "--budget/--max-parameters"

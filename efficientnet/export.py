@@ -1,4 +1,4 @@
-"""A trained checkpoint as a file that other programs run: ONNX, or PyTorch's own exported program.
+"""Export a trained checkpoint to a file that other programs run: ONNX, or PyTorch's own exported program.
 
     python -m efficientnet.export --checkpoint runs/b3-1/best.pt --onnx b3.onnx
     python -m efficientnet.export --checkpoint runs/b3-1/best.pt --program b3.pt2
@@ -55,7 +55,7 @@ def exported(network: nn.Module, channels: int) -> ExportedProgram:
 
 
 def metadata(name: str, trained: Trained) -> dict[str, str]:
-    """What a program needs beside the network, as text: JSON but for plain words.  name: of the architecture."""
+    """Everything that a program needs besides the network, as text or JSON.  name: of the architecture."""
     values: dict[str, Any] = {
         "architecture": name,
         "targets": list(trained.targets),

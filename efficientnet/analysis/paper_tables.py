@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from efficientnet.analysis.search import closest_coefficients, scaled_complexity
 from efficientnet.baselines.stages import MOBILENET_V1, MOBILENET_V2, RESNET_50
-from efficientnet.complexity import Complexity, closest_coefficients, scaled_complexity
+from efficientnet.complexity import Complexity
 from efficientnet.scaling import B0, Baseline, Coefficients
 
 # The compound coefficients that the paper states, for MobileNetV1 in Table 3 and for B0 in Table 7.

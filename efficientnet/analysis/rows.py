@@ -6,16 +6,9 @@ import functools
 import math
 
 from efficientnet.analysis.paper_tables import Reproduction
+from efficientnet.analysis.search import PHI_STEP, Candidate, exceeded, scaled_complexity
 from efficientnet.architecture import BASES, FACTORS, Architecture, derive, named_architecture
-from efficientnet.complexity import (
-    PHI_STEP,
-    Candidate,
-    Complexity,
-    complexity,
-    exceeded,
-    scaled_complexity,
-    stage_complexities,
-)
+from efficientnet.complexity import Complexity, complexity, stage_complexities
 from efficientnet.scaling import (
     ALPHA,
     B0,

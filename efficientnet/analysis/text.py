@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from efficientnet.analysis.paper_tables import Reproduction
 from efficientnet.analysis.rows import closest_variant, fit_rows, table_rows
+from efficientnet.analysis.search import Candidate
 from efficientnet.architecture import FACTORS, Architecture
-from efficientnet.complexity import Candidate, complexity, stage_complexities
+from efficientnet.complexity import complexity, stage_complexities
 from efficientnet.scaling import (
     ALPHA,
     B0,

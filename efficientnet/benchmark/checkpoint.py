@@ -1,4 +1,4 @@
-"""What the fast path and a lower precision do to the metrics of a trained checkpoint, on its held-out patients."""
+"""Metrics of a trained checkpoint by the fast path and at lower precision, on its held-out patients."""
 
 from __future__ import annotations
 

@@ -108,5 +108,5 @@ class ScreeningSettings:
 
 
 def phantom_folder(patients: int, seed: int) -> Path:
-    """Where train.py keeps the embedded data set of these parameters."""
+    """The folder in which train.py keeps the embedded data set with these parameters."""
     return Path("runs") / f"phantoms-{patients}-{seed}"

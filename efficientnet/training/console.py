@@ -18,7 +18,7 @@ from efficientnet.training.schedule import Schedule
 
 
 def print_plan(plan: Plan, loaders: Loaders, learner: Learner, schedule: Schedule, process: Process) -> None:
-    """The page that --dry-run shows and every run begins with."""
+    """Print the page that --dry-run shows and every run begins with."""
     recipe, settings, model, sampler = plan.recipe, plan.task.settings, learner.model, loaders.sampler
     size, channels = settings.image_size, settings.in_channels
     counts = complexity(model.stages, size, model.num_classes, channels)
@@ -85,7 +85,7 @@ def memory_estimate(learner: Learner, activations: int) -> float:
 
 
 def print_start(folder: Path, plan: Plan, progress: Progress, learner: Learner) -> None:
-    """Where the run writes, and where a resumed one goes on."""
+    """Print the run folder, and where a resumed run continues."""
     text = f"output      {folder}"
     if plan.checkpoint is not None:
         text += f", resumed after epoch {progress.epoch}, update {progress.position}"
@@ -134,7 +134,7 @@ def epoch_text(values: dict[str, Any], metrics_text: str, epochs: int, improved:
 
 
 def print_end(plan: Plan, folder: Path, progress: Progress) -> None:
-    """What was left out, the best result, and the next command."""
+    """Print what was left out, the best result, and the next command."""
     skipped = sum(values["skipped_updates"] for values in progress.history)
     if skipped:
         print(f"\n{skipped} updates were left out, because their loss or gradients were not finite")

@@ -1,4 +1,4 @@
-"""Where a run stands between two updates: all that a resumed run needs besides the learner."""
+"""The position of a run between two updates: all that a resumed run needs besides the learner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images make each update: shuffled, positives filled up to a share, in one order for any number of ranks."""
+"""The images of each update: shuffled, positives filled up to a share, in one order for any number of ranks."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Report:
-    """What evaluate.py writes and prints.
+    """The output of evaluate.py.
 
     values: for --json, without anything that is not JSON.  text: for the terminal.
     files: contents by path; a relative path is below --output.

@@ -3,8 +3,8 @@
 import pytest
 
 from efficientnet.analysis.paper_tables import TABLE_3, TABLE_7, reproduce
+from efficientnet.analysis.search import closest_coefficients, scaled_complexity
 from efficientnet.baselines.stages import MOBILENET_V2, RESNET_50
-from efficientnet.complexity import closest_coefficients, scaled_complexity
 from efficientnet.scaling import compound_coefficients
 
 
