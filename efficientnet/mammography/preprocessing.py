@@ -142,7 +142,10 @@ def as_shown(image: Image | ShownImage) -> ShownImage:
 
 def resize(image: ShownImage, values: NDArray[Any], size: tuple[int, int]) -> Image:
     """The brightness of some of the image's values, resized."""
-    picture = resample(values, size, image.brightness)
+    black, white = image.ramp
+    picture = resample(values, size, image.numbers)
+    picture -= np.float32(black)
+    picture *= np.float32(1 / (white - black))
     return np.clip(picture, 0, 1, out=picture)
 
 
