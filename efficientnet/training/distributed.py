@@ -108,7 +108,7 @@ def start(device: str | None, backend: str | None, timeout_minutes: float = 10) 
         gpus = torch.cuda.device_count()
         if local_world > gpus and backend == "nccl":
             raise ValueError(
-                f"{local_world} processes on this machine but {gpus} GPU{'s' * (gpus != 1)}: use "
+                f"{local_world} processes on this machine but {gpus} GPU{'' if gpus == 1 else 's'}: use "
                 f"--nproc_per_node={gpus}, or --backend gloo to share, or --device cpu"
             )
         torch.cuda.set_device(local_rank % gpus)
