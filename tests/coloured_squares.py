@@ -22,7 +22,7 @@ COLOURS = ("red", "green", "blue")
 
 @dataclass(frozen=True)
 class Settings:
-    image_size: tuple[int, int] = option(number(int, 32), "pixels", nargs="+", action=Size)
+    image_size: tuple[int, int] = option(number(int, 32), "pixels", (64, 64), nargs="+", action=Size)
     in_channels: int = option(number(int, 3, 3), "colours", 3)
     squares: int = option(number(int, 6), "how many to train on", 48)
 
@@ -59,7 +59,7 @@ class ColouredSquares:
 
     @staticmethod
     def defaults(data: Path | None, provenance: Any) -> dict[str, Any]:
-        return {"image_size": (64, 64), "augmentation": 0.1}
+        return {"augmentation": 0.1}
 
     def __init__(self, data: Path | None, settings: Settings, recipe: Any) -> None:
         self.data, self.settings, self.recipe = data, settings, recipe

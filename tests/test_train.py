@@ -346,3 +346,12 @@ def test_rank_0_alone_speaks(launch, tmp_path):
     assert process.returncode == 1
     assert process.stderr.count("train.py: error:") == 1
     assert os.listdir(tmp_path) == []
+
+
+def test_a_usage_error_waits_on_the_other_ranks_of_a_machine(monkeypatch):
+    """Or torchrun, which ends all when one has failed, would end rank 0 before it has spoken."""
+    waited = []
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(time, "sleep", waited.append)
+    process = run("train.py", "--epochs", 0)
+    assert (process.returncode, process.stderr, waited) == (2, "", [10])

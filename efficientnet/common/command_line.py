@@ -33,8 +33,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Exit with code 2 and one line, printed by one process on each machine."""
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n" if is_first_here() else None)
+        """Exit with code 2 and one line, printed by one process on each machine.
+
+        The others wait for torchrun to end them, or it would end the one that speaks.
+        """
+        if not is_first_here():
+            time.sleep(10)
+            self.exit(2)
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def fail(program: str, message: object) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,10 @@ def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dic
     return content
 
 
-def misfit(path: Path, error: Exception) -> CheckpointError:
-    """The error to raise where content that was read does not fit the code."""
-    reason = str(error).partition("\n")[0]
-    return CheckpointError(f"{path}: does not fit this version of the project ({reason})")
+def misfit(what: Path | str, error: Exception) -> CheckpointError:
+    """The error to raise where the content of a checkpoint does not fit the code."""
+    reason = textwrap.shorten(str(error), 300, placeholder=" ...")
+    return CheckpointError(f"{what} does not fit this version of the project ({reason})")
 
 
 def check_task(path: Path, content: dict[str, Any], name: str) -> None:

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from efficientnet.common.cpu import has_bf16_units
+from efficientnet.common.errors import UserError
 from efficientnet.create import create_model
 from efficientnet.inference.precision import autocast
 from efficientnet.inference.prediction import to_device
@@ -157,6 +158,11 @@ def build_model(plan: Plan) -> tuple[EfficientNet, dict[str, Any], list[str]]:
     common = {"checkpoint_activations": recipe.checkpoint_activations}
     if plan.checkpoint is not None:
         architecture = plan.checkpoint["architecture"]
+        if architecture["num_classes"] != plan.task.num_outputs:
+            raise UserError(
+                f"{plan.output}: the run has {architecture['num_classes']} outputs, but its data now make "
+                f"{plan.task.num_outputs}; name the data that it was trained on"
+            )
         return create_model(**architecture, **common), architecture, plan.checkpoint["pretrained"]
     architecture = {
         "name_or_stages": [asdict(stage) for stage in plan.architecture.stages],

@@ -32,6 +32,8 @@ class Loaders:
     def __init__(self, task: Task, recipe: Recipe, process: Process, workers: int | None, strict: bool) -> None:
         self.accumulate, self.strict = recipe.accumulate, strict
         datasets, positives = task.datasets(), task.positives
+        if not len(datasets.train) or not len(datasets.validation):
+            raise UserError("there must be at least one image to train on and one to validate on")
         if positives is None:
             if recipe.positive_share:
                 raise UserError(f"--positive-share: {task.name} has no positives to draw more often; leave it out")

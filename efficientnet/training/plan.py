@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +132,11 @@ def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
         architecture, provenance = architecture or weights.known_architecture(), weights.provenance
     architecture = architecture or named_architecture("b3")
     values = {**task.recipe_defaults, **task.defaults(arguments.data, provenance)}
-    if architecture.image_size is not None:
+    size_is_open = any(item.name == "image_size" and item.default is MISSING for item in fields(task.Settings))
+    if size_is_open and architecture.image_size is not None:
         values = {"image_size": (architecture.image_size, architecture.image_size), **values}
     values |= given
-    if "image_size" not in values:
+    if size_is_open and "image_size" not in values:
         raise ValueError(f"{arguments.weights} does not say the size of its images: give --image-size")
     recipe = Recipe(**{name: value for name, value in values.items() if name in RECIPE_NAMES})
     settings = task.Settings(**{name: value for name, value in values.items() if name not in RECIPE_NAMES})

@@ -54,7 +54,7 @@ def restore(plan: Plan, learner: Learner, loaders: Loaders, process: Process) ->
         except torch.OutOfMemoryError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            raise misfit(plan.output, error) from None
+            raise misfit(f"{plan.output}: its checkpoint", error) from None
         sampler = loaders.sampler
         if global_batch != sampler.global_batch:
             raise UserError(

@@ -65,9 +65,9 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 class Datasets(NamedTuple):
-    """Map-style data sets of `Item`."""
+    """Map-style data sets of `Item`. Their keys are ints, but for those of `train`."""
 
-    train: Dataset  # augmented; its keys are `sampler.Draw`, which seed the augmentation
+    train: Dataset  # augmented; its keys are `sampler.Draw`, whose `generator` seeds the augmentation
     calibration: Dataset  # the same images without augmentation, for batch-norm statistics
     validation: Dataset
 
@@ -94,8 +94,9 @@ class Task(Protocol):
     """One kind of data.
 
     name: stored in checkpoints.  Settings: a frozen dataclass of `common.options` with at least image_size (height,
-    width) and in_channels: the flags, stored in config.json and kept by a resumed run.
-    recipe_defaults: fields of `Recipe`, shown by --help.
+    width) and in_channels: the flags, stored in config.json and kept by a resumed run. An image_size without a default
+    is the architecture's.
+    recipe_defaults: fields of `Recipe`, shown by --help; the others keep `Recipe`'s neutral defaults.
     """
 
     name: ClassVar[str]
@@ -137,16 +138,19 @@ class Task(Protocol):
         """Initialise a classifier that no pretrained weights have filled."""
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Scalar loss of logits (N, T) against collated targets (N, ...)."""
+        """Scalar loss of logits (N, T), which may be fp16 or bf16, against collated targets (N, ...)."""
 
     def evaluate(self, logits: np.ndarray, indices: Sequence[int]) -> Metrics:
         """Metrics of float32 logits (n, T) of the validation images at these places; each place at most once."""
 
     def files(self, metrics: Metrics, checkpoint: Mapping[str, Any]) -> dict[str, bytes]:
-        """Files that stand beside a new best checkpoint, by name."""
+        """Files that stand beside a new best checkpoint, by name.  checkpoint: as in `state.checkpoint_of`."""
 
     def state(self) -> dict[str, Any]:
-        """Plain values for the checkpoint: what evaluation needs to use it without being told again."""
+        """Plain values for the checkpoint: what evaluation needs to use it without being told again.
+
+        They stand at its top, beside the names of `state.checkpoint_of`, which they must not repeat.
+        """
 
     @staticmethod
     def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:

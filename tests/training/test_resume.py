@@ -1,6 +1,7 @@
 """A run that was stopped after any update ends as if it had not been: to the bit, on 1, 2 and 3 ranks."""
 
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -91,6 +92,14 @@ def test_another_number_of_ranks_goes_on_with_the_same_images_an_update(straight
         assert mine["step"] == theirs["step"]
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.2)
     assert metrics(folder)[0] == metrics(straight(2))[0]
+
+
+def test_data_with_other_targets_are_refused_before_they_are_trained_on(straight, tiny_data, tmp_path):
+    folder = stopped_at(straight(0), 3, tmp_path / "r")
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    (data / "train.csv").write_text((data / "train.csv").read_text().replace("biopsy", "other", 1))
+    process = run("train.py", "--resume", folder, "--data", data)
+    assert_one_line_error(process, 1, "2 outputs", "now make 1")
 
 
 def test_a_damaged_newest_checkpoint_costs_the_updates_since_the_one_before_and_nothing_else(straight, tmp_path):
