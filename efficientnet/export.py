@@ -21,7 +21,7 @@ from torch.export import Dim, ExportedProgram
 
 from efficientnet.common.command_line import Parser, command, leave
 from efficientnet.common.extras import require
-from efficientnet.common.files import atomic_file
+from efficientnet.common.files import atomic_file, write_bytes
 from efficientnet.inference.fast_path import optimize_for_inference
 from efficientnet.mammography.evaluation import Trained
 from efficientnet.mammography.task import Screening
@@ -80,8 +80,7 @@ def write_onnx(program: ExportedProgram, path: Path, properties: dict[str, str])
     for name, value in properties.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, value
-    with atomic_file(path) as file:
-        file.write(model.SerializeToString())
+    write_bytes(path, model.SerializeToString())
 
 
 def write_program(program: ExportedProgram, path: Path, properties: dict[str, str]) -> None:

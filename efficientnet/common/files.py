@@ -62,11 +62,11 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO]:
 def remove_unfinished(folder: Path, seconds: float = 3600) -> None:
     """Delete the temporary files of killed writers in a folder and those below it.
 
-    They are those not written to for so many seconds. A living writer needs a few at most.
+    They are those not written to for so many seconds, of which a living writer needs a few at most; 0 if none lives.
     """
     for path in folder.rglob(f".*{UNFINISHED}"):
         with contextlib.suppress(OSError):  # such as one that was finished in the meantime
-            if time.time() - path.stat().st_mtime > seconds:
+            if not seconds or time.time() - path.stat().st_mtime > seconds:
                 path.unlink()
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from efficientnet.common.errors import UserError
 from efficientnet.mammography.dataset import MammogramDataset
 from efficientnet.mammography.image_files import find_images
+from efficientnet.mammography.loss import lower_first
 from efficientnet.mammography.prepare.folder import check_prepared
 from efficientnet.mammography.preprocessing import Preprocessing
 from efficientnet.mammography.report import metric_texts, score_line
@@ -147,9 +148,7 @@ class ScreeningEvaluation:
         return MammogramDataset(self.table, self.files, self.members[member].preprocessing)
 
     def probabilities(self, member: int, logits: np.ndarray) -> np.ndarray:
-        corrected = logits.copy()
-        corrected[:, 0] -= self.members[member].logit_shift
-        return sigmoid(corrected)
+        return sigmoid(lower_first(logits, self.members[member].logit_shift))
 
     def report(self, probabilities: np.ndarray, failures: Sequence[str]) -> Report:
         readable = np.flatnonzero(~np.isnan(probabilities[:, 0]))

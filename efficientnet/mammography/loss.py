@@ -38,6 +38,13 @@ def prior_shift(share: float, prior: float) -> float:
     return math.log(share / (1 - share)) - math.log(prior / (1 - prior))
 
 
+def lower_first(logits: np.ndarray, shift: float) -> np.ndarray:
+    """A copy of logits (n, T) in which the first target's are lowered by a `prior_shift`."""
+    lowered = logits.copy()
+    lowered[:, 0] -= shift
+    return lowered
+
+
 def start_classifier_at(classifier: torch.nn.Linear, shares: list[float]) -> None:
     """Small weights, and a bias that gives every target its share of positives: the first updates then learn.
 

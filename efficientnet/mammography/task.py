@@ -21,7 +21,13 @@ from efficientnet.mammography.augment import augment_draw
 from efficientnet.mammography.dataset import MammogramDataset
 from efficientnet.mammography.evaluation import ScreeningEvaluation, add_evaluation_arguments
 from efficientnet.mammography.image_files import find_images
-from efficientnet.mammography.loss import masked_binary_cross_entropy, mean_labels, prior_shift, start_classifier_at
+from efficientnet.mammography.loss import (
+    lower_first,
+    masked_binary_cross_entropy,
+    mean_labels,
+    prior_shift,
+    start_classifier_at,
+)
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
 from efficientnet.mammography.prepare.folder import check_prepared, prepared_settings
 from efficientnet.mammography.preprocessing import Preprocessing
@@ -186,8 +192,7 @@ class Screening:
         return masked_binary_cross_entropy(logits, targets, self.settings.auxiliary_weight, self.recipe.label_smoothing)
 
     def evaluate(self, logits: np.ndarray, indices: Sequence[int]) -> ScreeningMetrics:
-        logits = logits.copy()
-        logits[:, 0] -= self.logit_shift
+        logits = lower_first(logits, self.logit_shift)
         labels = torch.from_numpy(self.validation.labels[list(indices)])
         loss = masked_binary_cross_entropy(torch.from_numpy(logits), labels, self.settings.auxiliary_weight).item()
         scores = score_breasts(self.validation, indices, sigmoid(logits))

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientnet.common.errors import UserError
-from efficientnet.common.files import UNFINISHED, atomic_file, write_json
-from efficientnet.training.checkpoint import NUMBERED
+from efficientnet.common.files import UNFINISHED, atomic_file, remove_unfinished, write_json
 from efficientnet.training.distributed import Process
 
 try:
@@ -51,7 +50,7 @@ class RunFolder:
                 folder = cls(output) if output else cls.choose(name)
                 folder.path.mkdir(parents=True, exist_ok=True)
                 held.enter_context(folder.lock())
-                folder.remove_leftovers()
+                remove_unfinished(folder.path, seconds=0)  # of a run that was killed: the lock says that none lives
                 (folder.path / STOPPED).unlink(missing_ok=True)
                 folder.mark_launch()
                 if config is not None:
@@ -122,12 +121,6 @@ class RunFolder:
         finally:
             os.close(handle)
 
-    def remove_leftovers(self) -> None:
-        """Delete unfinished temporary files of a run that was killed while it wrote. Only with the lock held."""
-        for pattern in (f".*{UNFINISHED}", f"{NUMBERED}/.*{UNFINISHED}"):
-            for path in self.path.glob(pattern):
-                path.unlink(missing_ok=True)
-
     @property
     def is_free(self) -> bool:
         """Whether a new run may have it: it is not there, or holds only what a run writes before its config.json."""
@@ -166,8 +159,10 @@ class RunFolder:
     @classmethod
     def stopped_before_restart(cls, output: Path | None) -> RunFolder | None:
         """For workers that torchrun has restarted: their folder, if the run in it was stopped on request."""
+        if not restarted():
+            return None
         folder = cls.of_this_launch(output) or (cls(output) if output else None)
-        return folder if restarted() and folder is not None and folder.is_stopped else None
+        return folder if folder is not None and folder.is_stopped else None
 
     @property
     def is_stopped(self) -> bool:

@@ -131,15 +131,13 @@ def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
         weights = read_weights(arguments.weights, arguments.source)
         architecture, provenance = architecture or weights.known_architecture(), weights.provenance
     architecture = architecture or named_architecture("b3")
-    values = {**task.recipe_defaults, **task.defaults(arguments.data, provenance)}
-    size_is_open = any(item.name == "image_size" and item.default is MISSING for item in fields(task.Settings))
-    if size_is_open and architecture.image_size is not None:
-        values = {"image_size": (architecture.image_size, architecture.image_size), **values}
-    values |= given
-    if size_is_open and "image_size" not in values:
+    values = {} if architecture.image_size is None else {"image_size": (architecture.image_size,) * 2}
+    values |= {item.name: item.default for item in fields(task.Settings) if item.default is not MISSING}
+    values |= task.recipe_defaults | task.defaults(arguments.data, provenance) | given
+    if "image_size" not in values:
         raise ValueError(f"{arguments.weights} does not say the size of its images: give --image-size")
-    recipe = Recipe(**{name: value for name, value in values.items() if name in RECIPE_NAMES})
-    settings = task.Settings(**{name: value for name, value in values.items() if name not in RECIPE_NAMES})
+    of_recipe, of_task = split_options(values)
+    recipe, settings = Recipe(**of_recipe), task.Settings(**of_task)
     if arguments.weights is None:
         if arguments.source is not None:
             raise ValueError("--source says whose --weights are: name them too")
@@ -162,6 +160,12 @@ def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
         arguments.source,
         warning=constraint_warning(arguments),
     )
+
+
+def split_options(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of the recipe, and those of the task's settings."""
+    recipe = {name: value for name, value in values.items() if name in RECIPE_NAMES}
+    return recipe, {name: value for name, value in values.items() if name not in RECIPE_NAMES}
 
 
 def check_output(folder: RunFolder, resume: str | None) -> None:
@@ -222,9 +226,8 @@ def resumed_plan(
     try:
         stored = checkpoint["plan"]
         # Options have moved from the recipe to the task's settings: old checkpoints have them at the other place.
-        values = {**stored["settings"], **stored["recipe"]}
-        recipe = from_json(Recipe, {name: value for name, value in values.items() if name in RECIPE_NAMES})
-        settings = from_json(task.Settings, {name: value for name, value in values.items() if name not in RECIPE_NAMES})
+        of_recipe, of_task = split_options({**stored["settings"], **stored["recipe"]})
+        recipe, settings = from_json(Recipe, of_recipe), from_json(task.Settings, of_task)
         trained = recorded_architecture(checkpoint)
         start = {name: stored[name] for name in ("weights", "source")}
         data = arguments.data or (None if stored["data"] is None else Path(stored["data"]))

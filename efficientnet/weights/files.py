@@ -18,7 +18,7 @@ from torch import Tensor
 
 from efficientnet.common.errors import UserError
 from efficientnet.common.extras import require
-from efficientnet.common.files import CheckpointError, atomic_file, explain_failures, load_tensors
+from efficientnet.common.files import CheckpointError, atomic_file, explain_failures, load_tensors, write_bytes
 
 FORMAT = "efficientnet-reference weights 1"
 # Endings of files of weights.
@@ -133,8 +133,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], recorded: Mapping[s
     # transformers loads only files that say "pt".
     metadata = {"format": "pt"} | ({"efficientnet": json.dumps(recorded)} if recorded else {})
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with atomic_file(path) as file:
-        file.write(safetensors.save(tensors, metadata))
+    write_bytes(path, safetensors.save(tensors, metadata))
 
 
 def packaged_file(name: str) -> Path:

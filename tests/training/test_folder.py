@@ -9,7 +9,7 @@ import time
 import pytest
 
 from efficientnet.common.errors import UserError
-from efficientnet.common.files import CheckpointError, atomic_file
+from efficientnet.common.files import CheckpointError, atomic_file, remove_unfinished
 from efficientnet.mammography.task import Screening
 from efficientnet.training.distributed import Process
 from efficientnet.training.folder import RunFolder, launch_name
@@ -62,7 +62,7 @@ def test_what_a_killed_run_left_half_written_goes_and_nothing_else(tmp_path):
     kept = {".lock", ".launch", ".gitlab-ci.yml", ".env.local", "last.pt", "checkpoints/update-00000001.pt"}
     for name in kept:
         (tmp_path / name).write_bytes(b"whole")
-    RunFolder(tmp_path).remove_leftovers()
+    remove_unfinished(tmp_path, seconds=0)
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == kept
 
