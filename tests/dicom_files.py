@@ -1,4 +1,4 @@
-"""DICOM files for tests, real and made, and two ways to read them."""
+"""DICOM files for tests, real and made."""
 
 import csv
 import importlib.util
@@ -17,25 +17,11 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from efficientnet.mammography.dicom.reading import decode, image_errors, read_dataset, read_shown_image
-
 # The transfer syntaxes without compression of the pixels.
 NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 # A folder with the same pixels in several encodings, and manifest.csv: file, transfer_syntax, decode (ok or the error),
 # and dtype, shape and sha256 of the C-order bytes of the decoded pixels.
 ENCODINGS = Path(os.environ.get("DICOM_ENCODINGS", "DICOM_ENCODINGS"))
-
-
-def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
-    """The stored values, as in pydicom's `pixel_array`."""
-    with image_errors(path):
-        return decode(read_dataset(path), path)
-
-
-def read_image(path: str | os.PathLike[str], window: int = 0) -> np.ndarray:
-    """The picture at full resolution: float32 (rows, columns) in [0, 1]."""
-    image = read_shown_image(path, window)
-    return image.brightness[image.values]
 
 
 def encoding(name: str) -> Path:

@@ -12,12 +12,12 @@ import numpy as np
 import pydicom
 import pytest
 from commands import assert_one_line_error, python, run
-from dicom_files import read_image
 from pydicom.pixels import apply_voi_lut
 from sklearn.metrics import roc_auc_score
 
 from efficientnet.common.errors import UserError
 from efficientnet.common.files import UNFINISHED
+from efficientnet.mammography.dicom import read_image
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
 from efficientnet.mammography.phantom.dicom import MACHINES, dicom_file
 from efficientnet.mammography.phantom.image import Anatomy, phantom_image
@@ -31,7 +31,8 @@ from efficientnet.mammography.phantom.patient import (
     table_rows,
 )
 from efficientnet.mammography.preprocessing import Preprocessing, preprocess
-from efficientnet.mammography.table import RSNA_TARGETS, read_table
+from efficientnet.mammography.table import read_table
+from efficientnet.mammography.table_columns import RSNA_TARGETS
 
 SMALL = (160, 128)
 PHANTOM = "efficientnet.mammography.phantom"

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from dicom_files import mammograms, read_image
+from dicom_files import mammograms
 from drawn_breasts import cells, draw
 
+from efficientnet.mammography.dicom import read_image
 from efficientnet.mammography.preprocessing import (
+    SOURCE_SETTINGS,
     Preprocessing,
     as_shown,
     breast_box,
@@ -253,6 +255,9 @@ def test_checkpoints_from_before_the_last_setting_are_read():
     settings = SETTINGS.to_dict()
     del settings["reduce_jpeg2000"]
     assert Preprocessing.from_dict(settings) == SETTINGS
+    for name in SOURCE_SETTINGS:
+        del settings[name]
+    assert Preprocessing.from_dict(settings) == SETTINGS
 
 
 def test_missing_and_unknown_settings_are_named():
@@ -273,6 +278,7 @@ def test_missing_and_unknown_settings_are_named():
         ({"in_channels": 0}, "in_channels"),
         ({"side": "up"}, "as-is"),
         ({"window": -1}, "window"),
+        ({"bits": 17}, "bits"),
         ({"std": 0.0}, "std"),
         ({"std": float("nan")}, "std"),
     ],

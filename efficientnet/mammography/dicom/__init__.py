@@ -1,7 +1,15 @@
 """DICOM files to brightness.
 
-reading      a file to an image: start here
-grayscale    stored values to brightness (PS3.3 C.11)
-codestream   the size that a compressed frame claims
-headers      the headers of many files, for `prepare --check`
+reading         a file to an image: start here
+decoding        encoded pixel data to stored values
+codestream      what a compressed frame says of itself
+stored_values   the bits that belong to a stored value
+grayscale       stored values to brightness (PS3.3 C.11)
+look_up_tables  the tables of a modality or VOI LUT sequence
+elements        header elements as numbers and text
+headers         the headers of many files, for `prepare --check`
 """
+
+from efficientnet.mammography.dicom.reading import ImageError, read_image, read_pixels, read_shown_image
+
+__all__ = ["ImageError", "read_image", "read_pixels", "read_shown_image"]

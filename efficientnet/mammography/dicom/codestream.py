@@ -1,4 +1,4 @@
-"""Size and wavelet levels of a compressed frame, read from its first markers without decoding it.
+"""What a compressed frame says of itself in its first markers, read without decoding it.
 
 A decoder trusts the codestream, not the DICOM header around it, and allocates the memory that the codestream claims.
 """
@@ -8,7 +8,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
 START_OF_CODESTREAM = b"\xff\x4f\xff\x51"  # SOC and SIZ of JPEG 2000 (ISO/IEC 15444-1, A.4.1 and A.5.1)
+START_OF_JP2 = b"\0\0\0\x0cjP  "  # the JP2 file format, which some writers put around it (ISO/IEC 15444-1, I.5.1)
+HIGH_THROUGHPUT = 0x4000  # in Rsiz (ISO/IEC 15444-15, A.2)
 SIZE, CODING, CODING_OF_COMPONENT, START_OF_TILE = 0x51, 0x52, 0x53, 0x90
 # Start of frame in JPEG (ISO/IEC 10918-1, table B.1) and JPEG-LS; C4, C8 and CC are not frames.
 START_OF_FRAME = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
@@ -16,25 +34,58 @@ START_OF_SCAN = 0xDA
 MARKER = re.compile(rb"\xff+([^\xff])", re.DOTALL)  # decoders skip bytes between segments
 WITHOUT_SEGMENT = {0x00, 0x01, *range(0xD0, 0xD9)}
 
+# The transfer syntaxes in which each kind of JPEG frame may be declared.
+JPEG_SYNTAXES = {
+    0xC0: (JPEGBaseline8Bit, JPEGExtended12Bit),
+    0xC1: (JPEGExtended12Bit,),
+    0xC3: (JPEGLossless, JPEGLosslessSV1),
+    0xF7: (JPEGLSLossless, JPEGLSNearLossless),
+}
+
 
 def frame_sizes(frame: bytes) -> list[tuple[int, int, int]]:
     """(rows, columns, components) of a JPEG, JPEG-LS or JPEG 2000 frame, from every place that states them."""
-    sizes = []
+    sizes = [(number(content[1:3]), number(content[3:5]), number(content[5:6])) for _, content in jpeg_frames(frame)]
     if frame[:2] == b"\xff\xd8":
-        for marker, content in segments(frame, 2):
-            if marker in START_OF_FRAME:
-                sizes.append((number(content[1:3]), number(content[3:5]), number(content[5:6])))
         return sizes
     start = frame.find(START_OF_CODESTREAM)
-    header = frame.find(b"ihdr", 0, max(start, 0))  # of the JP2 file format, which some writers put around it
+    header = frame.find(b"ihdr", 0, max(start, 0))  # of the JP2 file format
     if header > 0:
         box = frame[header + 4 : header + 14]
         sizes.append((number(box[:4]), number(box[4:8]), number(box[8:10])))
     if start >= 0:
-        marker, size = next(segments(frame, start + 2), (0, b""))
+        size = size_segment(frame)
         right, bottom, left, top = (number(size[place : place + 4]) for place in (2, 6, 10, 14))
         sizes.append((bottom - top, right - left, number(size[34:36])))
     return sizes
+
+
+def precision(frame: bytes) -> tuple[int, bool]:
+    """Bits per sample, and whether they are signed, of a JPEG, JPEG-LS or JPEG 2000 frame; (0, False) of others."""
+    for _, content in jpeg_frames(frame):
+        return number(content[:1]), False
+    depth = number(size_segment(frame)[36:37])  # Ssiz
+    return ((depth & 0x7F) + 1, depth >= 0x80) if size_segment(frame) else (0, False)
+
+
+def possible_syntaxes(frame: bytes) -> tuple[UID, ...]:
+    """The transfer syntaxes that a frame's first bytes allow; none if they are those of no known encoding."""
+    for marker, _ in jpeg_frames(frame):
+        return JPEG_SYNTAXES.get(marker, ())
+    if frame.startswith((START_OF_CODESTREAM, START_OF_JP2)):
+        if number(size_segment(frame)[:2]) & HIGH_THROUGHPUT:
+            return HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL
+        return JPEG2000, JPEG2000Lossless
+    # The header of an RLE frame (PS3.5 G.5): how many segments there are, and where each begins.
+    numbers = [int.from_bytes(frame[place : place + 4], "little") for place in range(0, 64, 4)]
+    starts = numbers[1 : numbers[0] + 1]
+    is_rle = (
+        1 <= numbers[0] <= 15
+        and starts[0] == 64
+        and starts == sorted(set(starts))
+        and not any(numbers[numbers[0] + 1 :])
+    )
+    return (RLELossless,) if is_rle else ()
 
 
 def wavelet_levels(frame: bytes) -> int:
@@ -48,6 +99,18 @@ def wavelet_levels(frame: bytes) -> int:
         elif marker == CODING_OF_COMPONENT:
             levels.append(number(content[2 + wide : 3 + wide]))
     return min(levels, default=0)
+
+
+def jpeg_frames(frame: bytes) -> Iterator[tuple[int, bytes]]:
+    """The start-of-frame segments of JPEG and JPEG-LS."""
+    if frame[:2] == b"\xff\xd8":
+        yield from ((marker, content) for marker, content in segments(frame, 2) if marker in START_OF_FRAME)
+
+
+def size_segment(frame: bytes) -> bytes:
+    """The content of the SIZ segment of JPEG 2000 (ISO/IEC 15444-1, A.5.1), from Rsiz on; empty in other frames."""
+    start = frame.find(START_OF_CODESTREAM)
+    return next(segments(frame, start + 2), (0, b""))[1] if start >= 0 else b""
 
 
 def segments(frame: bytes, place: int) -> Iterator[tuple[int, bytes]]:

@@ -11,12 +11,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
+
+from efficientnet.mammography.dicom.elements import all_numbers, numbers, text, whole_number
+from efficientnet.mammography.dicom.look_up_tables import LookUpTable, look_up_tables
 
 # Without a window, the pixels are stretched from the first percentile (black) to the second (white). The upper one
 # excludes dust and scratches, a thousandth of the picture, but not a cluster of calcifications and not a label.
@@ -25,6 +28,10 @@ STRETCH_PERCENTILES = (0.5, 99.9)
 # Share of the pixels, and gap as a share of the range of values: undeclared padding is larger than a label, and its gap
 # wider than any within tissue.
 PADDING_SHARE, PADDING_GAP = 0.03, 0.2
+
+FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+WIPED_OUT = "rescale values that wipe out the image taken as absent"
+LEAST_CONTRAST = 1 / 255  # between the brightest and the darkest possible value: less is no picture
 
 STORED_VALUES = 2**16
 MOST_COUNTED = 2**20  # pixels from which percentiles are computed
@@ -37,10 +44,14 @@ class ShownImage:
     values      (H, W): stored values in uint16, counted from the lowest possible (-32768 of signed ones is 0);
                 or brightness itself
     brightness  float32 (65536,): of each stored value, in [0, 1], tissue bright; None if the values are brightness
+    notes       what was wrong with the file and how it was read, a few words for each kind, to be counted
+    bright_padding  whether padding, black here, is not at the dark end of the values
     """
 
     values: NDArray[Any]
     brightness: NDArray[np.float32] | None = None
+    notes: tuple[str, ...] = ()
+    bright_padding: bool = False
 
     def numbers(self, values: NDArray[Any], out: NDArray[np.float32]) -> None:
         """Write numbers that are linear in the brightness of `values` into `out`, of the same shape.
@@ -97,23 +108,29 @@ def shown_image(pixels: NDArray[Any], dataset: Dataset, window: int) -> ShownIma
         return ShownImage(values, np.zeros(STORED_VALUES, np.float32))
     stored = np.arange(lowest, lowest + STORED_VALUES)
     padding = is_padding(stored, dataset)
-    units = modality_transformation(stored, dataset)
-    brightness = values_of_interest(units, dataset, window)
+    first, last = (end - lowest for end in possible_values(dataset, signed))
+    units, brightness, notes = display(stored, slice(first, last + 1), dataset, window)
     if brightness is None:
         step = math.ceil(math.sqrt(values.size / MOST_COUNTED))
         counts = np.bincount(values[::step, ::step].reshape(-1), minlength=STORED_VALUES)
         brightness = stretch(units, np.where(padding, 0, counts))
-    # Only the photometric interpretation counts: a PresentationLUTShape of INVERSE repeats it (PS3.3 C.8.11.3.1 pairs
-    # it with MONOCHROME1), and inverting for both would undo it.
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
+    if is_inverted(dataset):
         brightness = 1 - brightness
+    bright_padding = bool(padding.any()) and has_bright_padding(values, brightness, padding)
     brightness[padding] = 0
-    return ShownImage(values, brightness.astype(np.float32))
+    return ShownImage(values, brightness.astype(np.float32), notes, bright_padding)
 
 
 def is_constant(values: NDArray[np.uint16]) -> bool:
     few = values[::16, ::16]  # enough in nearly every case
     return few.min() == few.max() and values.min() == values.max()
+
+
+def possible_values(dataset: Dataset, signed: bool) -> tuple[int, int]:
+    """The lowest and the highest value that BitsStored bits can hold."""
+    bits = min(max(whole_number(dataset, "BitsStored", 16), 1), 16)
+    lowest = -(2 ** (bits - 1)) if signed else 0
+    return lowest, lowest + 2**bits - 1
 
 
 def is_padding(stored: NDArray[np.int64], dataset: Dataset) -> NDArray[np.bool_]:
@@ -128,31 +145,113 @@ def is_padding(stored: NDArray[np.int64], dataset: Dataset) -> NDArray[np.bool_]
     return (stored >= min(limits)) & (stored <= max(limits))
 
 
-def modality_transformation(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.float64]:
-    """PS3.3 C.11.1: a look-up table if there is one, otherwise slope and intercept."""
-    for item in dataset.get("ModalityLUTSequence") or ():
-        table, first, _ = lookup_table(item, dataset)
-        if table.size:
-            return apply_table(stored.astype(np.float64), table, first)
-    slope = next(iter(numbers(dataset, "RescaleSlope")), 1.0)
-    intercept = next(iter(numbers(dataset, "RescaleIntercept")), 0.0)
-    return stored * slope + intercept
+def has_bright_padding(values: NDArray[np.uint16], brightness: NDArray[np.float64], padding: NDArray[np.bool_]) -> bool:
+    """Whether padding would be shown brighter than the darkest end of the image's values.
 
-
-def values_of_interest(values: NDArray[np.float64], dataset: Dataset, window: int) -> NDArray[np.float64] | None:
-    """PS3.3 C.11.2: brightness in [0, 1] of the values, or None where the file has no usable window.
-
-    A VOI LUT Sequence takes precedence over windows, as in pydicom: a machine that writes both means the curve.
+    Averages of such padding and its surroundings would be neither, so it must be recognised in the original pixels.
     """
-    tables = [lookup_table(item, dataset) for item in dataset.get("VOILUTSequence") or ()]
-    if tables:
-        table, first, bits = tables[min(window, len(tables) - 1)]
-        return np.clip(apply_table(values, table, first) / (2**bits - 1), 0, 1) if table.size else None
-    pairs = list(zip(numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth"), strict=False))
-    if not pairs:
-        return None
-    centre, width = pairs[min(window, len(pairs) - 1)]
-    return apply_window(values, centre, width, dataset.get("VOILUTFunction") or "LINEAR")
+    ends = brightness[[values.min(), values.max()]]
+    return bool(brightness[padding].max() > ends.min() + LEAST_CONTRAST)
+
+
+def display(
+    stored: NDArray[Any], possible: slice, dataset: Dataset, window: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, tuple[str, ...]]:
+    """The units and the brightness of stored values before inversion, None without a usable window; and notes.
+
+    `possible` are the places of the values that BitsStored bits can hold. A window or rescaling under which all of
+    those look alike cannot be meant.
+    """
+    units, notes = modality_transformation(stored, possible, dataset)
+    brightness, more = values_of_interest(units, possible, dataset, window)
+    if brightness is None and more:
+        plain, others = values_of_interest(stored.astype(np.float64), possible, dataset, window)
+        if plain is not None:
+            brightness, more = plain, (WIPED_OUT, *others)
+    if dataset.get("PhotometricInterpretation") != "MONOCHROME1" and is_inverted(dataset):
+        more += ("MONOCHROME2 with PresentationLUTShape INVERSE, displayed inverted",)
+    return units, brightness, notes + more
+
+
+def header_notes(dataset: Dataset, window: int = 0) -> tuple[str, ...]:
+    """What `shown_image` would take as absent or read otherwise than written, found without the pixels."""
+    lowest, highest = possible_values(dataset, bool(whole_number(dataset, "PixelRepresentation", 0)))
+    some = [lowest, lowest + 1, highest - 1, highest, *np.linspace(lowest, highest, 257).astype(int)]
+    return display(np.unique(some), slice(None), dataset, window)[2]
+
+
+def is_inverted(dataset: Dataset) -> bool:
+    """Whether low values are displayed bright.
+
+    PresentationLUTShape is INVERSE for MONOCHROME1 and IDENTITY for MONOCHROME2 (PS3.3 C.7.6.1 and C.11.6): it says the
+    same once more, so both together invert once. Where they contradict each other, INVERSE counts, as the last step of
+    the pipeline.
+    """
+    by_shape = text(dataset, "PresentationLUTShape") == "INVERSE"
+    return by_shape or dataset.get("PhotometricInterpretation") == "MONOCHROME1"
+
+
+def modality_transformation(
+    stored: NDArray[Any], possible: slice, dataset: Dataset
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """PS3.3 C.11.1: a look-up table if there is one, otherwise slope and intercept; and notes."""
+    plain = stored.astype(np.float64)
+    for table in look_up_tables(dataset, "ModalityLUTSequence", plain[possible][0], plain[possible][-1]):
+        if table is not None and np.ptp(table.entries) > 0:
+            return table.apply(plain), table.notes
+    notes, factors = [], []
+    for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
+        value = next(iter(all_numbers(dataset, keyword)), default)
+        if not math.isfinite(value) or (keyword == "RescaleSlope" and value == 0):
+            notes.append(f"{keyword} {value:g} taken as absent")
+            value = default
+        factors.append(value)
+    units = plain * factors[0] + factors[1]
+    ends = units[possible][[0, 1, -2, -1]]
+    if not np.isfinite(ends).all() or ends[0] == ends[1] or ends[2] == ends[3]:  # beyond double precision
+        return plain, (*notes, WIPED_OUT)
+    return units, tuple(notes)
+
+
+def values_of_interest(
+    values: NDArray[np.float64], possible: slice, dataset: Dataset, window: int
+) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
+    """PS3.3 C.11.2: brightness in [0, 1] of the values, or None where the file has no usable window; and notes.
+
+    A VOI LUT Sequence takes precedence over windows, as in pydicom: a machine that writes both means the curve. What
+    cannot be used makes way for the next table or window.
+    """
+    ends = values[possible][[0, -1]]
+    tables = look_up_tables(dataset, "VOILUTSequence", ends.min(), ends.max())
+    centres, widths = (all_numbers(dataset, keyword) for keyword in ("WindowCenter", "WindowWidth"))
+    windows = list(zip_longest(centres, widths, fillvalue=math.nan))
+    function = text(dataset, "VOILUTFunction") or "LINEAR"
+    ways = [*starting_at(window, tables), *starting_at(window, windows)]
+    for way in ways:
+        notes = () if way is ways[0] else ("VOI LUT or window that cannot be used, the next one taken",)
+        if isinstance(way, LookUpTable):
+            brightness = np.clip(way.apply(values) / (2**way.bits - 1), 0, 1)
+            if way.bits != way.declared_bits:
+                notes += (f"VOI LUT of {way.bits} bits, {way.declared_bits} by its descriptor",)
+            notes += way.notes
+        else:
+            brightness = None if way is None else apply_window(values, *way, function)
+            if function not in FUNCTIONS:
+                notes += (f"VOILUTFunction {function} taken as LINEAR",)
+        if brightness is not None and has_contrast(brightness[possible]):
+            return brightness, notes
+    return None, ("no VOI LUT or window can be used, stretched",) if ways else ()
+
+
+def has_contrast(brightness: NDArray[np.float64]) -> bool:
+    """Whether the brightness of all possible values differs among them, even without the lowest and the highest."""
+    return bool(np.ptp(brightness[1:-1] if brightness.size > 3 else brightness) > LEAST_CONTRAST)
+
+
+def starting_at(place: int, ways: list[Any]) -> list[Any]:
+    """The one at `place`, or the last one; then those behind it, and those before it from the nearest on."""
+    place = min(place, max(len(ways) - 1, 0))
+    return [*ways[place:], *reversed(ways[:place])]
 
 
 def apply_window(
@@ -160,10 +259,12 @@ def apply_window(
 ) -> NDArray[np.float64] | None:
     """The VOI LUT functions of PS3.3 C.11.2.1.2 and C.11.2.1.3, from values of any range to [0, 1].
 
-    Any other function name counts as LINEAR. None if the standard forbids the width: below 1 for LINEAR, 0 or less
-    otherwise.
+    Any other function name counts as LINEAR. None if a number is not finite or the standard forbids the width: below 1
+    for LINEAR, 0 or less otherwise.
     """
     function = function.strip().upper()
+    if not (math.isfinite(centre) and math.isfinite(width)):
+        return None
     if function == "SIGMOID":
         if width <= 0:
             return None
@@ -198,38 +299,3 @@ def stretch(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[n
     if low == high:
         return np.zeros_like(values)
     return np.clip((values - low) / (high - low), 0, 1)
-
-
-def lookup_table(item: Dataset, dataset: Dataset) -> tuple[NDArray[np.float64], int, int]:
-    """Entries, first mapped value and bits per entry of an item of a LUT sequence (PS3.3 C.11.1.1, C.11.2.1.1).
-
-    The table is empty if the item lacks its descriptor or data.
-    """
-    descriptor, data = item.get("LUTDescriptor"), item.get("LUTData")
-    if descriptor is None or data is None or len(descriptor) != 3:
-        return np.empty(0), 0, 16
-    entries, first, bits = int(descriptor[0]) or 2**16, int(descriptor[1]), int(descriptor[2])
-    if isinstance(data, bytes):
-        little_endian = dataset.file_meta.TransferSyntaxUID.is_little_endian
-        # Entries of 8 bits are packed two to a word, the first in the lower byte.
-        kind = "u1" if bits <= 8 and len(data) < 2 * entries else "<u2" if little_endian else ">u2"
-        data = np.frombuffer(data, kind, count=len(data) // np.dtype(kind).itemsize)
-    table = np.atleast_1d(np.asarray(data, np.uint16))
-    if bits <= 8 and table.size < entries:
-        table = table.astype("<u2").view(np.uint8)
-    return table[:entries].astype(np.float64), first, bits
-
-
-def apply_table(values: NDArray[np.float64], table: NDArray[np.float64], first: int) -> NDArray[np.float64]:
-    """Apply the table; values below `first` get the first entry, values beyond the table the last."""
-    return table[np.clip(np.floor(values) - first, 0, table.size - 1).astype(np.int64)]
-
-
-def numbers(dataset: Dataset, keyword: str) -> list[float]:
-    """The finite values of a numeric element; an empty list if it is absent, empty or not a number."""
-    try:
-        value = dataset.get(keyword)
-        values = [] if value is None else value if isinstance(value, MultiValue) else [value]
-        return [float(number) for number in values if math.isfinite(float(number))]
-    except (TypeError, ValueError):
-        return []

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
 from pydicom import config
 from pydicom.dataset import FileDataset
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
+from efficientnet.common.errors import UserError
 from efficientnet.common.isolated import Failure
-from efficientnet.mammography.dicom.grayscale import numbers
-from efficientnet.mammography.dicom.reading import ImageError, read_header, reason_not_decoded, reason_to_refuse
-from efficientnet.mammography.image_files import DICOM_SUFFIXES
+from efficientnet.mammography.dicom.decoding import (
+    ImageError,
+    note_on_wrong_syntax,
+    reason_not_decodable,
+    reason_not_decoded,
+    reason_of_wrong_syntax,
+)
+from efficientnet.mammography.dicom.elements import text, whole_number
+from efficientnet.mammography.dicom.grayscale import header_notes
+from efficientnet.mammography.dicom.reading import RAW, image_errors, is_raw, read_header, reason_to_refuse
+from efficientnet.mammography.image_files import is_dicom
+from efficientnet.mammography.raster import opened
+from efficientnet.mammography.raster import reason_to_refuse as reason_to_refuse_raster
 
 MOST_LINES = 8  # of one kind of count; the remaining values are summed up
 MOST_FIRST = 5  # of files or rows that are named
@@ -36,20 +47,33 @@ class Header:
     machine: str
     refused: str | None = None  # why it cannot be used, if so
     bits_stored: int = 8
+    modality: str = ""  # of a file that is not DICOM
+    notes: tuple[str, ...] = ()  # what is wrong in it and how it is read nevertheless
 
 
-def look_at(path: Path) -> Header | Failure:
-    """The header of one image file; nothing after it is read."""
+def look_at(path: Path, raw: bool = False) -> Header | Failure:
+    """The header of one image file, and the first bytes of its pixel data. `raw` accepts FOR PROCESSING images."""
     try:
-        if path.suffix.lower() in DICOM_SUFFIXES:
-            return describe(read_header(path))
-        with Image.open(path) as image:
-            return Header(image.format, image.mode, "-", f"{image.height} x {image.width}", "-", "-")
+        if is_dicom(path):
+            with image_errors(path):
+                return describe(*read_header(path), raw)
+        with opened(path) as image:
+            size = f"{image.height} x {image.width}"
+            return Header(image.format, image.mode, "-", size, "-", "-", reason_to_refuse_raster(image))
     except (ImageError, OSError) as error:
         return Failure(str(error).removeprefix(f"{path}: "))
 
 
-def describe(header: FileDataset) -> Header:
+def describe(header: FileDataset, found: UID | None, raw: bool = False) -> Header:
+    """The properties of a header; `found` is the transfer syntax of the pixel data itself."""
+    declared, refused, notes = header.file_meta.TransferSyntaxUID, reason_to_refuse(header, raw), ()
+    if found is None:
+        refused = refused or reason_of_wrong_syntax(declared)
+    else:
+        refused = refused or reason_not_decodable(found)
+        notes += (note_on_wrong_syntax(declared, found),) if found != declared else ()
+    if refused is None:
+        notes += ((RAW,) if is_raw(header) else ()) + header_notes(header)
     sign = "signed" if header.get("PixelRepresentation") else "unsigned"
     windows = header["WindowCenter"].VM if "WindowCenter" in header else 0
     if header.get("VOILUTSequence"):
@@ -57,14 +81,16 @@ def describe(header: FileDataset) -> Header:
     else:
         window = f"{header.get('VOILUTFunction') or 'LINEAR'} ({windows})" if windows else "none"
     return Header(
-        str(header.file_meta.TransferSyntaxUID),
+        str(found or declared),
         str(header.get("PhotometricInterpretation") or "-"),
         f"{header.get('BitsStored', '?')} of {header.get('BitsAllocated', '?')}, {sign}",
         f"{header.get('Rows', '?')} x {header.get('Columns', '?')}",
         window,
         str(header.get("ManufacturerModelName") or "-"),
-        reason_to_refuse(header),
-        int(next(iter(numbers(header, "BitsStored")), 8)),
+        refused,
+        whole_number(header, "BitsStored", 8),
+        text(header, "Modality") or "-",
+        notes,
     )
 
 
@@ -82,6 +108,8 @@ def report(headers: Mapping[Path, Header | Failure]) -> str:
         *count_lines("rows x columns", (header.rows_columns for header in seen)),
         *count_lines("window", (header.window for header in seen)),
         *count_lines("machine", (header.machine for header in seen)),
+        *count_lines("modality", (header.modality for header in seen if header.modality)),
+        *count_lines("note", (note for header in seen for note in header.notes)),
     ]
     for name, files in (("unreadable", unreadable), ("refused", refused)):
         lines += first_lines(name, [f"{path}: {reason}" for path, reason in files.items()])
@@ -109,6 +137,21 @@ def has_problems(headers: Mapping[Path, Header | Failure]) -> bool:
     """Whether any file is unreadable, refused or needs a decoder that is not installed."""
     seen = [header for header in headers.values() if isinstance(header, Header) and header.refused is None]
     return len(seen) < len(headers) or bool(missing_decoders(seen))
+
+
+def check_decoders(files: Iterable[Path], gather: Callable[[Any], list[Any]] = lambda own: [own]) -> None:
+    """Raise UserError, before the long work, where a decoder that some of the files need is not installed.
+
+    gather: of all ranks, where each looks at files of its own.
+    """
+    headers = [look_at(path) for path in files if is_dicom(path)]
+    own = missing_decoders(header for header in headers if isinstance(header, Header) and header.refused is None)
+    reasons: Counter[str] = Counter()
+    for part in gather(own):
+        reasons.update(part)
+    if reasons:
+        reason, _ = reasons.most_common(1)[0]
+        raise UserError(f"{reasons.total():,} files cannot be read: {reason}")
 
 
 def count_lines(name: str, values: Iterable[str]) -> list[str]:

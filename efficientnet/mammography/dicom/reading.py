@@ -1,80 +1,106 @@
 """One DICOM file -> one normalised image.
 
 A mammogram on disk is a matrix of stored integers and a header that says how to display them. This module reads the
-file and decodes its pixels, with pydicom and the decoders that it finds installed; grayscale.py interprets the header.
+file, decoding.py its pixels, and grayscale.py interprets the header.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import os
-import textwrap
 import warnings
+import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from PIL import Image
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import get_decoder
-from pydicom.pixels.utils import get_j2k_parameters
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import (
-    JPEG2000,
     UID,
+    BreastProjectionXRayImageStorageForProcessing,
+    DeflatedExplicitVRLittleEndian,
+    DigitalMammographyXRayImageStorageForProcessing,
+    DigitalXRayImageStorageForProcessing,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEG2000TransferSyntaxes,
-    JPEGExtended12Bit,
-    JPEGLSTransferSyntaxes,
-    JPEGTransferSyntaxes,
 )
 
-from efficientnet.common.errors import UserError
-from efficientnet.mammography.dicom.codestream import frame_sizes, wavelet_levels
-from efficientnet.mammography.dicom.grayscale import ShownImage, numbers, shown_image
+from efficientnet.mammography.dicom.decoding import (
+    SIGNATURE,
+    ImageError,
+    correct_transfer_syntax,
+    decode,
+    decode_reduced,
+    found_syntax,
+    image_error,
+    reason_of_wrong_syntax,
+)
+from efficientnet.mammography.dicom.elements import text, whole_number
+from efficientnet.mammography.dicom.grayscale import ShownImage, shown_image
 
-# Mammography, digital and computed radiography: the modalities in which a projection of the breast is stored.
-MODALITIES = ("MG", "DX", "CR")
+# PS3.3 C.7.3.1.1.1: those that have pixels and are no projection radiographs. Exports of mammograms are found under
+# any of the others, such as RG, OT and SC, or without one.
+OTHER_MODALITIES = {
+    *("CT", "MR", "NM", "PT", "ST", "US", "BDUS", "IVUS", "OCT", "IVOCT", "XA", "RF", "TG", "DG", "LS", "LEN"),
+    *("ES", "XC", "GM", "SM", "OP", "OPT", "OPM", "OPTENF", "OPV", "OSS", "SEG", "RTDOSE", "RTIMAGE", "RTSTRUCT"),
+}
+
+FOR_PROCESSING = {
+    BreastProjectionXRayImageStorageForProcessing,
+    DigitalMammographyXRayImageStorageForProcessing,
+    DigitalXRayImageStorageForProcessing,
+}
 
 # The largest mammograms have 30 million. A file may claim any number, and a decoder would allocate the memory.
 MOST_PIXELS = 10**8
 
-INSTALL_CODECS = 'pip install -e ".[codecs]"'
-
-MOST_HALVINGS = 5  # of JPEG 2000's resolution: the number of wavelet levels that encoders usually write
-
+RAW = "raw detector image (FOR PROCESSING)"
 NO_MEMORY = "it needs more memory than there is for one file; if it is sound, give it more"
 
+UNDEFINED_LENGTH = 0xFFFFFFFF  # PS3.5 7.1
+LITTLE_ENDIAN_GROUP = b"\x08\0"  # nearly always the first after the file meta group
+META_START = 144  # preamble, DICM, and the element that holds the length of the rest of the group (PS3.10 7.1)
 PIXEL_ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-WITH_END_MARKER = {*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes}
-MOST_AFTER_END = 64  # bytes, not counting zeros
-END_OF_IMAGE = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000: never part of their entropy-coded data
 
 
-class ImageError(UserError):
-    """A file that cannot be used as an image: one line with the path, the reason, and what to do about it."""
-
-
-def read_header(path: str | os.PathLike[str]) -> FileDataset:
-    """The elements before the pixel data, which is not read; a missing transfer syntax is filled in.
+def read_header(path: str | os.PathLike[str]) -> tuple[FileDataset, UID | None]:
+    """The elements before the pixel data, and the transfer syntax of its first bytes (see `found_syntax`).
 
     Raises ImageError if the file is missing, not DICOM, or not an image.
     """
     with image_errors(path):
-        return read_dataset(path, header_only=True)
+        header, start = read_dataset(path, header_only=True)
+        return header, syntax_of_element(header, start)
+
+
+def read_image(path: str | os.PathLike[str], window: int = 0, raw: bool = False) -> NDArray[np.float32]:
+    """The picture at full resolution: float32 (H, W) in [0, 1], tissue bright. See `read_shown_image`."""
+    image = read_shown_image(path, window, raw=raw)
+    assert image.brightness is not None
+    return image.brightness[image.values]
+
+
+def read_pixels(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """The stored values, of any kind of image: those of BitsStored bits, without what lies in the bits around them.
+
+    Raises ImageError.
+    """
+    with image_errors(path):
+        dataset, _ = read_dataset(path)
+        correct_transfer_syntax(dataset, path)
+        return decode(dataset, path)[0]
 
 
 def read_shown_image(
-    path: str | os.PathLike[str], window: int = 0, smallest: tuple[int, int] | None = None
+    path: str | os.PathLike[str], window: int = 0, smallest: tuple[int, int] | None = None, raw: bool = False
 ) -> ShownImage:
     """The pixels of a DICOM file, and the brightness of each value.
 
@@ -82,27 +108,36 @@ def read_shown_image(
     one data set offer different numbers of them. A file without any usable window is stretched between
     STRETCH_PERCENTILES of its pixels, without padding. An image with a single value is all zeros.
 
-    With `smallest`, JPEG 2000 is decoded at its lowest resolution that has at least so many rows and columns.
+    With `smallest`, JPEG 2000 is decoded at its lowest resolution that has at least so many rows and columns, where
+    that gives the same picture.
 
     Raises ImageError if the file is missing or not DICOM; if it has no pixel data, or damaged or incomplete data; if
     the installed packages cannot decode its transfer syntax; and if it is not a single grayscale projection: several
-    frames, colours, or a Modality other than MG, DX or CR (the element may be absent).
+    frames, colours, or a Modality such as CT. Raw detector images, FOR PROCESSING, are refused unless `raw`.
     """
     if window < 0:
         raise ValueError(f"window is the index of a window in the file and cannot be negative; it is {window}")
     with image_errors(path):
-        dataset = read_dataset(path)
-        if reason := reason_to_refuse(dataset):
+        dataset, _ = read_dataset(path)
+        notes = correct_transfer_syntax(dataset, path)
+        if reason := reason_to_refuse(dataset, raw):
             raise image_error(path, reason)
-        halvings = 0 if smallest is None else possible_halvings(dataset, smallest)
-        pixels = decode_reduced(dataset, path, halvings) if halvings else decode(dataset, path)
+        if is_raw(dataset):
+            notes += (RAW,)
+        pixels = None if smallest is None else decode_reduced(dataset, path, smallest)
+        if pixels is not None:
+            image = shown_image(pixels, dataset, window)
+            if not image.bright_padding:
+                return replace(image, notes=notes + image.notes)
+        pixels, more = decode(dataset, path)
         if pixels.ndim != 2:  # more frames are in the file than its header says
             raise image_error(path, f"it holds {len(pixels)} frames; give single images")
         if pixels.dtype.kind not in "iu" or dataset.BitsStored > 16:
             raise image_error(
                 path, "its pixels are not integers of at most 16 bits; export the image at 16 bits or less"
             )
-        return shown_image(pixels, dataset, window)
+        image = shown_image(pixels, dataset, window)
+        return replace(image, notes=notes + more + image.notes)
 
 
 @contextlib.contextmanager
@@ -123,22 +158,21 @@ def image_errors(path: str | os.PathLike[str]) -> Iterator[None]:
             raise image_error(path, f"its header cannot be understood ({error}); export the file again") from error
 
 
-def image_error(path: str | os.PathLike[str], reason: str) -> ImageError:
-    return ImageError(f"{os.fspath(path)}: {' '.join(reason.split())}")
-
-
-def read_dataset(path: str | os.PathLike[str], header_only: bool = False) -> FileDataset:
-    """The header and the encoded pixel data; a missing transfer syntax is filled in with pydicom's guess."""
+def read_dataset(path: str | os.PathLike[str], header_only: bool = False) -> tuple[FileDataset, bytes]:
+    """The header and the encoded pixel data, or of that only the first bytes; a missing transfer syntax is guessed."""
     try:
-        if os.path.getsize(path) == 0:
-            raise image_error(path, "the file is empty; copy or download it again")
-        try:
-            dataset = pydicom.dcmread(path, stop_before_pixels=header_only)
-        except InvalidDicomError:
-            # Data sets without preamble and file meta group are common in old archives, but so are renamed text files.
-            dataset = pydicom.dcmread(path, force=True, stop_before_pixels=header_only)
-            if "Rows" not in dataset or not (header_only or "PixelData" in dataset):
-                raise image_error(path, "this is not a DICOM file; remove it or name the right folder") from None
+        with open(path, "rb") as file:
+            if os.path.getsize(path) == 0:
+                raise image_error(path, "the file is empty; copy or download it again")
+            try:
+                dataset = pydicom.dcmread(file, stop_before_pixels=header_only)
+            except InvalidDicomError:
+                # Data sets without preamble and file meta group are common in old archives, and so are text files.
+                file.seek(0)
+                dataset = pydicom.dcmread(file, force=True, stop_before_pixels=header_only)
+                if "Rows" not in dataset or not (header_only or "PixelData" in dataset):
+                    raise image_error(path, "this is not a DICOM file; remove it or name the right folder") from None
+            start = file.read(SIGNATURE) if header_only else b""
     except (ImageError, MemoryError):
         raise
     except FileNotFoundError:
@@ -146,12 +180,45 @@ def read_dataset(path: str | os.PathLike[str], header_only: bool = False) -> Fil
     except OSError as error:
         raise image_error(path, f"it cannot be opened ({error.strerror or error}); check the path") from error
     except Exception as error:
-        raise image_error(path, f"it is damaged or not DICOM ({error}); copy or download it again") from error
+        reason = reason_of_other_encoding(path) or f"it is damaged or not DICOM ({error}); copy or download it again"
+        raise image_error(path, reason) from error
     if not any(element in dataset for element in (["Rows"] if header_only else PIXEL_ELEMENTS)):
-        raise image_error(path, reason_without_pixels(path))
+        raise image_error(path, reason_of_other_encoding(path) or reason_without_pixels(path))
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = guess_transfer_syntax(dataset, path)
-    return dataset
+    return dataset, start
+
+
+def syntax_of_element(header: FileDataset, start: bytes) -> UID | None:
+    """`found_syntax`, from the first bytes of the element PixelData; the declared one if they are of another."""
+    order: Literal["little", "big"] = "little" if header.original_encoding[1] else "big"
+    tag = b"".join(half.to_bytes(2, order) for half in (0x7FE0, 0x0010))
+    if not start.startswith(tag):
+        return header.file_meta.TransferSyntaxUID
+    value = 12 if start[4:6] in (b"OB", b"OW", b"UN") else 8  # not what is declared: pydicom corrects that, too
+    length = int.from_bytes(start[value - 4 : value], order)
+    return found_syntax(header, start[value:], None if length == UNDEFINED_LENGTH else length)
+
+
+def reason_of_other_encoding(path: str | os.PathLike[str]) -> str | None:
+    """The reason if a data set that could not be read is in another byte order than declared, or deflated or not."""
+    try:
+        meta = read_file_meta_info(path)
+        declared = UID(meta.TransferSyntaxUID)
+        with open(path, "rb") as file:
+            file.seek(META_START + meta.FileMetaInformationGroupLength)
+            start = file.read(SIGNATURE)
+    except Exception:
+        return None
+    expected = {DeflatedExplicitVRLittleEndian: "deflated", ExplicitVRBigEndian: "big endian"}
+    with contextlib.suppress(zlib.error):
+        inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(start)
+        start = b"deflated" if inflated.startswith(LITTLE_ENDIAN_GROUP) else start
+    groups = {LITTLE_ENDIAN_GROUP: "little endian", LITTLE_ENDIAN_GROUP[::-1]: "big endian", b"de": "deflated"}
+    found = groups.get(start[:2])
+    if found in (None, expected.get(declared, "little endian")):
+        return None
+    return reason_of_wrong_syntax(declared, f"the file is {found}")
 
 
 def reason_without_pixels(path: str | os.PathLike[str]) -> str:
@@ -171,112 +238,30 @@ def guess_transfer_syntax(dataset: FileDataset, path: str | os.PathLike[str]) ->
     return ExplicitVRLittleEndian if little_endian else ExplicitVRBigEndian
 
 
-def reason_to_refuse(header: Dataset) -> str | None:
-    """Why an image is not a single grayscale projection, and what to do about it; None if it is one."""
-    frames = next(iter(numbers(header, "NumberOfFrames")), 1)
+def reason_to_refuse(header: Dataset, raw: bool = False) -> str | None:
+    """Why an image is not a single grayscale projection for display, and what to do about it; None if it is one.
+
+    With `raw`, detector images that are not processed for display are accepted.
+    """
+    frames = whole_number(header, "NumberOfFrames", 1)
     if frames > 1:
-        return f"it holds {frames:.0f} frames; give single images (for tomosynthesis, the 2D view)"
-    pixels = math.prod(int(next(iter(numbers(header, side)), 0)) for side in ("Rows", "Columns"))
+        return f"it holds {frames} frames; give single images (for tomosynthesis, the 2D view)"
+    pixels = math.prod(whole_number(header, side, 0) for side in ("Rows", "Columns"))
     if pixels > MOST_PIXELS:
         return f"its header says {pixels:,} pixels, which no mammogram has; copy or download it again"
     interpretation = header.get("PhotometricInterpretation", "")
     if (header.get("SamplesPerPixel") or 1) != 1 or interpretation not in ("MONOCHROME1", "MONOCHROME2"):
         return f"it is not grayscale but {interpretation or 'unspecified'}; give the original image"
-    modality = header.get("Modality")
-    if modality and modality not in MODALITIES:
-        return f"its modality is {modality}, not one of {', '.join(MODALITIES)}; remove the file"
+    if (modality := text(header, "Modality")) in OTHER_MODALITIES:
+        return f"its modality is {modality}, which is no projection radiograph; remove the file and its row"
+    if is_raw(header) and not raw:
+        return (
+            "it is raw detector data (FOR PROCESSING), which is not meant to be displayed; "
+            "give the image FOR PRESENTATION, or use --accept-raw"
+        )
     return None
 
 
-def decode(dataset: FileDataset, path: str | os.PathLike[str]) -> NDArray[Any]:
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if reason := reason_not_decoded(syntax):
-        raise image_error(path, reason)
-    check_end(dataset, path)
-    try:
-        check_claims(dataset, path)
-        return dataset.pixel_array
-    except (ImageError, MemoryError, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # the panic of a decoder in Rust is not an Exception
-        # With Pillow alone, the file may be sound but of a kind that it cannot read, such as 12-bit JPEG.
-        missing = any("libjpeg" in sentence for sentence in get_decoder(syntax).missing_dependencies)
-        advice = "copy or download it again" + (f", or run: {INSTALL_CODECS}" if missing else "")
-        cause = textwrap.shorten(str(error), 240, placeholder=" ...")
-        raise image_error(path, f"its pixel data ({syntax.name}) is damaged: {cause}; {advice}") from error
-
-
-def check_end(dataset: FileDataset, path: str | os.PathLike[str]) -> None:
-    """Reject incomplete data, of which some decoders silently return the upper part."""
-    if dataset.file_meta.TransferSyntaxUID not in WITH_END_MARKER:
-        return
-    data = dataset.get("PixelData") or b""
-    end = data.rfind(END_OF_IMAGE)
-    if end < 0 or len(data[end:].rstrip(b"\0")) > MOST_AFTER_END:  # writers pad with any number of zeros
-        raise image_error(path, "its pixel data is cut off (no end-of-image marker); copy or download it again")
-
-
-def check_claims(dataset: FileDataset, path: str | os.PathLike[str]) -> None:
-    """Reject a codestream whose size differs from the header: a decoder would allocate the memory that it claims."""
-    if dataset.file_meta.TransferSyntaxUID not in WITH_END_MARKER:
-        return
-    names = ("Rows", "Columns", "SamplesPerPixel")
-    expected = tuple(int(next(iter(numbers(dataset, name)), 1)) for name in names)
-    frames = int(next(iter(numbers(dataset, "NumberOfFrames")), 1)) or 1
-    for frame in generate_frames(dataset.PixelData, number_of_frames=frames):
-        sizes = frame_sizes(frame)
-        if sizes == [] or any(size != expected for size in sizes):
-            claimed = " and ".join(" x ".join(map(str, size)) for size in sizes) or "no size"
-            header = " x ".join(map(str, expected))
-            raise image_error(
-                path, f"its pixel data is damaged: it claims {claimed}, its header {header}; download it again"
-            )
-
-
-def possible_halvings(dataset: Dataset, smallest: tuple[int, int]) -> int:
-    """How often the resolution may be halved; 0 for anything but JPEG 2000 with unsigned pixels."""
-    if dataset.file_meta.TransferSyntaxUID not in (JPEG2000, JPEG2000Lossless) or dataset.get("PixelRepresentation"):
-        return 0
-    ratio = min((dataset.get("Rows") or 0) / smallest[0], (dataset.get("Columns") or 0) / smallest[1])
-    return min(MOST_HALVINGS, math.floor(math.log2(ratio))) if ratio >= 1 else 0
-
-
-def decode_reduced(dataset: FileDataset, path: str | os.PathLike[str], halvings: int) -> NDArray[np.uint16]:
-    """The pixels of a JPEG 2000 image without its finest wavelets: each side 2^halvings times smaller, rounded up.
-
-    This calls Pillow's decoder directly, because pydicom only decodes at full resolution.
-    """
-    check_end(dataset, path)
-    try:
-        check_claims(dataset, path)
-        frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
-        halvings = min(halvings, wavelet_levels(frame))
-        with Image.open(io.BytesIO(frame)) as image:
-            image.reduce = halvings
-            pixels = np.asarray(image)
-        if pixels.dtype == np.uint8:
-            return pixels
-        return pixels.astype(np.uint16) >> (16 - get_j2k_parameters(frame)["precision"])  # Pillow scales to 16 bits
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:
-        raise image_error(path, f"its pixel data is damaged: {error}; copy or download it again") from error
-
-
-def reason_not_decoded(syntax: UID, bits_stored: int = 8) -> str | None:
-    """Why files in a transfer syntax cannot be decoded, and what to do about it; None if they can."""
-    name = f"{syntax.name if syntax.name != syntax else 'unknown to pydicom'} ({syntax})"
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        return f"no package decodes its transfer syntax, {name}; convert it to JPEG 2000 Lossless"
-    if syntax == JPEGExtended12Bit and bits_stored != 8 and "pylibjpeg" not in decoder.available_plugins:
-        return f"no decoder for {name} with more than 8 bits is installed; run: {INSTALL_CODECS}"
-    if decoder.is_available:
-        return None
-    with_gdcm = any("gdcm" in sentence for sentence in decoder.missing_dependencies)
-    packages = "python-gdcm" if with_gdcm else "pylibjpeg pylibjpeg-openjpeg"
-    return (
-        f"no decoder is installed for its transfer syntax, {name}; run: pip install {packages} "
-        f"(or, for all of them, {INSTALL_CODECS})"
-    )
+def is_raw(header: Dataset) -> bool:
+    """PS3.3 C.8.11.1: pixels as the detector gave them, before the processing that makes them an image for display."""
+    return text(header, "PresentationIntentType") == "FOR PROCESSING" or text(header, "SOPClassUID") in FOR_PROCESSING

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import NATIVE, encoding, make, read_image, read_pixels, write
+from dicom_files import NATIVE, encoding, make, write
 from PIL import Image
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
@@ -18,8 +18,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from efficientnet.mammography.dicom import ImageError, read_image, read_pixels, read_shown_image
 from efficientnet.mammography.dicom.codestream import frame_sizes, wavelet_levels
-from efficientnet.mammography.dicom.reading import ImageError, read_shown_image
 from efficientnet.mammography.picture import read_picture
 from efficientnet.mammography.preprocessing import Preprocessing
 
@@ -172,10 +172,24 @@ def test_overlays_are_not_drawn_into_the_picture(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "drawn.dcm"), read_image(tmp_path / "plain.dcm"))
 
 
+def compress(source, target, **elements):
+    """As JPEG 2000 with a precision of BitsStored; then the elements are set."""
+    pytest.importorskip("openjpeg")
+    dataset = pydicom.dcmread(source)
+    dataset.compress(JPEG2000Lossless)
+    for keyword, value in elements.items():
+        if keyword == "PixelPaddingValue":
+            dataset.add_new(keyword, "US", value)  # pydicom leaves it undecided between US and SS
+        else:
+            setattr(dataset, keyword, value)
+    dataset.save_as(target, enforce_file_format=True)
+    return target
+
+
 def test_jpeg_2000_at_a_lower_resolution_is_nearly_the_same_picture(tmp_path):
     pixels = np.kron(breast(12), np.ones((4, 4), np.uint16))  # 844 x 572
-    write(tmp_path / "j2k.dcm", pixels, 12, JPEG2000Lossless, "MONOCHROME1")
     write(tmp_path / "plain.dcm", pixels, 12, ExplicitVRLittleEndian, "MONOCHROME1")
+    compress(tmp_path / "plain.dcm", tmp_path / "j2k.dcm")
     assert read_shown_image(tmp_path / "j2k.dcm", smallest=(300, 200)).values.shape == (422, 286)
     assert read_shown_image(tmp_path / "j2k.dcm", smallest=(600, 200)).values.shape == pixels.shape
     assert read_shown_image(tmp_path / "plain.dcm", smallest=(300, 200)).values.shape == pixels.shape
@@ -183,3 +197,39 @@ def test_jpeg_2000_at_a_lower_resolution_is_nearly_the_same_picture(tmp_path):
     reduced, whole = (read_picture(tmp_path / name, settings) for name in ("j2k.dcm", "plain.dcm"))
     assert 0 < np.abs(reduced - whole).mean() < 0.01
     assert settings.key != Preprocessing((128, 64), crop=False).key
+
+
+BRIGHT = {"PixelPaddingValue": 4095}
+DARK = {"PixelPaddingValue": 0}
+
+
+@pytest.mark.parametrize(
+    ("signed", "bits", "padding", "elements", "is_reduced"),
+    [
+        (False, 12, None, {}, True),
+        (False, 12, 0, DARK, True),
+        (False, 12, 4095, DARK | BRIGHT | {"PhotometricInterpretation": "MONOCHROME1"}, True),
+        (False, 12, 4095, BRIGHT, False),
+        (False, 12, 0, DARK | {"PhotometricInterpretation": "MONOCHROME1"}, False),
+        (True, 12, None, {}, False),
+        (True, 12, None, {"PixelRepresentation": 0}, False),
+        (False, 16, None, {"BitsStored": 12, "HighBit": 11}, False),
+        (False, 16, None, {"BitsStored": 12, "HighBit": 15}, False),
+    ],
+)
+def test_jpeg_2000_is_reduced_where_that_gives_the_same_picture(tmp_path, signed, bits, padding, elements, is_reduced):
+    pixels = np.kron(breast(12), np.ones((4, 4), np.uint16)).clip(100, 3900)  # 844 x 572
+    if padding is not None:
+        pixels[:, -150:] = padding
+    pixels = (pixels.astype(np.int32) << (4 if elements.get("HighBit") == 15 else 0)) - 2048 * signed
+    kept = {"WindowCenter": 2048 - 2048 * signed, "WindowWidth": 4096}
+    make(pixels.astype(np.int16 if signed else np.uint16), BitsStored=bits, **kept).save_as(
+        tmp_path / "plain.dcm", enforce_file_format=True
+    )
+    path = compress(tmp_path / "plain.dcm", tmp_path / "j2k.dcm", **elements)
+    assert (read_shown_image(path, smallest=(300, 200)).values.shape == (422, 286)) == is_reduced
+    reduced, whole = (
+        read_picture(path, Preprocessing((128, 64), crop=False, reduce_jpeg2000=reduce)) for reduce in (True, False)
+    )
+    assert np.abs(reduced - whole).mean() < 0.01
+    assert (np.abs(reduced - whole) > 0.3).mean() < 0.002

@@ -1,0 +1,249 @@
+"""Encoded pixel data -> stored values, with the decoders that pydicom finds installed.
+
+The codestream is believed where it contradicts the header about its encoding and its bits, the header about the sign.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import textwrap
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.pixels import get_decoder
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEG2000TransferSyntaxes,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+)
+
+from efficientnet.common.errors import UserError
+from efficientnet.mammography.dicom.codestream import frame_sizes, possible_syntaxes, precision, wavelet_levels
+from efficientnet.mammography.dicom.elements import numbers, whole_number
+from efficientnet.mammography.dicom.stored_values import embedded_planes, stored_values, without_overshoot
+
+INSTALL_CODECS = 'pip install -e ".[codecs]"'
+
+MOST_HALVINGS = 5  # of JPEG 2000's resolution: the number of wavelet levels that encoders usually write
+
+WITH_END_MARKER = {*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes}
+LOSSY = {HTJ2K, JPEG2000, JPEGExtended12Bit, JPEGLSNearLossless}  # or not: all of them may be lossless
+MOST_AFTER_END = 64  # bytes, not counting zeros
+END_OF_IMAGE = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000: never part of their entropy-coded data
+ITEM = b"\xfe\xff\x00\xe0"  # begins encapsulated pixel data, with a table of offsets, and each fragment (PS3.5 A.4)
+SIGNATURE = 2**12  # bytes in which a codestream nearly always tells its encoding
+
+
+class ImageError(UserError):
+    """A file that cannot be used as an image: one line with the path, the reason, and what to do about it."""
+
+
+def image_error(path: str | os.PathLike[str], reason: str) -> ImageError:
+    return ImageError(f"{os.fspath(path)}: {' '.join(reason.split())}")
+
+
+def found_syntax(header: Dataset, start: bytes, length: int | None) -> UID | None:
+    """The transfer syntax that pixel data is in, from its first bytes and its length (None if undefined).
+
+    It is the declared one where the bytes allow it or are of no known encoding, and None where the data is encapsulated
+    in a syntax that is not, or the reverse.
+    """
+    declared = header.file_meta.TransferSyntaxUID
+    is_known = declared.is_valid and declared.is_transfer_syntax
+    is_native = is_known and not declared.is_encapsulated
+    sides = [whole_number(header, side, 1) for side in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")]
+    raw = math.prod(sides) * whole_number(header, "BitsAllocated", 0) // 8
+    if is_native and length in (raw, raw + 1):
+        return declared
+    encapsulated = start.startswith(ITEM)
+    if encapsulated:
+        first = 8 + int.from_bytes(start[4:8], "little")  # behind the table of offsets
+        start, length = start[first + 8 :], int.from_bytes(start[first + 4 : first + 8], "little")
+    if possible := possible_syntaxes(start):
+        return declared if declared in possible else possible[0]
+    if not is_known:
+        return declared
+    if length in (raw, raw + 1):
+        return ExplicitVRLittleEndian
+    return None if encapsulated == is_native else declared
+
+
+def correct_transfer_syntax(dataset: FileDataset, path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Declare the pixel data as what it is; and a note if it was declared as something else."""
+    data, declared = dataset.get("PixelData"), dataset.file_meta.TransferSyntaxUID
+    if not isinstance(data, bytes):
+        return ()
+    found = found_syntax(dataset, data[: 16 * SIGNATURE], len(data))
+    if found is None:
+        raise image_error(path, reason_of_wrong_syntax(declared))
+    if found == declared:
+        return ()
+    if data.startswith(ITEM) and not found.is_encapsulated:
+        dataset.PixelData = next(generate_frames(data, number_of_frames=1))
+    elif found.is_encapsulated and not data.startswith(ITEM):
+        dataset.PixelData = encapsulate([data])
+    dataset.file_meta.TransferSyntaxUID = found
+    return (note_on_wrong_syntax(declared, found),)
+
+
+def reason_of_wrong_syntax(declared: UID, found: str = "its pixel data is of another kind") -> str:
+    return (
+        f"its header declares the wrong transfer syntax, {declared.name} ({declared}): {found}; export the file again"
+    )
+
+
+def note_on_wrong_syntax(declared: UID, found: UID) -> str:
+    return f"declared as {declared.name}, decoded as {found.name}"
+
+
+def decode(dataset: FileDataset, path: str | os.PathLike[str]) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """The stored values, as in pydicom's `pixel_array`, but as BitsStored and HighBit say; and notes."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if reason := reason_not_decoded(syntax):
+        raise image_error(path, reason)
+    check_end(dataset, path)
+    try:
+        frame = check_claims(dataset, path)
+        if dataset.SamplesPerPixel != 1 or dataset.BitsAllocated == 1 or "PixelData" not in dataset:
+            return dataset.pixel_array, ()
+        words, width = decode_words(dataset, frame)
+        signed, notes = bool(dataset.PixelRepresentation), ()
+        if syntax in JPEG2000TransferSyntaxes and precision(frame)[1] != signed:  # others store no sign
+            notes += ("JPEG 2000 of the other sign than PixelRepresentation, which counts",)
+        elif syntax in LOSSY:
+            words = without_overshoot(words, dataset.BitsStored, signed)
+        high = whole_number(dataset, "HighBit", 0)
+    except (ImageError, MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the panic of a decoder in Rust is not an Exception
+        # With Pillow alone, the file may be sound but of a kind that it cannot read, such as 12-bit JPEG.
+        missing = any("libjpeg" in sentence for sentence in get_decoder(syntax).missing_dependencies)
+        advice = "copy or download it again" + (f", or run: {INSTALL_CODECS}" if missing else "")
+        cause = textwrap.shorten(str(error), 240, placeholder=" ...")
+        raise image_error(path, f"its pixel data ({syntax.name}) is damaged: {cause}; {advice}") from error
+    try:
+        values, more = stored_values(words, width, dataset.BitsStored, high, signed, embedded_planes(dataset))
+    except ValueError as error:
+        raise image_error(path, f"its pixels contradict its header: {error}; export the file again") from None
+    return values, notes + more
+
+
+def decode_words(dataset: FileDataset, frame: bytes) -> tuple[NDArray[Any], int]:
+    """The words that pixels are stored in, whatever they mean, and how many bits a word has.
+
+    The sign is that of the codestream: decoders differ in what they make of another one.
+    """
+    syntax, stored, allocated = dataset.file_meta.TransferSyntaxUID, dataset.BitsStored, dataset.BitsAllocated
+    bits, signed = precision(frame)
+    options: dict[str, Any] = {"pixel_representation": int(signed), "correct_unused_bits": False}
+    options |= {"apply_j2k_sign_correction": False, "apply_jls_sign_correction": False}
+    if bits:
+        options["bits_stored"] = min(max(bits, stored), allocated)  # some decoders cut their output to it
+    words, _ = get_decoder(syntax).as_array(dataset, **options)
+    return words, min(bits or allocated, 8 * words.dtype.itemsize)
+
+
+def check_end(dataset: FileDataset, path: str | os.PathLike[str]) -> None:
+    """Reject incomplete data, of which some decoders silently return the upper part."""
+    if dataset.file_meta.TransferSyntaxUID not in WITH_END_MARKER:
+        return
+    data = dataset.get("PixelData") or b""
+    end = data.rfind(END_OF_IMAGE)
+    if end < 0 or len(data[end:].rstrip(b"\0")) > MOST_AFTER_END:  # writers pad with any number of zeros
+        raise image_error(path, "its pixel data is cut off (no end-of-image marker); copy or download it again")
+
+
+def check_claims(dataset: FileDataset, path: str | os.PathLike[str]) -> bytes:
+    """The first frame, empty of an encoding without a size of its own.
+
+    Rejects a codestream whose size differs from the header: a decoder would allocate the memory that it claims.
+    """
+    if dataset.file_meta.TransferSyntaxUID not in WITH_END_MARKER:
+        return b""
+    names = ("Rows", "Columns", "SamplesPerPixel")
+    expected = tuple(int(next(iter(numbers(dataset, name)), 1)) for name in names)
+    first, frames = b"", whole_number(dataset, "NumberOfFrames", 1) or 1
+    for frame in generate_frames(dataset.PixelData, number_of_frames=frames):
+        first = first or frame
+        sizes = frame_sizes(frame)
+        if sizes == [] or any(size != expected for size in sizes):
+            claimed = " and ".join(" x ".join(map(str, size)) for size in sizes) or "no size"
+            header = " x ".join(map(str, expected))
+            raise image_error(
+                path, f"its pixel data is damaged: it claims {claimed}, its header {header}; download it again"
+            )
+    return first
+
+
+def decode_reduced(
+    dataset: FileDataset, path: str | os.PathLike[str], smallest: tuple[int, int]
+) -> NDArray[np.uint16] | None:
+    """The pixels of a JPEG 2000 image without its finest wavelets: each side 2^n times smaller, rounded up.
+
+    None where that saves nothing or would give another picture than whole decoding: averages are only those of stored
+    values if these are unsigned and fill the words of the codestream. This calls Pillow's decoder directly, because
+    pydicom only decodes at full resolution.
+    """
+    if dataset.file_meta.TransferSyntaxUID not in (JPEG2000, JPEG2000Lossless) or dataset.get("PixelRepresentation"):
+        return None
+    ratio = min((dataset.get("Rows") or 0) / smallest[0], (dataset.get("Columns") or 0) / smallest[1])
+    if ratio < 2:
+        return None
+    check_end(dataset, path)
+    try:
+        frame = check_claims(dataset, path)
+        bits, signed = precision(frame)
+        halvings = min(MOST_HALVINGS, math.floor(math.log2(ratio)), wavelet_levels(frame))
+        if signed or bits > dataset.BitsStored or not halvings:
+            return None
+        with Image.open(io.BytesIO(frame)) as image:
+            image.reduce = halvings
+            pixels = np.asarray(image)
+        return pixels if pixels.dtype == np.uint8 else pixels.astype(np.uint16) >> (16 - bits)  # Pillow scales to 16
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        raise image_error(path, f"its pixel data is damaged: {error}; copy or download it again") from error
+
+
+def reason_not_decodable(syntax: UID) -> str | None:
+    """Why no package could decode files in a transfer syntax, and what to do about it; None if one could."""
+    try:
+        get_decoder(syntax)
+    except NotImplementedError:
+        return f"no package decodes its transfer syntax, {name_of(syntax)}; convert it to JPEG 2000 Lossless"
+    return None
+
+
+def name_of(syntax: UID) -> str:
+    return f"{syntax.name if syntax.name != syntax else 'unknown to pydicom'} ({syntax})"
+
+
+def reason_not_decoded(syntax: UID, bits_stored: int = 8) -> str | None:
+    """Why files in a transfer syntax cannot be decoded here, and what to do about it; None if they can."""
+    if reason := reason_not_decodable(syntax):
+        return reason
+    decoder, name = get_decoder(syntax), name_of(syntax)
+    if syntax == JPEGExtended12Bit and bits_stored != 8 and "pylibjpeg" not in decoder.available_plugins:
+        return f"no decoder for {name} with more than 8 bits is installed; run: {INSTALL_CODECS}"
+    if decoder.is_available:
+        return None
+    with_gdcm = any("gdcm" in sentence for sentence in decoder.missing_dependencies)
+    packages = "python-gdcm" if with_gdcm else "pylibjpeg pylibjpeg-openjpeg"
+    return (
+        f"no decoder is installed for its transfer syntax, {name}; run: pip install {packages} "
+        f"(or, for all of them, {INSTALL_CODECS})"
+    )
