@@ -8,7 +8,8 @@ python scale.py --baseline resnet50 --phi 2    another baseline, for --phi, fact
 python scale.py --table                        B0-B7 against the paper's Table 2
 python scale.py --fit                          why the released coefficients do not follow Equation 3
 python scale.py --paper table3                 the paper's Table 3 (or table7) beside its own rules
-python scale.py --search --step 0.05           the grid of STEP 1, ranked by true multiply-adds
+python scale.py --search --step 0.05           the grid of STEP 1 by true multiply-adds: the best 15 and the paper's
+python scale.py --search --all                 all of it
 python scale.py --budget 1.5G                  the phi that uses a budget of multiply-adds best
 python scale.py --max-parameters 10M           the same for parameters
 python scale.py --plot family.png              the family and Equation 3's curve as a picture
@@ -21,13 +22,20 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from efficientnet.analysis.paper_tables import TABLES, reproduce
 from efficientnet.analysis.plot import plot
 from efficientnet.analysis.rows import architecture_row, budget_rows, fit_rows, paper_rows, search_rows, table_rows
 from efficientnet.analysis.search import grid_search, largest_coefficients
-from efficientnet.analysis.text import architecture_text, budget_text, fit_text, paper_text, search_text, table_text
+from efficientnet.analysis.text import (
+    SHORT_SEARCH,
+    architecture_text,
+    budget_text,
+    fit_text,
+    paper_text,
+    search_text,
+    table_text,
+)
 from efficientnet.architecture import (
     BY_PHI,
     add_arguments,
@@ -39,7 +47,7 @@ from efficientnet.architecture import (
     derive,
     is_given,
 )
-from efficientnet.common.command_line import Parser, command, leave, number
+from efficientnet.common.command_line import Parser, command, leave, number, output_file
 
 PROGRAM = "scale.py"
 BY_BUDGET = "--budget/--max-parameters"
@@ -52,11 +60,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fit", action="store_true", help="each released variant beside Equation 3 at its best phi")
     parser.add_argument("--paper", metavar="TABLE", help=f"rows of the paper beside ours: {', '.join(TABLES)}")
     parser.add_argument("--search", action="store_true", help="alpha, beta, gamma of STEP 1 that about double the cost")
+    parser.add_argument(
+        "--all", action="store_true", help="the search's whole grid (with --json always, and a row for each candidate)"
+    )
     parser.add_argument("--step", type=float, help="step of the search's grid (default 0.05)")
     parser.add_argument("--tolerance", type=float, help="how far the search's product may be from 2 (default 0.1)")
     parser.add_argument("--budget", type=count, metavar="N", help="find phi for at most N multiply-adds, such as 1.5G")
     parser.add_argument("--max-parameters", type=count, metavar="N", help="find phi for at most N parameters: 10M")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the family (needs matplotlib)")
+    parser.add_argument("--plot", type=output_file, metavar="FILE.png", help="draw the family (needs matplotlib)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     arguments = parser.parse_args(argv)
     others = {
@@ -70,8 +81,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     try:
         with_bases = ("--plot", BY_BUDGET)
         arguments.way = chosen_way(arguments, others, with_bases, (*with_bases, "--search")) or BY_PHI
-        if is_given(arguments, "step", "tolerance") and arguments.way != "--search":
-            raise ValueError("--step and --tolerance belong to --search")
+        if (arguments.all or is_given(arguments, "step", "tolerance")) and arguments.way != "--search":
+            raise ValueError("--all, --step and --tolerance belong to --search")
         arguments.answer = prepare(arguments)
         warning = constraint_warning(arguments) if arguments.way in (BY_PHI, *with_bases) else None
     except ValueError as error:
@@ -104,7 +115,9 @@ def prepare(arguments: argparse.Namespace) -> dict | str:
     if way == "--search":
         step = 0.05 if arguments.step is None else arguments.step
         candidates = grid_search(baseline, step, 0.1 if arguments.tolerance is None else arguments.tolerance)
-        return {"rows": search_rows(baseline, candidates)} if arguments.json else search_text(baseline, candidates)
+        if arguments.json:
+            return {"rows": search_rows(baseline, candidates)}
+        return search_text(baseline, candidates, None if arguments.all else SHORT_SEARCH)
     if way == "--plot":
         drawn = plot(arguments.plot, baseline, **chosen_bases(arguments))
         return drawn if arguments.json else f"wrote {arguments.plot}"

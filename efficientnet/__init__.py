@@ -20,7 +20,7 @@ from efficientnet.scaling import (
 )
 
 if TYPE_CHECKING:
-    from efficientnet.create import create_model
+    from efficientnet.create import create_model, list_models
     from efficientnet.layers import Convention, MBConv, SqueezeExcitation, StochasticDepth
     from efficientnet.model import EfficientNet
 
@@ -45,6 +45,7 @@ __all__ = [
     "create_model",
     "get_baseline",
     "get_variant",
+    "list_models",
     "scale",
     "stage_complexities",
 ]
@@ -57,6 +58,7 @@ LAZY = {
     "StochasticDepth": "layers",
     "EfficientNet": "model",
     "create_model": "create",
+    "list_models": "create",
 }
 
 

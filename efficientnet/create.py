@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from efficientnet.architecture import named_architecture
+from efficientnet.architecture import KNOWN, named_architecture
+from efficientnet.baselines.stages import BASELINES
 from efficientnet.layers import AUTHORS
 from efficientnet.model import EfficientNet
 from efficientnet.scaling import Stage
 from efficientnet.weights.files import WEIGHT_SUFFIXES
 from efficientnet.weights.load import read_weights
+from efficientnet.weights.variants import variant_of
 
 
 def create_model(
@@ -37,9 +40,11 @@ def create_model(
         file's ending, is the same as `weights`. None takes the architecture of the weights; a file of this project
         records its own, a file of another library must be of a known one.
     num_classes, in_channels: None takes those of the weights, or else 1000 and 3. With another number of classes the
-        classifier stays random; with another number of channels the stem is adapted.
-    weights: a file of this project or of another library, or "lite0" to "lite2" for the installed package. None
-        initialises at random.
+        classifier stays random; with another number of channels the stem is adapted. With 0 classes there is no
+        classifier, and the output is the pooled features (N, model.num_features).
+    weights: a file of this project or of another library, its URL, "lite0" to "lite2" for the installed package, or a
+        published name: "torchvision", "timm:efficientnet_b3.ra2_in1k" (see `weights.published`). None initialises at
+        random.
     source, mean, std: the library and the normalisation of the weights, if they cannot be recognised (see
         `weights.load.read_weights`).
     dropout: None takes Table 2's rate of the variant, or else 0.2.
@@ -57,25 +62,26 @@ def create_model(
         if weights is not None:
             raise ValueError(f"weights are named twice: {name_or_stages} and {weights}")
         name_or_stages, weights = None, name_or_stages
-    pretrained = None
+    pretrained = stages = default_dropout = None
+    if isinstance(name_or_stages, str):
+        known = named_architecture(name_or_stages)
+        stages, default_dropout = known.stages, known.dropout
+    elif name_or_stages is not None:
+        stages = tuple(stage if isinstance(stage, Stage) else Stage(**stage) for stage in name_or_stages)
     if weights is not None:
-        pretrained = read_weights(weights, source, mean, std)
+        pretrained = read_weights(weights, source, mean, std, stages and variant_of(stages))
     elif any(value is not None for value in (source, mean, std)):
         raise ValueError("source, mean and std say what weights are: give weights too")
     elif name_or_stages is None:
         raise ValueError("name a variant, such as b0, or give stages or weights")
-
-    default_dropout = None
-    if name_or_stages is None or isinstance(name_or_stages, str):
-        known = pretrained.known_architecture() if name_or_stages is None else named_architecture(name_or_stages)
+    if stages is None:
+        known = pretrained.known_architecture()
         stages, default_dropout = known.stages, known.dropout
-    else:
-        stages = tuple(stage if isinstance(stage, Stage) else Stage(**stage) for stage in name_or_stages)
     num_classes = first_given(num_classes, pretrained and pretrained.num_classes, 1000)
     in_channels = first_given(in_channels, pretrained and pretrained.in_channels, 3)
-    for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
+    for name, value, least in (("num_classes", num_classes, 0), ("in_channels", in_channels, 1)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, not {value}")
     if stochastic_depth is None:
         stochastic_depth = 0.2 if any(stage.operator == "mbconv" for stage in stages) else 0.0
     chosen = {
@@ -95,6 +101,14 @@ def create_model(
     model.load_report = pretrained.load_into(model) if pretrained else None
     model.provenance = pretrained.provenance if pretrained else None
     return model
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names that `create_model` builds, those that match the pattern of `fnmatch`: "lite*", "b[0-3]".
+
+    First the released variants by size, then EfficientNet-Lite, then the other baselines that the paper scales.
+    """
+    return fnmatch.filter(KNOWN | BASELINES, pattern)
 
 
 def is_file(name: object) -> bool:

@@ -2,9 +2,11 @@
 
     python -m efficientnet.export --checkpoint runs/b3-1/best.pt --onnx b3.onnx
     python -m efficientnet.export --checkpoint runs/b3-1/best.pt --program b3.pt2
+    python -m efficientnet.export --checkpoint runs/b3-1/best.pt --onnx b3.onnx --features
 
 The input is "images", float32 (N, C, H, W) of any N, H and W from 32, preprocessed and normalised as the metadata of
-the file say; the output is "logits", float32 (N, T), whose sigmoid is the probability of each target.
+the file say; the output is "logits", float32 (N, T), whose sigmoid is the probability of each target. With --features
+it is "features", float32 (N, F): what the classifier would see, the mean over the pixels of the last layer.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from efficientnet.common.command_line import Parser, command, leave
+from efficientnet.common.command_line import Parser, command, leave, output_file
 from efficientnet.common.extras import require
 from efficientnet.common.files import atomic_file, write_bytes
 from efficientnet.inference.fast_path import optimize_for_inference
@@ -28,7 +31,7 @@ from efficientnet.mammography.task import Screening
 from efficientnet.training.ensemble import load_member
 
 PROGRAM = "python -m efficientnet.export"
-INPUT, OUTPUT = "images", "logits"
+INPUT, LOGITS, FEATURES = "images", "logits", "features"
 
 
 class Corrected(nn.Module):
@@ -54,27 +57,30 @@ def exported(network: nn.Module, channels: int) -> ExportedProgram:
         return torch.export.export(network.eval(), (example,), dynamic_shapes=(sizes,))
 
 
-def metadata(name: str, trained: Trained) -> dict[str, str]:
+def metadata(name: str, trained: Trained, output: str) -> dict[str, str]:
     """Everything that a program needs besides the network, as text or JSON.  name: of the architecture."""
     values: dict[str, Any] = {
         "architecture": name,
-        "targets": list(trained.targets),
         "preprocessing": trained.preprocessing.to_dict(),
-        "prior": trained.prior,
-        "threshold": trained.threshold,
-        "image_to_breast": "mean of the probabilities of a breast's images",
-        "probability": "sigmoid(logits)",
         "not_a_medical_device": "for research only",
     }
+    if output == LOGITS:
+        values |= {
+            "targets": list(trained.targets),
+            "prior": trained.prior,
+            "threshold": trained.threshold,
+            "image_to_breast": "mean of the probabilities of a breast's images",
+            "probability": "sigmoid(logits)",
+        }
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
-def write_onnx(program: ExportedProgram, path: Path, properties: dict[str, str]) -> None:
+def write_onnx(program: ExportedProgram, path: Path, properties: dict[str, str], output: str) -> None:
     """Raises MissingExtra without the packages onnx and onnxscript."""
     require("onnx", "export", "writing ONNX")
     require("onnxscript", "export", "writing ONNX")
     onnx_program = torch.onnx.export(
-        program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False, optimize=True
+        program, dynamo=True, input_names=[INPUT], output_names=[output], verbose=False, optimize=True
     )
     model = onnx_program.model_proto
     for name, value in properties.items():
@@ -92,8 +98,11 @@ def write_program(program: ExportedProgram, path: Path, properties: dict[str, st
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="best.pt of a run")
-    parser.add_argument("--onnx", type=Path, metavar="FILE.onnx", help="write ONNX (packages onnx and onnxscript)")
-    parser.add_argument("--program", type=Path, metavar="FILE.pt2", help="write torch.export's program")
+    parser.add_argument(
+        "--onnx", type=output_file, metavar="FILE.onnx", help="write ONNX (packages onnx and onnxscript)"
+    )
+    parser.add_argument("--program", type=output_file, metavar="FILE.pt2", help="write torch.export's program")
+    parser.add_argument("--features", action="store_true", help="pooled features instead of logits, no classifier")
     parser.add_argument("--no-fold", action="store_true", help="the network as it was trained, layer by layer")
     arguments = parser.parse_args(argv)
     if arguments.onnx is None and arguments.program is None:
@@ -108,15 +117,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     trained = Trained.from_checkpoint(member.path, member.content)
     # Proofs about the strides of images of any size take minutes for channels_last, and seconds for the usual order.
     network = member.model.to(memory_format=torch.contiguous_format)
+    output, columns, content = LOGITS, len(trained.targets), ", ".join(trained.targets)
+    if arguments.features:
+        output, columns, content = FEATURES, network.num_features, "pooled"
+        network.classifier = nn.Identity()
     network = network if arguments.no_fold else optimize_for_inference(network, fused=False)
-    program = exported(Corrected(network, len(trained.targets), trained.logit_shift), member.model.in_channels)
-    properties = metadata(member.name, trained)
-    for path, write in ((arguments.onnx, write_onnx), (arguments.program, write_program)):
+    network = network if arguments.features else Corrected(network, columns, trained.logit_shift)
+    program = exported(network, member.model.in_channels)
+    properties = metadata(member.name, trained, output)
+    for path, write in ((arguments.onnx, partial(write_onnx, output=output)), (arguments.program, write_program)):
         if path is not None:
             write(program, path, properties)
             print(
                 f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {INPUT} (N, {member.model.in_channels}, H, W) -> "
-                f"{OUTPUT} (N, {len(trained.targets)}), {', '.join(trained.targets)}"
+                f"{output} (N, {columns}), {content}"
             )
 
 

@@ -20,7 +20,8 @@ from efficientnet.scaling import BLOCKS, SMALLEST_IMAGE, Stage
 class EfficientNet(nn.Module):
     """The network that `stages` describes. (N, in_channels, H, W) -> (N, num_classes) logits.
 
-    H and W are at least 32 pixels and may differ.
+    H and W are at least 32 pixels and may differ. num_classes 0 leaves out the classifier: the output is the pooled
+    features (N, num_features), and the state_dict has no "classifier.weight" and "classifier.bias".
 
     dropout: the rate before the classifier.
     stochastic_depth: the rate that the last block approaches; block i of N has stochastic_depth * i / N, counted over
@@ -57,13 +58,13 @@ class EfficientNet(nn.Module):
         self.body = nn.ModuleList(build_stage(stage, rates, convention) for stage in body)
         self.head = build_convolution(head, convention) if head.operator == "head" else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(self.num_features, num_classes)
+        self.classifier = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         self.apply(initialise)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.forward_features(x)  # (N, num_features, H / 32, W / 32)
         x = x.mean((2, 3))  # (N, num_features)
-        return self.classifier(self.dropout(x))  # (N, num_classes)
+        return self.classifier(self.dropout(x))  # (N, num_classes); without a classifier (N, num_features)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The head's output before pooling: (N, num_features, ceil(H / 32), ceil(W / 32))."""
@@ -104,9 +105,21 @@ class EfficientNet(nn.Module):
             context_fn=lambda: (contextlib.nullcontext(), frozen_statistics(block)),
         )
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """PyTorch calls this in `torch.jit.script`, whose language has no generators."""
+        raise NotImplementedError(
+            "torch.jit.script cannot compile this network: use torch.export.export(model.eval(), (images,)), "
+            "or torch.jit.trace(model.eval(), images)"
+        )
+
 
 def check_input(x: Tensor, in_channels: int) -> None:
     """Reject bad input early, with a clear message: ValueError."""
+    if not x.is_floating_point():
+        raise ValueError(
+            f"expected normalised floating-point images, got {x.dtype}: give (images / 255 - mean) / std, with the "
+            "mean and std that the weights were trained with"
+        )
     if x.dim() != 4 or x.shape[1] != in_channels:
         raise ValueError(f"expected images (N, {in_channels}, H, W), got a tensor {tuple(x.shape)}")
     height, width = x.shape[-2:]

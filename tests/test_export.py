@@ -86,6 +86,31 @@ def test_onnxruntime_gives_the_networks_logits_at_any_batch_and_size(checkpoints
     assert json.loads(properties["targets"]) == content["targets"]
 
 
+@pytest.mark.parametrize("options", [(), ("--no-fold",)])
+def test_features_are_what_the_classifier_would_see(checkpoints, tmp_path, options):
+    path, program = tmp_path / "b0.onnx", tmp_path / "b0.pt2"
+    files = ("--program", program) if options else ("--program", program, "--onnx", path)
+    process = run("efficientnet.export", "--checkpoint", checkpoints["short"], "--features", *files, *options)
+    assert process.returncode == 0, process.stderr
+    content = load_checkpoint(checkpoints["short"])
+    body = {name: tensor for name, tensor in content["weights"].items() if not name.startswith("classifier.")}
+    model = create_model(**content["architecture"] | {"num_classes": 0}).eval()
+    model.load_state_dict(body)
+    assert f"features (N, {model.num_features}), pooled" in process.stdout
+    extra = {"metadata.json": ""}
+    loaded = torch.export.load(program, extra_files=extra).module()
+    for size in SIZES:
+        images = random_images(*size)
+        with torch.no_grad():
+            features = model(torch.from_numpy(images)).numpy()
+        assert features.shape == (size[0], model.num_features)
+        assert (
+            np.abs(loaded(torch.from_numpy(images)).detach().numpy() - features).max() < 1e-4 * np.abs(features).max()
+        )
+    assert {"architecture", "preprocessing"} <= json.loads(extra["metadata.json"]).keys()
+    assert not {"threshold", "prior", "targets"} & json.loads(extra["metadata.json"]).keys()
+
+
 def test_what_is_missing_is_said_in_one_line(tmp_path):
     process = run("efficientnet.export", "--checkpoint", tmp_path / "none.pt", "--onnx", tmp_path / "a.onnx")
     assert_one_line_error(process, 1, "none.pt", "no such file")

@@ -5,10 +5,13 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
-from efficientnet import B0, Coefficients, compound_coefficients, create_model, scale
+from efficientnet import B0, Coefficients, complexity, compound_coefficients, create_model, list_models, scale
+from efficientnet.inference import optimize_for_inference
 from efficientnet.layers import MBConv
 from efficientnet.model import stochastic_depth_rates
+from efficientnet.weights.load import save_weights
 
 
 def blocks(model):
@@ -74,17 +77,83 @@ def test_stages_are_the_architecture_that_was_given():
     ("call", "words"),
     [
         (lambda: create_model("b11"), "known ones"),
-        (lambda: create_model("b0", 0), "num_classes"),
+        (lambda: create_model("b0", -1), "num_classes must be at least 0"),
         (lambda: create_model("b0", 1, 0), "in_channels"),
         (lambda: create_model(B0.stages[1:]), "Table 1"),
         (lambda: create_model("b0", 1, 1)(torch.zeros(1, 3, 64, 64)), r"\(N, 1, H, W\)"),
         (lambda: create_model("b0", 1, 1)(torch.zeros(2, 1, 31, 64)), "32 pixels"),
         (lambda: create_model("b0", 1, 1)(torch.zeros(1, 1, 32, 32)), "two images"),
+        (lambda: create_model("b0", 1, 1)(torch.zeros(64, 64)), r"\(N, 1, H, W\), got a tensor \(64, 64\)"),
+        *(
+            (lambda dtype=dtype: create_model("b0", 1, 1)(torch.zeros(1, 1, 64, 64, dtype=dtype)), f"{dtype}: .* / 255")
+            for dtype in (torch.uint8, torch.int64, torch.bool)
+        ),
     ],
 )
 def test_errors_say_what_is_wrong(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize("name", ["b0", "lite0", "mobilenet_v1", "resnet50"])
+def test_without_classes_the_output_is_the_pooled_features(name):
+    torch.manual_seed(0)
+    features, classifies = create_model(name, num_classes=0).eval(), create_model(name, num_classes=5).eval()
+    body = {key: value for key, value in classifies.state_dict().items() if not key.startswith("classifier.")}
+    features.load_state_dict(body)  # strictly: there is no classifier
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        found = features(images)
+        assert found.shape == (2, features.num_features) and features.num_classes == 0
+        torch.testing.assert_close(found, features.forward_features(images).mean((2, 3)))
+        torch.testing.assert_close(classifies.classifier(found), classifies(images))
+        assert (optimize_for_inference(features)(images) - found).abs().max() < 1e-4 * found.abs().max()
+    parameters = sum(parameter.numel() for parameter in features.parameters())
+    assert complexity(features.stages, 224, num_classes=0).parameters == parameters
+
+
+def test_a_file_with_a_head_loads_without_it_and_one_without_leaves_it_fresh(tmp_path):
+    torch.manual_seed(0)
+    whole, bare = tmp_path / "whole.pt", tmp_path / "bare.pt"
+    model = create_model("b0", num_classes=7)
+    save_weights(whole, model)
+    features = create_model(weights=whole, num_classes=0)
+    assert features.num_classes == 0 and "classifier" in features.load_report.text()
+    assert not features.load_report.fresh
+    save_weights(bare, features)
+    head = create_model(weights=bare, num_classes=3)
+    assert head.load_report.fresh == ("classifier.weight", "classifier.bias")
+    for name, tensor in features.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]) and torch.equal(tensor, head.state_dict()[name])
+
+
+def test_every_listed_name_is_built_and_patterns_select():
+    names = list_models()
+    assert names[:11] == [*(f"b{i}" for i in range(9)), "l2", "lite0"] and len(set(names)) == len(names)
+    with torch.device("meta"):
+        assert all(create_model(name, num_classes=1).num_classes == 1 for name in names)
+    with pytest.raises(ValueError, match=f"known ones are {', '.join(names)}"):
+        create_model("vgg16")
+    assert list_models("lite*") == [f"lite{i}" for i in range(5)] and list_models("b[0-2]") == ["b0", "b1", "b2"]
+    assert list_models("efficientnetv2*") == []
+
+
+@pytest.mark.parametrize("make", [nn.Identity, nn.Sequential, optimize_for_inference])
+def test_torch_jit_script_is_refused_with_what_works(make):
+    model = create_model("b0", num_classes=1).eval()
+    module = model if make is nn.Identity else make(model)
+    with pytest.raises(NotImplementedError, match=r"torch\.export\.export.*torch\.jit\.trace"):
+        torch.jit.script(module)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trace_gives_the_networks_logits_at_other_sizes():
+    model = create_model("b0", num_classes=2).eval()
+    traced = torch.jit.trace(model, torch.randn(1, 3, 64, 64))
+    with torch.no_grad():
+        for size in ((2, 97, 66), (1, 64, 33)):
+            images = torch.randn(size[0], 3, *size[1:])
+            torch.testing.assert_close(traced(images), model(images))
 
 
 def test_training_at_32_pixels_works_with_two_images():

@@ -135,8 +135,46 @@ def test_the_grid_of_step_1_marks_the_papers_choice():
     assert distances == sorted(distances)
     bases = [tuple(row["coefficients"][name] for name in ("alpha", "beta", "gamma")) for row in rows]
     assert (1.2, 1.1, 1.15) in bases and len(bases) == len(set(bases))
-    text = run("scale.py", "--search").stdout
-    assert [line.split()[1:4] for line in text.splitlines() if line.startswith("*")] == [["1.2", "1.1", "1.15"]]
+    text = run("scale.py", "--search", "--all").stdout
+    assert [line.split()[1:5] for line in text.splitlines() if " * " in line[:8]] == [["*", "1.2", "1.1", "1.15"]]
+
+
+def search_lines(*arguments):
+    """The printed networks by their place: the rest of the line."""
+    lines = run("scale.py", "--search", *arguments).stdout.splitlines()
+    heading = next(number for number, line in enumerate(lines) if line.startswith("place"))
+    return {int(line.split()[0]): line.split()[1:] for line in lines[heading + 1 :] if "more:" not in line}, lines[-1]
+
+
+def test_the_search_prints_the_best_15_and_always_the_papers():
+    some, last = search_lines()
+    whole, _ = search_lines("--all")
+    places = [*range(1, 16)]
+    (papers,) = (place for place in whole if whole[place][0] == "*")
+    assert papers > 15 and list(some) == [*places, papers] and list(whole) == [*range(1, len(whole) + 1)]
+    assert all(some[place] == whole[place] for place in some)
+    assert last == f"{len(whole) - 16} more: --all shows them"
+    few, last = search_lines("--step", 0.1)
+    assert not any(words[0] == "*" for words in few.values()) and len(few) == 15 and "more" in last
+    fewer, last = search_lines("--step", 0.2)
+    assert 1 < len(fewer) < 15 and "more" not in last
+
+
+@pytest.mark.parametrize("baseline", ["b0", "mobilenet_v2", "resnet50"])
+def test_candidates_that_round_to_one_network_are_one_line(baseline):
+    rows = scale_json("--search", "--baseline", baseline)["rows"]
+    together = {}
+    for row in rows:
+        together.setdefault(json.dumps([row["stages"], row["image_size"]]), []).append(row)
+    lines, _ = search_lines("--all", "--baseline", baseline)
+    assert len(lines) == len(together) < len(rows)
+    for words, same in zip(lines.values(), together.values(), strict=True):
+        assert int(words[-1]) == len(same)
+        shown = [float(word) for word in words[words[0] == "*" :][:3]]
+        (row,) = (row for row in same if [row["coefficients"][name] for name in ("alpha", "beta", "gamma")] == shown)
+        closest = min(abs(other["product"] - 2) for other in same)
+        assert row["paper_choice"] or abs(row["product"] - 2) == closest
+        assert row["paper_choice"] == any(other["paper_choice"] for other in same)
 
 
 def test_a_grid_without_the_papers_choice_says_so():
@@ -180,6 +218,7 @@ def test_far_from_the_constraint_is_said_on_stderr():
         (["--search", "--step", 0], ["step", "0.005"]),
         (["--search", "--tolerance", 2], ["tolerance"]),
         (["--step", 0.1], ["--search"]),
+        (["--phi", 1, "--all"], ["--all", "--search"]),
         (["--budget", "fast"], ["--budget", "fast"]),
         (["--budget", "0.1G"], ["100,000,000 multiply-adds", "below EfficientNet-B0", "385,814,752"]),
         (["--budget", "1G", "--max-parameters", "5M"], ["5,000,000 parameters", "5,288,548"]),

@@ -116,15 +116,15 @@ def fit_rows() -> list[dict]:
 
 
 def search_rows(baseline: Baseline, candidates: list[Candidate]) -> list[dict]:
-    """The candidates of STEP 1 as architectures, each with its ideal `product` and its true `growth`."""
-    rows = []
-    for candidate in candidates:
-        chosen = candidate.coefficients
-        bases = (chosen.alpha, chosen.beta, chosen.gamma)
-        row = architecture_row(derive(baseline, chosen))
-        row |= {"product": candidate.product, "growth": candidate.growth}
-        rows.append(row | {"paper_choice": bases == (ALPHA, BETA, GAMMA)})
-    return rows
+    """All candidates of STEP 1 as architectures, best first, each with its ideal `product` and its true `growth`.
+
+    paper_choice: whether it is the paper's. Candidates that round to the same network have a row each.
+    """
+    return [
+        architecture_row(derive(baseline, candidate.coefficients))
+        | {"product": candidate.product, "growth": candidate.growth, "paper_choice": candidate.is_papers}
+        for candidate in candidates
+    ]
 
 
 def paper_rows(reproductions: list[Reproduction]) -> list[dict]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from efficientnet.complexity import Complexity, complexity
@@ -115,6 +116,14 @@ class Candidate:
     counts: Complexity
     growth: float  # multiply-adds over the baseline's, ideally 2
 
+    @property
+    def bases(self) -> tuple[float, float, float]:
+        return self.coefficients.alpha, self.coefficients.beta, self.coefficients.gamma
+
+    @property
+    def is_papers(self) -> bool:
+        return self.bases == (ALPHA, BETA, GAMMA)
+
 
 def grid_search(baseline: Baseline, step: float = 0.05, tolerance: float = 0.1) -> list[Candidate]:
     """The grid of STEP 1 (section 3.3): every alpha, beta, gamma >= 1 whose alpha * beta^2 * gamma^2 is about 2.
@@ -145,3 +154,15 @@ def grid_search(baseline: Baseline, step: float = 0.05, tolerance: float = 0.1) 
     if not found:
         raise ValueError(f"no point of a grid of {step} has a product within {tolerance} of 2: use a finer step")
     return sorted(found, key=lambda candidate: abs(math.log(candidate.growth / 2)))
+
+
+def networks(baseline: Baseline, candidates: Sequence[Candidate]) -> list[list[Candidate]]:
+    """The candidates together that round to the same stages and image size, in the order of their first ones.
+
+    In each list the paper's choice comes first, then what is closest to a product of 2.
+    """
+    together: dict[tuple, list[Candidate]] = {}
+    for candidate in candidates:
+        rounded = scale(baseline, candidate.coefficients), scaled_image_size(baseline, candidate.coefficients)
+        together.setdefault(rounded, []).append(candidate)
+    return [sorted(same, key=lambda one: (not one.is_papers, abs(one.product - 2))) for same in together.values()]

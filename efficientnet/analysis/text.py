@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from efficientnet.analysis.paper_tables import Reproduction
 from efficientnet.analysis.rows import closest_variant, fit_rows, table_rows
-from efficientnet.analysis.search import Candidate
+from efficientnet.analysis.search import Candidate, networks
 from efficientnet.architecture import FACTORS, Architecture
 from efficientnet.complexity import complexity, stage_complexities
 from efficientnet.scaling import (
@@ -182,34 +182,47 @@ def fit_text() -> str:
     return "\n".join(lines)
 
 
-def search_text(baseline: Baseline, candidates: list[Candidate]) -> str:
-    """The candidates of STEP 1, best first, with the paper's choice marked if it is among them."""
-    paper = (ALPHA, BETA, GAMMA)
-    here = any((one.coefficients.alpha, one.coefficients.beta, one.coefficients.gamma) == paper for one in candidates)
-    chose = "the one that is marked * here" if here else f"{ALPHA}, {BETA}, {GAMMA}, which is not on this grid"
+SHORT_SEARCH = 15
+
+
+def search_text(baseline: Baseline, candidates: list[Candidate], most: int | None = SHORT_SEARCH) -> str:
+    """The networks of STEP 1, best first: the first `most` of them (None: all) and the paper's, which is marked.
+
+    Candidates that round to one network are a line; `same` is their number.
+    """
+    found = networks(baseline, candidates)
+    papers = [same[0].is_papers for same in found]
+    chose = "the one that is marked * here" if any(papers) else f"{ALPHA}, {BETA}, {GAMMA}, which is not on this grid"
     lines = [
         "STEP 1 at phi = 1: alpha, beta, gamma whose alpha * beta^2 * gamma^2 is about 2, best first by how closely",
         f"the rounded architecture doubles {baseline.title}'s multiply-adds. The paper trained such candidates on B0",
         f"and chose {chose}.",
+        f"The {len(candidates)} candidates round to {len(found)} networks, a line each. same: how many of them give",
+        "that network; the line shows the paper's choice, or the one whose product is closest to 2.",
         "",
     ]
-    line = "{:<2} {:>6} {:>6} {:>6} {:>8}  {:>5} {:>13} {:>15} {:>7}"
-    lines.append(line.format("", "alpha", "beta", "gamma", "product", "size", "parameters", "multiply-adds", "growth"))
-    for candidate in candidates:
-        chosen = candidate.coefficients
-        bases = (chosen.alpha, chosen.beta, chosen.gamma)
+    line = "{:>5} {:<1} {:>6} {:>6} {:>6} {:>8}  {:>5} {:>13} {:>15} {:>7} {:>5}"
+    header = ("place", "", "alpha", "beta", "gamma", "product", "size", "parameters", "multiply-adds", "growth", "same")
+    lines.append(line.format(*header))
+    hidden = 0
+    for place, (candidate, *others) in enumerate(found, start=1):
+        if most is not None and place > most and not candidate.is_papers:
+            hidden += 1
+            continue
         lines.append(
             line.format(
-                "*" if bases == paper else "",
-                *(f"{base:g}" for base in bases),
+                place,
+                "*" if candidate.is_papers else "",
+                *(f"{base:g}" for base in candidate.bases),
                 f"{candidate.product:.3f}",
-                scaled_image_size(baseline, chosen),
+                scaled_image_size(baseline, candidate.coefficients),
                 f"{candidate.counts.parameters:,}",
                 f"{candidate.counts.multiply_adds:,}",
                 f"{candidate.growth:.3f}",
+                1 + len(others),
             )
         )
-    return "\n".join(lines)
+    return "\n".join(lines + ([f"{hidden} more: --all shows them"] if hidden else []))
 
 
 PAPER_TITLES = {

@@ -19,11 +19,18 @@ from pathlib import Path
 import torch
 
 from efficientnet.baselines.stages import BASELINES, get_architecture
-from efficientnet.benchmark.checkpoint import compare_precisions
-from efficientnet.benchmark.compare import OURS, ceilings, compare, installed_peers, machine_text, processor
+from efficientnet.benchmark.compare import (
+    OURS,
+    ceilings,
+    check_peers,
+    compare,
+    installed_peers,
+    machine_text,
+    processor,
+)
 from efficientnet.benchmark.scaling import compare_costs
 from efficientnet.benchmark.worker import PEERS, Task
-from efficientnet.common.command_line import Parser, command, leave, number
+from efficientnet.common.command_line import Parser, command, leave, number, output_file
 from efficientnet.common.errors import UserError
 from efficientnet.common.files import write_json
 from efficientnet.scaling import SMALLEST_IMAGE, VARIANTS
@@ -57,8 +64,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=number(float, above=0), metavar="S", help="of each turn (3)")
     parser.add_argument("--threads", type=number(int, 1), metavar="N", help="PyTorch's threads (default: its choice)")
     parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda if there is one")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE as well")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write all figures to FILE as well")
     arguments = parser.parse_args(argv)
+    try:
+        arguments.peers = check_peers(arguments.peers, arguments.variant or "b0")
+    except ValueError as error:
+        parser.error(str(error))
     chosen = [f"--{name}" for name in ("train", "scaling", "checkpoint") if getattr(arguments, name)]
     if len(chosen) > 1:
         parser.error(f"{' and '.join(chosen)} exclude each other")
@@ -81,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no CUDA device here; leave the flag out")
     if arguments.checkpoint is not None:
+        from efficientnet.benchmark.checkpoint import compare_precisions  # the other ways need no mammography
+
         text, result = compare_precisions(arguments.checkpoint, arguments.data, torch.device(device))
     else:
         variant = arguments.variant or "b0"

@@ -159,17 +159,24 @@ def machine_text(machine: dict[str, float], device: str, threads: int) -> str:
     )
 
 
-def installed_peers(wanted: str | None, variant: str) -> list[str]:
-    """The wanted peers, or all that are installed and have the variant. UserError for one that is missing."""
-    able = [name for name, names in PEERS.items() if variant in names]
+def check_peers(wanted: str | None, variant: str) -> list[str] | None:
+    """The peers that "timm,torchvision" names, or None. ValueError for one that is unknown or lacks the variant."""
     if wanted is None:
-        return [name for name in able if importlib.util.find_spec(name)]
+        return None
     chosen = [name for name in wanted.split(",") if name]
     for name in chosen:
         if name not in PEERS:
-            raise UserError(f"--peers {name}: unknown; the known ones are {', '.join(PEERS)}")
-        if name not in able:
-            raise UserError(f"--peers {name}: it has no {variant}")
+            raise ValueError(f"--peers {name}: unknown; the known ones are {', '.join(PEERS)}")
+        if variant not in PEERS[name]:
+            raise ValueError(f"--peers {name}: it has no {variant}")
+    return chosen
+
+
+def installed_peers(chosen: list[str] | None, variant: str) -> list[str]:
+    """The chosen peers, or all that are installed and have the variant. UserError for one that is missing."""
+    if chosen is None:
+        return [name for name, names in PEERS.items() if variant in names and importlib.util.find_spec(name)]
+    for name in chosen:
         if not importlib.util.find_spec(name):
             raise UserError(
                 f'--peers {name}: it is not installed; run: pip install {name}, or pip install -e ".[peers]"'

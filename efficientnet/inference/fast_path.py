@@ -15,6 +15,8 @@
     gated        The 1x1 convolutions of squeeze-excitation see one pixel, so they become linear layers. The gate is
                  multiplied in place.
     precision    bf16 halves memory traffic, and is faster on processors with units for it.
+
+A layer that the user changed is not rewritten (see as_built.py), and then nothing is mirrored.
 """
 
 from __future__ import annotations
@@ -28,7 +30,16 @@ import torch
 from torch import Tensor, nn
 
 from efficientnet.baselines.layers import Bottleneck, DepthwiseSeparable, MaxPool
-from efficientnet.inference.folded import FoldedBottleneck, FoldedConvolution, FoldedMBConv, Gate, mean_of_pixels
+from efficientnet.inference.as_built import changed_layers, check_network
+from efficientnet.inference.folded import (
+    AsItIs,
+    FoldedBottleneck,
+    FoldedConvolution,
+    FoldedMBConv,
+    Gate,
+    copy_of,
+    mean_of_pixels,
+)
 from efficientnet.inference.onednn import FusedConvolution, onednn_fuses
 from efficientnet.inference.precision import PRECISIONS, autocast
 from efficientnet.layers import ConvNormAct, MBConv, SqueezeExcitation
@@ -38,20 +49,31 @@ from efficientnet.model import EfficientNet, check_input, last_of_each_resolutio
 def optimize_for_inference(
     model: EfficientNet, precision: str = "fp32", *, fused: bool | None = None, compile: bool = False
 ) -> InferenceModel:
-    """A copy of the model for prediction, on the same device and with the same weights.
+    """A copy of the model for prediction: what the model computes in evaluation, with the same weights and device.
 
-    precision: "fp32", "bf16" or "fp16". On a CPU, weights and activations have that type; on CUDA it is autocast's.
-        Logits are always float32.
+    A stem, block or head that was changed in any way (another norm or activation, a bias, a wrapper, hooks,
+    parametrizations) is copied as it is, in fp32, and costs what it cost before; `kept` of the result names these.
+    Dropout and classifier may be anything and are copied too.
+
+    Lost are gradients (no output has a graph, so that `backward()` is an error), training, stochastic depth, and the
+    names of the layers. Hooks on a layer that is copied run with the copy, and see copies of the objects that their
+    methods belong to; hooks of the whole network are refused.
+
+    precision: "fp32", "bf16" or "fp16". On a CPU, weights and activations before the classifier have that type; on
+        CUDA it is autocast's. Logits are always float32.
     fused: fuse activations into convolutions with oneDNN. None: on a CPU, if this PyTorch can. False uses only
         PyTorch's public operators, as an export needs.
     compile: add `torch.compile`, which takes half a minute for each new kind of input.
 
-    Raises ValueError for an unknown precision, if this PyTorch cannot fuse, and for `fused` with `compile`; TypeError
-    for a model with layers that `EfficientNet` does not have.
+    Raises ValueError for an unknown precision, if this PyTorch cannot fuse, and for `fused` with `compile`. Raises
+    TypeError, which names the module and its class, for a model of another class (a wrapper, a subclass), hooks of the
+    whole model, a method that is patched on an instance, a module in training mode in a model in evaluation, and a
+    changed layer that cannot be copied.
     """
+    check_network(model)
     if precision not in PRECISIONS:
         raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
-    device = model.classifier.weight.device
+    device = next(model.parameters()).device
     can_fuse = device.type == "cpu" and onednn_fuses(PRECISIONS[precision])
     if fused and not can_fuse:
         raise ValueError(f"this PyTorch fuses no {precision} convolutions on {device.type}: leave fused out")
@@ -66,11 +88,13 @@ def optimize_for_inference(
 
 
 class InferenceModel(nn.Module):
-    """The network by the fast path: (N, in_channels, H, W) -> float32 logits (N, num_classes).
+    """The network by the fast path: (N, in_channels, H, W) -> float32 logits (N, num_classes), without a graph.
 
     H and W are at least 32 pixels. It has the attributes `stages`, `in_channels`, `num_classes` and `num_features` of
     the `EfficientNet`, and its methods `forward_features` and `feature_maps`. It is for prediction only: no gradient
     goes through it, and `train()` changes nothing.
+
+    kept: names of the layers that are not as built and stay as they are: "stem", "body.1.0", "head".
     """
 
     def __init__(self, model: EfficientNet, precision: str, fused: bool) -> None:
@@ -78,19 +102,26 @@ class InferenceModel(nn.Module):
         self.stages, self.in_channels, self.num_classes = model.stages, model.in_channels, model.num_classes
         self.num_features = model.num_features
         self.precision = precision
-        self.on_cpu = model.classifier.weight.device.type == "cpu"
+        self.on_cpu = next(model.parameters()).device.type == "cpu"
         self.dtype = PRECISIONS[precision] if self.on_cpu else torch.float32
         self.pooled = fused and self.dtype == torch.bfloat16
-        self.mirrored = model.convention.padding == "same"
-        rewrite = functools.partial(
-            rewritten, dtype=self.dtype, fused=fused, mirrored=self.mirrored, pooled=self.pooled
+        self.kept = changed_layers(model)
+        self.mirrored = model.convention.padding == "same" and not self.kept
+        options = {"dtype": self.dtype, "fused": fused, "mirrored": self.mirrored, "pooled": self.pooled}
+
+        def rewrite(name: str, layer: nn.Module) -> nn.Module:
+            return AsItIs(layer, name) if name in self.kept else rewritten(layer, **options)
+
+        self.stem, self.head = rewrite("stem", model.stem), rewrite("head", model.head)
+        self.body = nn.ModuleList(
+            nn.Sequential(*(rewrite(f"body.{number}.{place}", block) for place, block in enumerate(stage)))
+            for number, stage in enumerate(model.body)
         )
-        self.stem, self.head = rewrite(model.stem), rewrite(model.head)
-        self.body = nn.ModuleList(map(rewrite, model.body))
-        self.classifier = copy.deepcopy(model.classifier).to(self.dtype).requires_grad_(False)
+        self.dropout, self.classifier = copy_of(model.dropout, "dropout"), copy_of(model.classifier, "classifier")
         self.compiled: Callable[[Tensor], Tensor] | None = None
         self.eval()
 
+    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         check_input(x, self.in_channels)
         return self.compiled(x) if self.compiled else self.logits(x)
@@ -99,8 +130,11 @@ class InferenceModel(nn.Module):
         """`forward` without its check of the input."""
         with self.autocast():
             *_, x = self.stage_outputs(x)
-            return self.classifier(mean_of_pixels(self.head(x), self.pooled)).float()
+            pooled = mean_of_pixels(self.head(x), self.pooled).float()
+            logits = self.classifier(self.dropout(pooled))
+            return logits.float() if isinstance(logits, Tensor) else logits  # of a classifier with several outputs
 
+    @torch.no_grad()
     def forward_features(self, x: Tensor) -> Tensor:
         """See `EfficientNet.forward_features`."""
         check_input(x, self.in_channels)
@@ -108,6 +142,7 @@ class InferenceModel(nn.Module):
             *_, x = self.stage_outputs(x)
             return self.unmirrored(self.head(x))
 
+    @torch.no_grad()
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """See `EfficientNet.feature_maps`."""
         check_input(x, self.in_channels)
@@ -131,6 +166,8 @@ class InferenceModel(nn.Module):
 
     def train(self, mode: bool = True) -> InferenceModel:
         return super().train(False)
+
+    __prepare_scriptable__ = EfficientNet.__prepare_scriptable__
 
     def compile_network(self) -> None:
         """Compile `logits` for `forward`, with the weights as constants that are laid out once for its kernels."""
@@ -161,10 +198,11 @@ def rewritten(
         return FoldedBottleneck(module, rewrite)
     if isinstance(module, DepthwiseSeparable):
         return nn.Sequential(rewrite(module.depthwise), rewrite(module.pointwise))
-    if isinstance(module, MaxPool):  # padded symmetrically, like the convolutions
+    if isinstance(module, MaxPool):
+        if not mirrored:
+            return copy.deepcopy(module)
+        # Padded symmetrically, like the convolutions.
         return nn.MaxPool2d(module.pool.kernel_size, module.pool.stride, module.pool.kernel_size // 2)
-    if isinstance(module, nn.Sequential):
-        return nn.Sequential(*map(rewrite, module))
     if isinstance(module, nn.Identity):
-        return module
+        return nn.Identity()
     raise TypeError(f"the fast path knows no {type(module).__name__}")

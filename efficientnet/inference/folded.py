@@ -5,6 +5,7 @@ Tensors are (N, C, H, W) in channels_last layout. See fast_path.py for the reaso
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from efficientnet.baselines.layers import Bottleneck
-from efficientnet.layers import ConvNormAct, MBConv, SqueezeExcitation
+from efficientnet.layers import ConvNormAct, MBConv, SqueezeExcitation, same_padding
 
 
 class FoldedConvolution(nn.Module):
@@ -31,17 +32,21 @@ class FoldedConvolution(nn.Module):
         weight = (weight.flip(-2, -1) if mirrored else weight).to(dtype)
         self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", bias.to(dtype))
-        self.stride, self.padding, self.groups = conv.stride[0], conv.kernel_size[0] // 2, conv.groups
+        self.kernel_size, self.stride, self.groups = conv.kernel_size[0], conv.stride[0], conv.groups
+        self.pads_itself = layer.pads_itself and not mirrored
+        self.padding = 0 if self.pads_itself else self.kernel_size // 2
         # A strided 1x1 convolution reads the even pixels. In the mirror image of an even size these are the odd ones.
-        self.skips_first = mirrored and self.padding == 0 and self.stride == 2
-        self.act = act
+        self.skips_first = mirrored and self.kernel_size == 1 and self.stride == 2
+        self.act = type(act)()
 
     def forward(self, x: Tensor, summand: Tensor | None = None) -> Tensor:
-        x = F.conv2d(self.without_first(x), self.weight, self.bias, self.stride, self.padding, 1, self.groups)
+        x = F.conv2d(self.aligned(x), self.weight, self.bias, self.stride, self.padding, 1, self.groups)
         return self.act(x if summand is None else x + summand)
 
-    def without_first(self, x: Tensor) -> Tensor:
-        """The input without its first row or column where the stride has to begin at the second."""
+    def aligned(self, x: Tensor) -> Tensor:
+        """The input, padded or without its first row or column where the stride has to begin elsewhere."""
+        if self.pads_itself:
+            return F.pad(x, same_padding(x, self.kernel_size))
         return x[:, :, (x.shape[2] + 1) % 2 :, (x.shape[3] + 1) % 2 :] if self.skips_first else x
 
 
@@ -52,9 +57,10 @@ class Gate(nn.Module):
         super().__init__()
         self.pooled = pooled
         self.squeeze, self.expand = as_linear(layer.squeeze, dtype), as_linear(layer.expand, dtype)
+        self.act = type(layer.act)()
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = F.silu(self.squeeze(mean_of_pixels(x, self.pooled)))  # (N, squeezed)
+        gate = self.act(self.squeeze(mean_of_pixels(x, self.pooled)))  # (N, squeezed)
         return x.mul_(self.expand(gate).sigmoid_()[:, :, None, None])
 
 
@@ -82,6 +88,25 @@ class FoldedBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.restore(self.spatial(self.reduce(x)), self.shortcut(x))
+
+
+class AsItIs(nn.Module):
+    """A layer that the fast path does not know: a copy, in evaluation, in fp32 and in the usual layout."""
+
+    def __init__(self, layer: nn.Module, name: str) -> None:
+        super().__init__()
+        self.layer = copy_of(layer, name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.float().contiguous()).to(x.dtype, memory_format=torch.channels_last)
+
+
+def copy_of(module: nn.Module, name: str) -> nn.Module:
+    """A copy in fp32 that needs no gradient. Raises TypeError with the module's name if it cannot be copied."""
+    try:
+        return copy.deepcopy(module).float().requires_grad_(False)
+    except Exception as error:  # whatever a class of the user's raises
+        raise TypeError(f"{name} ({type(module).__name__}) cannot be copied: {error}") from error
 
 
 def as_linear(conv: nn.Conv2d, dtype: torch.dtype) -> nn.Linear:

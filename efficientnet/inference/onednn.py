@@ -45,7 +45,7 @@ class FusedConvolution(FoldedConvolution):
         del self.weight
 
     def forward(self, x: Tensor, summand: Tensor | None = None) -> Tensor:
-        x = self.without_first(x)
+        x = self.aligned(x)
         weight = self.weight_for(x.shape)
         if summand is None:
             return fused_convolution(x, weight, self.bias, self.geometry, *self.post_op)

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from commands import assert_one_line_error, run
+from commands import assert_one_line_error, python, run
 from tiny_runs import SMALL
 
 from efficientnet.benchmark import compare as benchmark
@@ -80,13 +80,13 @@ def test_the_first_of_the_installed_peers_is_the_reference(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--peers", "keras"), 1, ("--peers keras", "torchvision, timm, efficientnet_pytorch")),
-        (("--variant", "mobilenet_v1", "--peers", "timm"), 1, ("--peers timm", "no mobilenet_v1")),
+        (("--peers", "keras"), 2, ("--peers keras", "torchvision, timm, efficientnet_pytorch")),
+        (("--variant", "mobilenet_v1", "--peers", "timm"), 2, ("--peers timm", "no mobilenet_v1")),
         (("--train", "--scaling"), 2, ("--train and --scaling", "exclude")),
         (("--train", "--compile"), 2, ("--compile is for predictions",)),
         (("--scaling", "--variant", "b1"), 2, ("--variant: not with --scaling",)),
         (("--checkpoint", "best.pt", "--rounds", 2, "--compile"), 2, ("--compile, --rounds: not with --checkpoint",)),
-        (("--variant", "b8", "--peers", "torchvision"), 1, ("--peers torchvision", "no b8")),
+        (("--variant", "b8", "--peers", "torchvision"), 2, ("--peers torchvision", "no b8")),
         (("--data", "somewhere"), 2, ("--data", "--checkpoint")),
         (("--checkpoint", "nowhere.pt"), 1, ("nowhere.pt",)),
         (("--rounds", "0"), 2, ("--rounds",)),
@@ -96,11 +96,17 @@ def test_what_cannot_be_measured_is_said_in_one_line(arguments, code, words):
     assert_one_line_error(run("efficientnet.benchmark", *arguments), code, *words)
 
 
+def test_help_does_not_import_the_mammography_task():
+    code = "import efficientnet.benchmark.__main__, sys; assert 'efficientnet.mammography' not in sys.modules"
+    process = python("-c", code)
+    assert process.returncode == 0, process.stderr
+
+
 def test_a_peer_that_is_not_installed_is_named_with_the_line_that_installs_it(monkeypatch):
     monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
     assert installed_peers(None, "b0") == []
     with pytest.raises(UserError, match=r"timm.*pip install timm"):
-        installed_peers("timm", "b0")
+        installed_peers(["timm"], "b0")
 
 
 def test_a_measurement_that_fails_is_told_by_its_own_last_line():

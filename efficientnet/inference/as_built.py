@@ -1,0 +1,115 @@
+"""Which layers of a network are as `EfficientNet` builds them, so that the fast path may replace them.
+
+A user can change a network in any way: another norm or activation, a bias, a wrapper, hooks, parametrizations. There
+is no list of changes here. A layer is known if it equals the one that the network's stages build: the same classes,
+settings and shapes all the way down, and no hooks.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from efficientnet.layers import ACTIVATIONS, Convention, SqueezeExcitation
+from efficientnet.model import EfficientNet
+from efficientnet.scaling import Stage
+
+# Either does not matter in evaluation, or is read from the layer itself.
+FREE_SETTINGS = {"training", "eps", "momentum", "rate", "inplace"}
+ACTIVATION_KINDS = {*ACTIVATIONS.values()}
+# Classes that compute the same in training and in evaluation.
+WITHOUT_MODES = (
+    *(nn.Sequential, nn.ModuleList, nn.Identity, nn.Conv2d, nn.Linear, SqueezeExcitation),
+    *ACTIVATION_KINDS,
+)
+
+
+def check_network(model: nn.Module) -> None:
+    """Reject what no copy of the layers computes: TypeError that names the module and its class."""
+    if type(model) is not EfficientNet:
+        raise TypeError(
+            f"the fast path is made from an EfficientNet itself, not from {type(model).__name__}: "
+            "a wrapper or a subclass may compute something else"
+        )
+    if has_hooks(model):
+        raise TypeError("the network (EfficientNet) has forward hooks, which the fast path would not run: remove them")
+    for name, module in model.named_modules():
+        what = f"{name or 'the network'} ({type(module).__name__})"
+        patched = [name for name in vars(module) if callable(getattr(type(module), name, None))]
+        if patched:  # the copy would run a method that may be bound to the original
+            raise TypeError(f"{what} has a {patched[0]} of its own, not its class's: the fast path cannot copy that")
+        has_modes = not any(is_kind(type(module), kind) for kind in WITHOUT_MODES)
+        if module.training and not model.training and has_modes:
+            raise TypeError(f"{what} is in training mode, and the network is not: call model.eval() first")
+
+
+def changed_layers(model: EfficientNet) -> tuple[str, ...]:
+    """Names of the stem, the blocks and the head where these are not as built: "body.1.0", "head"."""
+    built = dict(named_layers(network_as_built(model.stages, model.convention)))
+    return tuple(
+        name for name, layer in named_layers(model) if name not in built or not is_as_built(layer, built[name])
+    )
+
+
+def named_layers(model: EfficientNet) -> Iterator[tuple[str, nn.Module]]:
+    """The stem, the blocks and the head, with their names in the model."""
+    yield "stem", model.stem
+    for number, stage in enumerate(model.body):
+        for place, block in enumerate(stage):
+            yield f"body.{number}.{place}", block
+    yield "head", model.head
+
+
+@functools.cache
+def network_as_built(stages: Sequence[Stage], convention: Convention) -> EfficientNet:
+    """The network of these stages without weights."""
+    with torch.device("meta"):
+        return EfficientNet(stages, convention=convention)
+
+
+def is_as_built(layer: nn.Module, built: nn.Module) -> bool:
+    """Whether a layer computes what the built one would with the layer's tensors."""
+    found, expected = (dict(one.named_modules(remove_duplicate=False)) for one in (layer, built))
+    return found.keys() == expected.keys() and all(is_like(found[name], expected[name]) for name in expected)
+
+
+def is_like(module: nn.Module, built: nn.Module) -> bool:
+    """`is_as_built` for the module alone, without the modules in it."""
+    return (
+        is_kind(type(module), type(built))
+        and not has_hooks(module)
+        and settings(built).items() <= settings(module).items()
+        and tensors(module) == tensors(built)
+    )
+
+
+def is_kind(kind: type, built: type) -> bool:
+    """Whether a class computes in evaluation what the built one does, or is another known activation.
+
+    This package's own subclasses do, which are faster in training; a user's may do anything.
+    """
+    ours = __name__.partition(".")[0] == kind.__module__.partition(".")[0] and issubclass(kind, built)
+    synchronised = (kind, built) == (nn.SyncBatchNorm, nn.BatchNorm2d)
+    return kind is built or {kind, built} <= ACTIVATION_KINDS or synchronised or ours
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether the module has forward hooks. Others run in a backward pass or with a state_dict."""
+    return any(value for name, value in vars(module).items() if name.startswith("_forward"))
+
+
+def settings(module: nn.Module) -> dict[str, Any]:
+    """Public attributes that are neither tensors nor modules: sizes, strides, padding, and what else is like them."""
+    return {
+        name: value for name, value in vars(module).items() if not name.startswith("_") and name not in FREE_SETTINGS
+    }
+
+
+def tensors(module: nn.Module) -> dict[str, tuple[type, torch.Size]]:
+    """The class and shape of the module's own parameters and buffers. A quantised tensor has a class of its own."""
+    named = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    return {name: (type(tensor), tensor.shape) for name, tensor in named}
