@@ -3,6 +3,8 @@
 python -m efficientnet.weights info tf_efficientnet_b3_ns-9d44bf68.pth
 python -m efficientnet.weights convert tf_efficientnet_b3_ns-9d44bf68.pth b3.safetensors
 python -m efficientnet.weights convert runs/b3-1/best.pt b3.pth --to lukemelas
+python -m efficientnet.weights info torchvision --variant b3
+python -m efficientnet.weights convert timm:efficientnet_b3.ra2_in1k b3.pt
 """
 
 from __future__ import annotations
@@ -10,17 +12,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from efficientnet.common.command_line import Parser, command, leave
 from efficientnet.common.errors import UserError
 from efficientnet.create import create_model
 from efficientnet.weights.conventions import CONVENTIONS
 from efficientnet.weights.files import WEIGHT_SUFFIXES
-from efficientnet.weights.load import Weights, first_three, read_weights, save_weights
+from efficientnet.weights.load import first_three, inspect_weights, save_weights
 from efficientnet.weights.names import OURS
+from efficientnet.weights.recognise import TIMM_FAMILIES, UnknownFamily
 from efficientnet.weights.variants import ARCHITECTURES, nearest_architecture
 
-PROGRAM = "efficientnet.weights"
+PROGRAM = "python -m efficientnet.weights"
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -31,15 +35,24 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     conversion = commands.add_parser("convert", formatter_class=raw, help="write a file's weights for another library")
     libraries = {"choices": list(CONVENTIONS), "metavar": "LIBRARY"}
     known = ", ".join(CONVENTIONS)
+    kinds = (
+        ".pth, .pt, .bin or .safetensors, its https: URL, lite0 to lite2 (an installed package), torchvision (with "
+        "--variant), or a name such as timm:efficientnet_b3.ra2_in1k: see efficientnet/weights/published.py"
+    )
     for added, metavar in ((information, "FILE"), (conversion, "IN")):
-        added.add_argument("file", metavar=metavar, help=".pth, .pt, .bin or .safetensors, or lite0, lite1, lite2")
+        added.add_argument("file", metavar=metavar, help=kinds)
         added.add_argument("--source", help=f"its library, one of {known} (default: recognised)", **libraries)
+        added.add_argument(
+            "--variant",
+            choices=list(ARCHITECTURES),
+            metavar="NAME",
+            help="fail if it is another; which of torchvision's",
+        )
         for name in ("mean", "std"):
             text = f"{name} of the training's pixels in [0, 1], one or one per channel (default: recognised)"
             added.add_argument(f"--{name}", type=float, nargs="+", metavar="X", help=text)
     conversion.add_argument("out", type=Path, metavar="OUT", help=".pth, .pt, .bin or .safetensors")
     conversion.add_argument("--to", default=OURS.library, help="library of the new names (default: ours)", **libraries)
-    conversion.add_argument("--variant", choices=list(ARCHITECTURES), metavar="NAME", help="fail if it is another")
     conversion.add_argument("--any-convention", action="store_true", help="even if that library pads differently")
     arguments = parser.parse_args(argv)
     if arguments.command == "convert":
@@ -55,14 +68,32 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def show(weights: Weights) -> None:
-    """Print the answer of `info`."""
-    print(weights.provenance.text())
+def show(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
+    """Print the answer of `info`. A file that may be of either of timm's families has a line for each."""
+    question = None
+    try:
+        readings = [inspect_weights(arguments.file, variant=arguments.variant, **given)]
+    except UnknownFamily as unknown:
+        question = unknown
+        readings = [inspect_weights(arguments.file, **{**given, "source": family}) for family in TIMM_FAMILIES]
+    weights = readings[0]
+    for reading in readings:
+        print(reading.provenance.text())
     classes = "no classifier" if weights.num_classes is None else f"{weights.num_classes} classes"
     print(f"{len(weights.tensors)} tensors, {weights.in_channels} input channels, {classes}")
     if weights.architecture is None:
         nearest, problems = nearest_architecture(weights.names, weights.tensors)
         print(f"nearest: {nearest}; {first_three(problems)}" if nearest else "nearest: none, most tensors differ")
+    if weights.network.prefix:
+        print(f"prefix: {weights.network.prefix}")
+    if weights.network.ignored:
+        print(f"ignored: {first_three(weights.network.ignored, ', ')}")
+    if question:
+        print(question)
+    variant = weights.provenance.variant or "no known variant"
+    if arguments.variant not in (None, variant):
+        raise UserError(f"{weights.path}: is {variant}, not {arguments.variant}")
+    weights.check_finite()
 
 
 @command(PROGRAM)
@@ -71,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = {name: getattr(arguments, name) for name in ("source", "mean", "std")}
     try:
         if arguments.command == "info":
-            show(read_weights(arguments.file, **given))
+            show(arguments, given)
             return
         model = create_model(arguments.variant, weights=arguments.file, **given)
         save_weights(arguments.out, model, arguments.to, arguments.any_convention)

@@ -27,17 +27,29 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MINUS_ONE_TO_ONE = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 LITE = (127 / 255,) * 3, (128 / 255,) * 3
 
-# The names of published files contain family and variant, and mark AdvProp's and timm's ra4 models, which were trained
-# on pixels in [-1, 1]. Hugging Face's files have fixed names, in a folder with the name of the model.
-PUBLISHED_NAME = re.compile(r"(adv-|tf_)?efficientnet[-_](b\d|l2|lite\d)[^/\\]*")
+# The names of published models contain family and variant, and mark AdvProp's and timm's ra4 models, which were trained
+# on pixels in [-1, 1]. A recipe, a hash (which is no date), or timm's tag with the data may follow: anything else, such
+# as _fold0, is somebody's own. Hugging Face's files have fixed names, in a folder with the name of the model.
+MODEL = r"(?:adv-|tf_)?efficientnet[-_](?:b\d|l2|lite\d)"
+TAG = r"\.(?:\w+_)?in\d+k(?:_\w+)?"
+PUBLISHED_FILE = re.compile(rf"{MODEL}(?:(?:_(?:aa|ap|ns|ra2?))?(?:_\d{{3}})?|.*-(?!20\d{{6}})[0-9a-f]{{8}}|{TAG})")
+PUBLISHED_FOLDER = re.compile(rf"{MODEL}{TAG}|efficientnet-b\d")
+# timm's models whose blurring has no tensors: only their names tell them from B0 and ResNet-50.
+BLURRING = re.compile(r"efficientnet_blur|resnet(?:aa|blur)\d")
+ENDINGS = re.compile(r"(?:\.(?:pth|pt|bin|safetensors|tar))+$")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-MINUS_ONE_TO_ONE_NAME = re.compile(r"^adv-|advprop|[._]ap[-_.]|\.ra4_")
+MINUS_ONE_TO_ONE_NAME = re.compile(r"^adv-|advprop|[._]ap(?:[-_.]|$)|\.ra4_")
 
 
 def published_name(path: Path) -> str:
-    """The name of a published model in the path, such as "tf_efficientnet_b0_ap-f262efe1.pth", or ""."""
-    found = PUBLISHED_NAME.search(str(path.parent) if path.name in HUB_FILES else path.name)
-    return found.group() if found else ""
+    """The name of a published model, such as "tf_efficientnet_b0_ap-f262efe1", or "".
+
+    It is the file's own, or, if the file has a fixed name, that of the innermost folder that has one.
+    """
+    names, pattern = [ENDINGS.sub("", path.name)], PUBLISHED_FILE
+    if path.name in HUB_FILES:
+        names, pattern = [folder.name.rpartition("--")[2] for folder in path.parents], PUBLISHED_FOLDER
+    return next((name for name in names if pattern.fullmatch(name) or BLURRING.search(name)), "")
 
 
 def convention_of(library: str, variant: str | None) -> Convention:

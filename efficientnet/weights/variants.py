@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from efficientnet.scaling import LITE_VARIANTS, VARIANTS, Stage
 from efficientnet.weights.names import Names, operator_of, translate
 
 STEM = "stem.conv.weight"
+CLASSIFIER = ("classifier.weight", "classifier.bias")
 COUNTER = "num_batches_tracked"
 
 ARCHITECTURES: dict[str, tuple[Stage, ...]] = {
@@ -35,15 +37,19 @@ def compare(
 ) -> list[str]:
     """The reasons why a file's tensors do not fit our tensors of those shapes: one phrase each, in the file's names.
 
-    Allowed are another number of classes or input channels, no classifier at all, and missing batch-norm counters.
+    Allowed are another number of classes or input channels, no classifier at all, nor a head before it, and missing
+    batch-norm counters.
     """
     translation = translate(names, stages, shapes)
-    classifier = [tensors.get(names.outer(f"classifier.{leaf}")) for leaf in ("weight", "bias")]
-    has_classifier = any(tensor is not None for tensor in classifier)
-    problems = []
+    classifier = [tensors.get(names.outer(name)) for name in CLASSIFIER]
+    optional: tuple[str, ...] = ()
+    if all(tensor is None for tensor in classifier):
+        has_head = any(theirs in tensors for ours, theirs in translation.items() if ours.startswith("head."))
+        optional = ("classifier.",) if has_head else ("classifier.", "head.")
+    problems, unused = [], set() if "classifier.weight" in shapes else set(map(names.outer, CLASSIFIER))
     for ours, theirs in translation.items():
         if theirs not in tensors:
-            if not ours.endswith(COUNTER) and (has_classifier or not ours.startswith("classifier.")):
+            if not ours.endswith(COUNTER) and not ours.startswith(optional):
                 problems.append(f"{theirs} is missing")
             continue
         found, wanted = tensors[theirs].shape, shapes[ours]
@@ -52,8 +58,24 @@ def compare(
         elif not (tensors[theirs].is_floating_point() or ours.endswith(COUNTER)):
             problems.append(f"{theirs} holds {tensors[theirs].dtype}, not floating point")
     if all(tensor is not None for tensor in classifier) and classifier[0].shape[:1] != classifier[1].shape:
-        problems.append(f"{translation['classifier.bias']} and weight are of different numbers of classes")
-    return problems + [f"{theirs} is unknown" for theirs in sorted(tensors.keys() - translation.values())]
+        problems.append(f"{names.outer('classifier.bias')} and weight are of different numbers of classes")
+    return problems + [f"{theirs} is unknown" for theirs in sorted(tensors.keys() - translation.values() - unused)]
+
+
+def foreign_block(names: Names, tensors: Iterable[str]) -> str | None:
+    """Why the network's blocks cannot be those of the table of names, whatever the stages; None if they can."""
+    if not names.parts:
+        return None
+    template = re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(names.block))
+    block_of = re.compile(f"({template})(.+)\\.\\w+")
+    found = [match.groups() for name in tensors if (match := block_of.fullmatch(name))]
+    tables = (names.parts, names.unexpanded or {})
+    for block, part in found:
+        if not any(part in table.values() for table in tables):
+            return f"{block}{part}"
+    last = [table[end] for table in tables for end in ("project.conv", "restore.conv") if end in table]
+    first = [part for block, part in found if block == found[0][0]]
+    return None if not found or set(first) & set(last) else f"{found[0][0]}{last[0]} is missing"
 
 
 def fixed_dimensions(name: str, shape: torch.Size) -> torch.Size:
@@ -75,12 +97,15 @@ def recognise_variant(names: Names, tensors: Mapping[str, Tensor]) -> str | None
 
     Only the one with the nearest number of parameters is compared, since building all of them takes seconds.
     """
-    free = {names.outer(name) for name in (STEM, "classifier.weight", "classifier.bias")}
+    free = {names.outer(name) for name in (STEM, *CLASSIFIER)}
     buffers = ("running_mean", "running_var", COUNTER)
     count = sum(tensor.numel() for name, tensor in tensors.items() if name not in free and not name.endswith(buffers))
 
     def distance(name: str) -> int:
-        return abs(complexity(ARCHITECTURES[name], 224, num_classes=0, in_channels=0).parameters - count)
+        """To the count with the head, or without it."""
+        *_, last, head = stages = ARCHITECTURES[name]
+        whole = complexity(stages, 224, num_classes=0, in_channels=0).parameters
+        return min(abs(whole - count), abs(whole - head.out_channels * (last.out_channels + 2) - count))
 
     nearest = min(candidates(names), key=distance)
     return None if compare(names, ARCHITECTURES[nearest], architecture_shapes(nearest), tensors) else nearest

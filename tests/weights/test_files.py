@@ -1,6 +1,10 @@
 """Files of tensors are unwrapped, written whole or not at all, and never executed."""
 
 import argparse
+import collections
+import datetime
+import enum
+import functools
 import importlib.util
 import os
 import pickle
@@ -12,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from efficientnet.weights.files import WeightsError, packaged_file, read_tensors, write_tensors
+from efficientnet.weights.files import WeightsError, read_tensors, write_tensors
+from efficientnet.weights.published import packaged_file
 
-STATE = {"stem.weight": torch.arange(60.0).view(3, 4, 5), "stem.num_batches_tracked": torch.tensor(7)}
+STATE = {"stem.weight": torch.arange(60.0).view(3, 4, 5, 1), "stem.num_batches_tracked": torch.tensor(7)}
 BROKEN = {name: torch.zeros_like(tensor) for name, tensor in STATE.items()}
 
 
@@ -45,25 +50,106 @@ def test_what_a_foreign_file_records_is_not_taken_for_ours(tmp_path):
         lambda state: state,
         lambda state: {"model": state, "args": argparse.Namespace(lr=0.1), "epoch": 3},
         lambda state: {"state_dict": state, "meta": {"epoch": 3}},
-        lambda state: {"state_dict": {"model." + name: tensor for name, tensor in state.items()}},
-        lambda state: {"module." + name: tensor for name, tensor in state.items()},
-        lambda state: {"_orig_mod.module." + name: tensor for name, tensor in state.items()},
         lambda state: {"state_dict": BROKEN, "state_dict_ema": state, "arch": "efficientnet_b0"},  # timm
         lambda state: {"state_dict": state, "ema_state_dict": {"steps": torch.tensor(9), **BROKEN}},  # mmengine
-        lambda state: {"steps": torch.tensor(9), **{"module." + name: tensor for name, tensor in state.items()}},
-        lambda state: {
-            "model": BROKEN,
-            "model_ema": {
-                "n_averaged": torch.tensor(4),
-                **{"module." + name: tensor for name, tensor in state.items()},
-            },
-        },
+        lambda state: {"model": BROKEN, "model_ema": state},
+        lambda state: {"net": state, "epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}},
+        lambda state: {"checkpoint": {"net": state}, "criterion": {"pos_weight": torch.ones(1)}},
+        lambda state: {"model": {"name": "b0", "width": 1.0}, "net": state, "example": torch.ones(1, 3, 8, 8)},
+        lambda state: {**state, "epoch": 3},
     ],
 )
 def test_the_wrappers_of_training_scripts(wrap, tmp_path):
     """If a file also holds averaged weights, those are read."""
     torch.save(wrap(STATE), tmp_path / "weights.pth")
     assert_same(read_tensors(tmp_path / "weights.pth")[0], STATE)
+
+
+@pytest.mark.parametrize("keys", [("model_a", "model_b"), ("generator", "discriminator")])
+def test_a_file_with_several_networks_is_refused_with_their_names(keys, tmp_path):
+    torch.save({"epoch": 3, **dict.fromkeys(keys, STATE)}, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=rf"several state_dicts, \['{keys[0]}'\], \['{keys[1]}'\]; save the one"):
+        read_tensors(tmp_path / "weights.pth")
+
+
+class Configuration:
+    rate = 0.1
+
+
+class Attributes(dict):
+    """A dict with entries and attributes, such as EasyDict."""
+
+    def __init__(self, **entries):
+        super().__init__(entries)
+        self.__dict__ = dict(entries)
+
+
+class Mode(enum.Enum):
+    TRAIN = 1
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        Path("runs"),
+        collections.defaultdict(list, loss=[0.5]),
+        Attributes(rate=0.1),
+        Configuration,
+        Configuration(),
+        Mode.TRAIN,
+        datetime.datetime(2022, 11, 28),
+        functools.partial(int, base=2),
+        [np.float64(1), np.arange(3), slice(2), range(3), np.random.default_rng(0)],
+        {"hparams": argparse.Namespace(data=Path("rsna"), history=collections.defaultdict(int, best=1))},
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_objects_among_the_arguments_are_not_in_the_way(arguments, legacy, tmp_path):
+    content = {"arguments": arguments, "state_dict": STATE}
+    torch.save(content, tmp_path / "weights.pth", _use_new_zipfile_serialization=not legacy)
+    assert_same(read_tensors(tmp_path / "weights.pth")[0], STATE)
+
+
+def test_the_content_tells_the_format(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file(STATE, tmp_path / "a.pth")
+    torch.save(STATE, tmp_path / "b.safetensors")
+    torch.save(STATE, tmp_path / "c.safetensors", _use_new_zipfile_serialization=False)
+    for name in ("a.pth", "b.safetensors", "c.safetensors"):
+        assert_same(read_tensors(tmp_path / name)[0], STATE)
+
+
+def saved_by_jit(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        torch.jit.save(torch.jit.trace(torch.nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)), path)
+
+
+def saved_by_export(path):
+    torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),)), path)
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (saved_by_jit, r"TorchScript archive.*torch\.save\(torch\.jit\.load\(PATH\)\.state_dict\(\), NEW\)"),
+        (saved_by_export, "torch.export's; save the model's state_dict"),
+        (lambda path: torch.save(torch.nn.Linear(2, 2), path), r"linear\.Linear; .*torch\.save\(model\.state_dict\(\)"),
+        (lambda path: torch.save({"net": torch.nn.Linear(2, 2)}, path), r"net \(torch\.nn\.modules\.linear\.Linear\)"),
+        (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n"), "git lfs pull"),
+        (
+            lambda path: torch.save({"state_dict": STATE, "evil": Malicious()}, path),
+            r"\.system.*save the tensors alone",
+        ),
+    ],
+)
+def test_refused_files_say_how_to_get_on(write, words, tmp_path):
+    write(tmp_path / "weights.pt")
+    with pytest.raises(WeightsError, match=words) as caught, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_tensors(tmp_path / "weights.pt")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_checkpoint_of_mmengines_runner_gives_the_averaged_weights(tmp_path):
@@ -176,6 +262,7 @@ def test_every_unusable_file_is_one_line_and_nothing_in_it_is_executed(tmp_path,
 
 def test_missing_packages_say_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
+    (tmp_path / "a.safetensors").write_bytes(bytes([2, *[0] * 7]) + b"{}")
     with pytest.raises(ImportError, match=r"a\.safetensors.*package safetensors"):
         read_tensors(tmp_path / "a.safetensors")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

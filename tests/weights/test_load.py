@@ -139,25 +139,6 @@ def test_half_precision_becomes_single(plain, tmp_path):
 # Conventions
 
 
-def test_timms_two_families_are_told_by_the_name_of_the_file_or_by_the_caller(plain, tmp_path):
-    state = export_state_dict(plain, "timm_tf")
-    hub = tmp_path / "models--timm--tf_efficientnet_b0.ns_jft_in1k" / "snapshots" / "0a1b"
-    hub.mkdir(parents=True)
-    expected = {
-        tmp_path / "tf_efficientnet_b0_aa-827b6e33.pth": "timm_tf",
-        tmp_path / "efficientnet_b0_ra-3dd342df.pth": "timm",
-        hub / "pytorch_model.bin": "timm_tf",
-    }
-    for path, library in expected.items():
-        torch.save(state, path)
-        assert read_weights(path).provenance.library == library
-        assert read_weights(path).provenance.convention == CONVENTIONS[library]
-    torch.save(state, hub / "weights.pth")
-    with pytest.raises(WeightsError, match='source "timm" or "timm_tf"'):
-        read_weights(hub / "weights.pth")
-    assert read_weights(hub / "weights.pth", "timm").provenance.convention == CONVENTIONS["timm"]
-
-
 def test_what_the_caller_says_of_the_convention_wins(tmp_path):
     save_weights(tmp_path / "weights.pth", random_model(library="torchvision"), "torchvision")
     model = create_model(weights=tmp_path / "weights.pth", padding="same", batch_norm_momentum=0.02)
@@ -402,3 +383,10 @@ def test_convert_records_the_normalisation_that_it_is_told(plain, tmp_path):
     info = weights_command("info", tmp_path / "b0.pt").stdout
     assert "mean 0.5, std 0.5 0.5 0.25\n" in info
     assert "mean 0.1, std 0.2\n" in weights_command("info", tmp_path / "b0.pt", "--mean", 0.1, "--std", 0.2).stdout
+
+
+def test_info_fails_if_the_variant_is_another(plain, tmp_path):
+    save_weights(tmp_path / "b0.pt", plain)
+    assert weights_command("info", tmp_path / "b0.pt", "--variant", "b0").returncode == 0
+    assert_one_line_error(weights_command("info", tmp_path / "b0.pt", "--variant", "b1"), 1, "is b0, not b1")
+    assert_one_line_error(weights_command("info"), 2, "(see python -m efficientnet.weights info --help)")

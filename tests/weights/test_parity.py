@@ -16,8 +16,11 @@ from torch import nn
 from efficientnet import MOBILENET_V2, RESNET_50, VARIANTS, create_model, get_variant, stage_complexities
 from efficientnet.inference.fast_path import optimize_for_inference
 from efficientnet.scaling import round_channels
+from efficientnet.weights import WeightsError
 from efficientnet.weights.conventions import normalisation
 from efficientnet.weights.load import export_state_dict
+from efficientnet.weights.recognise import find_network, recognise_library
+from efficientnet.weights.variants import recognise_variant
 
 TOLERANCE = 1e-4  # the largest difference of two logits over the largest logit
 ODD = (97, 130)  # an odd side, and not square
@@ -240,6 +243,29 @@ def centre_crop(image, size):
     top, left = (height - side) // 2, (width - side) // 2
     crop = image[None, :, top : top + side, left : left + side]
     return nn.functional.interpolate(crop, (size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)
+
+
+def test_no_relative_of_timm_is_taken_for_a_network_of_this_project():
+    """Only names tell those that blur without tensors of their own; the tensors tell the rest."""
+    timm = pytest.importorskip("timm")
+    ours = re.compile(r"(tf_)?efficientnet_(b\d|l2|lite\d)|resnet50")
+    others = ("mixnet_s", "mnasnet_100", "mobilenetv2_100", "resnet18", "resnet50d", "resnetaa50", "resnetblur50")
+    blurring = []
+    for name in (*timm.list_models("*efficientnet*"), *others):
+        if ours.fullmatch(name):
+            continue
+        with torch.device("meta"):
+            tensors = timm.create_model(name).state_dict()
+        path = Path(f"{name}.pth")
+        try:
+            network = find_network(path, tensors)
+            variant = recognise_variant(network.names, network.tensors)
+            assert variant is None or recognise_library(path, network.names, variant, None)
+        except WeightsError as error:
+            blurring += [name] if "also blurs" in str(error) else []
+        else:
+            assert variant is None, name
+    assert blurring == ["efficientnet_blur_b0", "resnetaa50", "resnetblur50"]
 
 
 def test_normalisation_is_that_of_timms_own_list():

@@ -1,0 +1,125 @@
+"""The network of a known library among a file's tensors, and the library's family."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from efficientnet.weights.conventions import BLURRING, CONVENTIONS, published_name
+from efficientnet.weights.files import WeightsError
+from efficientnet.weights.names import NAMES, OURS, Names
+from efficientnet.weights.variants import CLASSIFIER, STEM, foreign_block
+
+# Tensors that are no part of a network: of losses, and counters of profilers (thop) and of averaged weights.
+BESIDE = re.compile(r"^(?:criterion|loss\w*)\.|(?:^|\.)(?:total_ops|total_params|n_averaged|steps)$")
+# Beginnings of names that people give to classifiers of their own.
+HEADS = ("classifier", "fc", "_fc", "head", "last_linear")
+TIMM_FAMILIES = ("timm", "timm_tf")
+
+
+OF_NO_VARIANT = (
+    "is of no known variant; an architecture of this project that it was trained with has to be given too: its stages, "
+    "or flags such as --phi"
+)
+
+
+class UnknownFamily(WeightsError):
+    """The file's tensors fit both of timm's families."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network among a file's tensors.
+
+    prefix: what stands before each of its names in the file, beyond what the library's own files have.
+    tensors: by the library's names. ignored: names of the file's other tensors, a head of the file's own among them.
+    """
+
+    names: Names
+    prefix: str
+    tensors: Mapping[str, Tensor]
+    ignored: tuple[str, ...]
+
+
+def find_network(path: Path, tensors: Mapping[str, Tensor]) -> Network:
+    """The one network among the tensors, under any prefix; WeightsError if there is none, or several.
+
+    A table's signature tells the library and the prefix. A network has a stem too: without that, transformers'
+    `encoder.blocks.` would also be timm's `blocks.` under a prefix.
+    """
+    kept = [name for name in tensors if not BESIDE.search(name)]
+    places: Counter[tuple[int, str]] = Counter()
+    tables = (*NAMES, OURS)
+    for name in kept:
+        for number, table in enumerate(tables):
+            start = f".{name}".find(f".{table.signature}")
+            if start >= 0:
+                places[number, name[:start]] += 1
+    if not places:
+        shown = ", ".join(list(tensors)[:3])
+        raise WeightsError(
+            f"{path}: no known library names its tensors like this: {shown}; "
+            f"the known ones are {', '.join(CONVENTIONS)}"
+        )
+    whole = [place for place in places if place[1] + tables[place[0]].outer(STEM) in tensors]
+    if len(whole) > 1:
+        prefixes = [prefix.removesuffix(tables[number].prefix) for number, prefix in whole]
+        raise WeightsError(
+            f"{path}: holds several networks, with names under {' and '.join(p or 'no prefix' for p in prefixes)}; "
+            "save the tensors of one alone, such as "
+            f"{{name: tensor for name, tensor in state_dict.items() if name.startswith({prefixes[-1]!r})}}"
+        )
+    number, prefix = whole[0] if whole else max(places, key=lambda place: (places[place], -len(place[1])))
+    names = tables[number]
+
+    inside = {name.removeprefix(prefix): name for name in kept if name.startswith(prefix)}
+    outer = prefix.removesuffix(names.prefix)
+    inside |= {name: outer + name for name in map(names.outer, CLASSIFIER) if outer + name in tensors}
+    own_head = own_head_of(names, inside)
+    inside = {name: full for name, full in inside.items() if name not in own_head}
+    found = {name: tensors[full] for name, full in inside.items()}
+    foreign = foreign_block(names, found)
+    if foreign:
+        raise WeightsError(
+            f"{path}: its blocks are of another kind, such as EfficientNetV2's or ResNet-18's, which this project does "
+            f"not build ({foreign})"
+        )
+    used = set(inside.values())
+    return Network(names, outer, found, tuple(name for name in tensors if name not in used))
+
+
+def own_head_of(names: Names, tensors: Iterable[str]) -> list[str]:
+    """The tensors of a classifier that the library does not have, such as one of two layers; none if it has that one.
+
+    The layers between cannot be told from tensors, so all of it is left out.
+    """
+    body = {names.outside.get(part, part).partition(".")[0] for part in ("stem.conv", "body", "head.conv")}
+    head = [name for name in tensors if name.partition(".")[0] in HEADS and name.partition(".")[0] not in body]
+    return head if set(head) - set(map(names.outer, CLASSIFIER)) else []
+
+
+def recognise_library(path: Path, names: Names, variant: str | None, source: str | None) -> str:
+    """The library whose table of names it is; `source`, or the name of the file, tells which of timm's families.
+
+    Raises WeightsError if `source` is another library or the file is of a model that only its name tells from those of
+    this project, and UnknownFamily.
+    """
+    if source is not None and source.removesuffix("_tf") != names.library:
+        raise WeightsError(f"{path}: its tensors have {names.library}'s names, not {source}'s")
+    published = published_name(path)
+    if BLURRING.search(published):
+        raise WeightsError(f"{path}: {published} has the tensors of {variant}, but also blurs, which is not built here")
+    if source is not None or names.library != "timm":
+        return source or names.library
+    for prefix, library in zip(("efficientnet_", "tf_efficientnet_"), TIMM_FAMILIES, strict=True):
+        if published.startswith(prefix):
+            return library
+    raise UnknownFamily(
+        f"{path}: timm's plain and tf_ models have the same tensors, but other padding and batch-norm eps; "
+        'say which this is: source "timm" or "timm_tf" (--source)' + ("" if variant else f"\nIt {OF_NO_VARIANT}")
+    )
