@@ -47,7 +47,8 @@ from efficientnet.mammography.prepare.folder import (
 )
 from efficientnet.mammography.preprocessing import Preprocessing
 from efficientnet.mammography.settings import ScreeningSettings
-from efficientnet.mammography.table import TableError, available_targets, read_table
+from efficientnet.mammography.table import TableError, read_table
+from efficientnet.mammography.table_columns import default_targets
 from efficientnet.mammography.task import Screening
 from efficientnet.training.checkpoint import (
     CheckpointError,
@@ -175,7 +176,7 @@ def check_picture(path: Path) -> None:
 
 
 def check_table(path: Path) -> None:
-    table = read_table(path, available_targets(path) or ("cancer",))
+    table = read_table(path, default_targets(path))
     assert table.labels.shape == (len(table.rows), len(table.target_names))
     for row in table.rows:  # nothing that leads out of the folder of images
         assert (path.parent / row.patient_id / row.image_id).resolve().is_relative_to(path.parent.resolve())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,57 +17,75 @@ from PIL import Image, PngImagePlugin
 from efficientnet.mammography import preprocessing
 from efficientnet.mammography.dicom.grayscale import ShownImage
 from efficientnet.mammography.dicom.reading import ImageError, read_shown_image
-from efficientnet.mammography.image_files import DICOM_SUFFIXES
-from efficientnet.mammography.preprocessing import Preprocessing, preprocess
+from efficientnet.mammography.image_files import is_dicom
+from efficientnet.mammography.preprocessing import Preprocessing, fit, pad, reduce
+from efficientnet.mammography.raster import SETTINGS_KEY, brightness, has_bright_background, read_raster
 
 # JPEG 2000 is reduced to no less than so many times the picture's rows and columns: a crop leaves about half of them.
 REDUCED_TO = 2
 
-SETTINGS_KEY, SOURCE_KEY = "Prepared-By", "Prepared-From"
+SOURCE_KEY, NOTES_KEY = "Prepared-From", "Notes"  # beside SETTINGS_KEY
 END_OF_PNG = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def read_picture(path: Path, settings: Preprocessing, laterality: str | None = None) -> preprocessing.Image:
     """The preprocessed picture of an image file: float32 `settings.image_size` in [0, 1].
 
-    A prepared picture is used as it is. Raises ImageError, also for a picture prepared with other settings.
+    A prepared picture is used as it is. Raises ImageError, also for a picture prepared with other settings, and for one
+    that shows nothing.
     """
+    return read_noted_picture(path, settings, laterality)[0]
+
+
+def read_noted_picture(
+    path: Path, settings: Preprocessing, laterality: str | None = None
+) -> tuple[preprocessing.Image, tuple[str, ...]]:
+    """The same, and what was wrong with the file and how it was read, in a few words for each kind."""
     image, key = open_image(path, settings)
     if key is None:
-        return preprocess(image, settings, laterality)
+        return preprocess_file(path, image, settings, laterality), image.notes
     if key != settings.key:
         raise ImageError(f"{path}: was prepared with other settings ({key}, not {settings.key}); prepare it again")
-    return image.values
+    check_content(path, image.values)
+    return image.values, image.notes
 
 
 def open_image(path: Path, settings: Preprocessing) -> tuple[ShownImage, str | None]:
-    """An image file of any kind, and the key of the settings if it is a prepared one. Raises ImageError."""
-    if path.suffix.lower() in DICOM_SUFFIXES:
-        smallest = tuple(REDUCED_TO * side for side in settings.image_size) if settings.reduce_jpeg2000 else None
-        return read_shown_image(path, settings.window, smallest), None
-    brightness, key = read_raster(path)
-    return ShownImage(brightness), key
+    """An image file of any kind, and the key of the settings if it is a prepared one. Raises ImageError.
 
-
-def read_raster(path: Path) -> tuple[preprocessing.Image, str | None]:
-    """A PNG or JPEG as float32 (H, W) in [0, 1], and the key of the settings if it is a prepared picture.
-
-    Pictures in these formats (community copies of the competition's data, or a prepared folder) count as windowed, with
-    tissue bright: 8 bits are divided by 255, 16 bits by 65535, and colour is reduced to luminance. Raises ImageError.
+    PNG, JPEG and TIFF files (community copies of the competition's data, or a prepared folder) count as windowed, with
+    tissue bright unless `settings.invert_bright` finds otherwise.
     """
-    try:
-        with Image.open(path) as image:
-            key = image.info.get(SETTINGS_KEY)
-            if image.mode.startswith("I"):  # 16-bit PNG
-                return np.asarray(image, dtype=np.float32) / np.float32(65535), key
-            return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255), key
-    except MemoryError:  # usually a damaged file
-        raise ImageError(f"{path}: cannot be read as an image (it claims more memory than there is)") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: cannot be read as an image ({error}); replace it or take it out") from None
+    if is_dicom(path):
+        smallest = tuple(REDUCED_TO * side for side in settings.image_size) if settings.reduce_jpeg2000 else None
+        return read_shown_image(path, settings.window, smallest, raw=settings.accept_raw), None
+    raster = read_raster(path)
+    image = ShownImage(brightness(raster, settings.bits, path))
+    if raster.key is None and settings.invert_bright and has_bright_background(reduce(image)):
+        image = ShownImage(1 - image.values, notes=("bright background inverted",))
+    return image, raster.key
 
 
-def encode_picture(picture: preprocessing.Image, settings: Preprocessing, source: str) -> bytes:
+def preprocess_file(
+    path: Path, image: ShownImage, settings: Preprocessing, laterality: str | None
+) -> preprocessing.Image:
+    """`preprocess` the image of a file. Raises ImageError if the picture shows nothing."""
+    content, chest_wall = fit(image, settings, laterality)
+    check_content(path, content)
+    return pad(content, chest_wall, settings.image_size)
+
+
+def check_content(path: Path, content: preprocessing.Image) -> None:
+    """Raise ImageError for a picture that is a single level of a prepared one: nothing can be learned from it."""
+    if np.rint(255 * content.min()) == np.rint(255 * content.max()):
+        raise ImageError(
+            f"{path}: shows nothing: all of its pixels have one value after preprocessing; replace it or take it out"
+        )
+
+
+def encode_picture(
+    picture: preprocessing.Image, settings: Preprocessing, source: str, notes: Sequence[str] = ()
+) -> bytes:
     """A picture in [0, 1] as an 8-bit PNG: the background stays 0 and no pixel is off by more than 1/510.
 
     That is a hundredth of the standard deviation by which the network's input is divided. Measured on films at
@@ -82,6 +101,8 @@ def encode_picture(picture: preprocessing.Image, settings: Preprocessing, source
     information = PngImagePlugin.PngInfo()
     information.add_text(SETTINGS_KEY, settings.key)
     information.add_text(SOURCE_KEY, source)
+    if notes:
+        information.add_text(NOTES_KEY, "\n".join(notes))
     file = io.BytesIO()
     levels = np.rint(picture * np.float32(255)).astype(np.uint8)
     Image.fromarray(levels).save(file, "PNG", compress_type=zlib.Z_RLE, compress_level=1, pnginfo=information)
@@ -105,6 +126,12 @@ def is_prepared(path: Path, settings: Preprocessing, source: str) -> bool:
             return expected in beginning and file.read() == END_OF_PNG
     except OSError:  # also if the file is shorter than END_OF_PNG
         return False
+
+
+def prepared_notes(path: Path) -> list[str]:
+    """The notes on the file that a prepared picture was made from."""
+    with Image.open(path) as image:
+        return image.info.get(NOTES_KEY, "").splitlines()
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

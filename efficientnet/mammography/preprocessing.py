@@ -25,9 +25,15 @@ Side = Literal["left", "right"]
 
 SIDES = ("left", "right", "as-is")
 
+MOST_BITS = 16  # of a pixel in a PNG or TIFF file
+
 VERSION = 1  # raise it when the same file and settings give another picture
 # The settings that decide the picture. Channels and normalisation are applied later, in `dataset.to_tensor`.
 PICTURE_SETTINGS = ("image_size", "crop", "side", "window", "reduce_jpeg2000")
+# How the files of a data folder are to be read. A picture means the same whatever its file was, so the key leaves these
+# out; they are compared where pictures are prepared.
+SOURCE_SETTINGS = ("bits", "invert_bright", "accept_raw")
+COMPARED_SETTINGS = (*PICTURE_SETTINGS, *SOURCE_SETTINGS)
 
 SEARCH_SIZE = 352  # longest side of the reduced copy on which the breast is located
 FRAME_WIDTH = 0.03  # of a side: bright borders of scanned film are narrower than this, a breast is wider
@@ -51,6 +57,10 @@ class Preprocessing:
     over ImageNet's three channels. `reduce_jpeg2000` decodes JPEG 2000 at a lower resolution where the image size is
     small. For 3300x2560 pixels on a Zen 3 that took 298 ms instead of 1,082 for 768x384 and 246 for 512x256, with
     pictures that differ on average by 0.15 and 0.6 of 255 grey levels.
+
+    The last three are properties of the data folder. `bits` says which value is white in PNG and TIFF files of more
+    than 8 bits: 2^bits - 1. `invert_bright` inverts PNG, JPEG and TIFF pictures whose background is bright.
+    `accept_raw` reads DICOM files FOR PROCESSING.
     """
 
     image_size: tuple[int, int]
@@ -61,6 +71,9 @@ class Preprocessing:
     mean: float = 0.449
     std: float = 0.226
     reduce_jpeg2000: bool = False
+    bits: int = MOST_BITS
+    invert_bright: bool = False
+    accept_raw: bool = False
 
     def __post_init__(self) -> None:
         size = tuple(self.image_size)
@@ -75,6 +88,8 @@ class Preprocessing:
             raise ValueError(f"window is the index of a window in the file, 0 or more; it is {self.window}")
         if not self.std > 0:
             raise ValueError(f"std is greater than 0; it is {self.std}")
+        if not 1 <= self.bits <= MOST_BITS:
+            raise ValueError(f"bits is at least 1 and at most {MOST_BITS}; it is {self.bits}")
 
     @property
     def key(self) -> str:
@@ -89,8 +104,10 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Preprocessing:
         """The inverse of `to_dict`. Raises ValueError with the names of missing and unknown keys."""
-        settings = {"reduce_jpeg2000": False, **settings}  # older checkpoints lack it
-        names = {field.name for field in fields(cls)}
+        defaults = {field.name: field.default for field in fields(cls)}
+        # Older checkpoints lack these.
+        settings = {name: defaults[name] for name in ("reduce_jpeg2000", *SOURCE_SETTINGS)} | dict(settings)
+        names = set(defaults)
         missing, unknown = sorted(names - set(settings)), sorted(set(settings) - names)
         if missing or unknown:
             problems = [
@@ -103,9 +120,16 @@ class Preprocessing:
 def preprocess(image: Image | ShownImage, settings: Preprocessing, laterality: str | None = None) -> Image:
     """Crop, orient and resize: (H, W) of any size -> float32 `settings.image_size`, in [0, 1].
 
-    The aspect ratio is kept: the picture is padded with 0 opposite to the chest wall, or evenly above and below. If the
-    picture does not show where the chest wall is, `laterality` ("L" or "R") decides: by convention a left breast is
-    stored with the chest wall on the left.
+    The aspect ratio is kept: the picture is padded with 0 opposite to the chest wall, or evenly above and below.
+    """
+    return pad(*fit(image, settings, laterality), settings.image_size)
+
+
+def fit(image: Image | ShownImage, settings: Preprocessing, laterality: str | None = None) -> tuple[Image, Side]:
+    """Crop, orient, and resize to the largest size that fits: float32, in [0, 1]; and the side of the chest wall.
+
+    If the picture does not show where the chest wall is, `laterality` ("L" or "R") decides: by convention a left breast
+    is stored with the chest wall on the left.
     """
     image = as_shown(image)
     height, width = image.values.shape
@@ -122,7 +146,7 @@ def preprocess(image: Image | ShownImage, settings: Preprocessing, laterality: s
     picture = resize(image, image.values[top:bottom, left:right], size)
     if settings.side not in ("as-is", chest_wall):
         picture, chest_wall = picture[:, ::-1], settings.side
-    return pad(picture, settings.image_size, chest_wall)
+    return picture, chest_wall
 
 
 def breast_box(image: Image | ShownImage) -> Box:
@@ -149,7 +173,7 @@ def resize(image: ShownImage, values: NDArray[Any], size: tuple[int, int]) -> Im
     return np.clip(picture, 0, 1, out=picture)
 
 
-def pad(picture: Image, size: tuple[int, int], chest_wall: str) -> Image:
+def pad(picture: Image, chest_wall: Side, size: tuple[int, int]) -> Image:
     padded = np.zeros(size, np.float32)
     height, width = picture.shape
     top, left = (size[0] - height) // 2, 0 if chest_wall == "left" else size[1] - width

@@ -9,7 +9,9 @@ from typing import Any
 
 from efficientnet.common.command_line import number
 from efficientnet.common.options import Size, option
-from efficientnet.mammography.table import TableError, parse_column_mapping
+from efficientnet.mammography.preprocessing import MOST_BITS, SOURCE_SETTINGS
+from efficientnet.mammography.table_columns import parse_column_mapping
+from efficientnet.mammography.table_text import TableError
 
 # The recipe of clshub's EfficientNet-B3 for this task, with three changes from better-placed solutions: positives are
 # drawn more often (12.5 % of a batch), the weights are averaged, and the picture is the whole breast, not a crop.
@@ -43,7 +45,7 @@ DEMO: dict[str, Any] = {
 DEMO_PATIENTS = 150
 
 # What decides the picture of an image, and how the table of the images is read: `prepare` takes these as well.
-PICTURE_OPTIONS = ("image_size", "columns", "crop", "side", "window", "reduce_jpeg2000")
+PICTURE_OPTIONS = ("image_size", "columns", "crop", "side", "window", "reduce_jpeg2000", *SOURCE_SETTINGS)
 SELECTABLE = ("pf1", "pf1_best", "auc", "average_precision", "val_loss")
 
 
@@ -102,6 +104,19 @@ class ScreeningSettings:
         "some grey levels of the same",
         False,
     )
+    bits: int | None = option(
+        number(int, 1, MOST_BITS),
+        "depth of PNG and TIFF files of more than 8 bits, whose white is 2^N - 1 (default: what holds the values of a "
+        "sample of them)",
+        None,
+    )
+    invert_bright: bool = option(
+        bool,
+        "invert PNG, JPEG and TIFF pictures with a bright background, each judged by itself: copies of MONOCHROME1 "
+        "that were never inverted",
+        False,
+    )
+    accept_raw: bool = option(bool, "read DICOM files FOR PROCESSING, which are not meant to be displayed", False)
     auxiliary_weight: float = option(number(float, 0), "weight of the mean loss of the auxiliary targets", 0.5)
     prior_correction: bool = option(bool, "correct predictions back to the prior before --positive-share", True)
     select: str = option(str, "metric that decides which epoch is best.pt", "pf1", choices=SELECTABLE)

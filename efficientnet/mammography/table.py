@@ -9,33 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientnet.mammography.table_text import (
-    TableError,
-    align,
-    read_age,
-    read_code,
-    read_identifier,
-    read_laterality,
-    read_records,
-    read_required_target,
-    read_target,
-    read_view,
+from efficientnet.mammography.table_columns import (
+    FIELDS,
+    OPTIONAL,
+    Cell,
+    check_mapping,
+    find_cells,
+    read_by_column,
+    read_header,
 )
-
-RSNA_TARGETS = ("cancer", "biopsy", "invasive", "difficult_negative_case")
-RSNA_COLUMNS = (
-    *("site_id", "patient_id", "image_id", "laterality", "view", "age", "cancer", "biopsy", "invasive", "BIRADS"),
-    *("implant", "density", "machine_id", "difficult_negative_case", "prediction_id"),
-)
+from efficientnet.mammography.table_text import TableError, align, read_records
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,58 +128,39 @@ def read_table(
     targets  names of 0/1 columns; the first is scored
     columns  {our name: the file's name}, where they differ
     labels   "required": every target has a column and every row a first target (others may be missing);
-             "optional": missing values and whole missing columns are NaN; "none": targets are not read, all are NaN
+             "optional": missing values and whole missing columns are NaN; "none": targets are not read, all are NaN,
+             and `columns` may name labels that the file lacks, as test.csv does
 
-    Raises TableError for a file that is incomplete or ambiguous, and ValueError for impossible arguments.
+    A value of an optional column that cannot be read counts as missing, with a warning. Raises TableError for a file
+    that is incomplete or ambiguous, and ValueError for impossible arguments.
     """
     if labels not in ("required", "optional", "none"):
         raise ValueError(f"labels must be 'required', 'optional' or 'none', not {labels!r}")
     if not targets or isinstance(targets, str) or len(set(targets)) < len(targets):
         raise ValueError(f"targets must be one or more different column names, not {targets!r}")
-    if taken := {*REQUIRED, *OPTIONAL, "prediction_id"} & set(targets):
+    if taken := set(FIELDS) & set(targets):
         raise ValueError(f"{', '.join(sorted(taken))}: already a field of every row, and cannot be a target")
     path, columns = Path(path), dict(columns or {})
     check_mapping(columns, targets)
     records = read_records(path)
     header = read_header(path, records)
     cells = find_cells(path, header, tuple(targets), columns, labels)
-    rows, lines = [], []
+    lines, fields = [], []
     for line, record in records:
-        rows.append(parse_row(path, line, align(path, line, record, len(header)), cells))
         lines.append(line)
-    if not rows:
+        fields.append([text.strip() for text in align(path, line, record, len(header.names))])
+    if not fields:
         raise TableError(f"{path}: there is a header but not one row below it.")
+    cells = [cell if cell.parse else read_by_column(path, cell, fields) for cell in cells]
+    unread: dict[str, list[str]] = {}
+    rows = [parse_row(path, line, record, cells, unread) for line, record in zip(lines, fields, strict=True)]
     check_images(path, rows, lines)
     check_prediction_ids(path, rows, lines)
     table = Table(tuple(rows), tuple(targets), path)
-    absent = [cell.name for cell in cells if cell.name in targets and cell.place == len(header) and labels != "none"]
+    absent = [c.name for c in cells if c.name in targets and c.place == len(header.names) and labels != "none"]
     warnings = [f"{path}: no column for the target {name!r}; all of its labels are missing." for name in absent]
-    return replace(table, warnings=(*warnings, *disagreements(table, lines)))
-
-
-def available_targets(path: str | Path, columns: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """The competition's targets for which the table has a column, cancer first. Reads only the header."""
-    columns = dict(columns or {})
-    check_mapping(columns, ())
-    header = read_header(Path(path), read_records(Path(path)))
-    return tuple(name for name in RSNA_TARGETS if columns.get(name, name) in header)
-
-
-def parse_column_mapping(text: str) -> dict[str, str]:
-    """Parse `"cancer=malignant,laterality=side"` into `{"cancer": "malignant", "laterality": "side"}`.
-
-    Our name comes first, then the file's. Raises TableError for text of another form and for an unknown name of ours.
-    """
-    columns: dict[str, str] = {}
-    for pair in filter(None, map(str.strip, text.split(","))):
-        ours, equals, theirs = (part.strip() for part in pair.partition("="))
-        if not (ours and equals and theirs):
-            raise TableError(f"--columns: {pair!r} is not of the form OUR_NAME=NAME_IN_FILE, as cancer=malignant.")
-        if ours in columns:
-            raise TableError(f"--columns: {ours!r} is given twice, as {columns[ours]!r} and as {theirs!r}.")
-        columns[ours] = theirs
-    check_mapping(columns, ())
-    return columns
+    warnings += [f"{texts[0]}; {len(texts)} of {len(rows)} values count as missing." for texts in unread.values()]
+    return replace(table, warnings=(*warnings, *alike_patients(table), *disagreements(table, lines)))
 
 
 def assign_folds(table: Table, folds: int, seed: int = 0) -> dict[str, int]:
@@ -218,82 +191,19 @@ def assign_folds(table: Table, folds: int, seed: int = 0) -> dict[str, int]:
     return {patient: dealt[patient] for patient in table.patients}
 
 
-class Cell(NamedTuple):
-    """One field of a row: our name, the file's name, its place in the file's records, and its parser."""
-
-    name: str
-    column: str
-    place: int
-    parse: Callable[[str], Any]
-
-
-REQUIRED = {"patient_id": read_identifier, "image_id": read_identifier, "laterality": read_laterality}
-OPTIONAL = {"view": read_view, "site_id": read_code, "machine_id": read_code, "age": read_age}
-
-
-def find_cells(
-    path: Path, header: list[str], targets: tuple[str, ...], columns: Mapping[str, str], labels: str
-) -> list[Cell]:
-    """The fields of `Row` in its order, except that prediction_id comes before the targets.
-
-    A field that the file lacks, or that is not wanted, has the place after the last column, where `align` puts an empty
-    text, which reads as missing.
-    """
-    parsers = {**REQUIRED, **OPTIONAL, "prediction_id": read_code}
-    parsers |= {
-        name: read_required_target if labels == "required" and name == targets[0] else read_target for name in targets
-    }
-    wanted = [name for name in parsers if labels != "none" or name not in targets]
-    needed = [*REQUIRED, *(targets if labels == "required" else ()), *(name for name in columns if name in wanted)]
-    absent = [name for name in dict.fromkeys(needed) if columns.get(name, name) not in header]
-    if absent:
-        raise TableError(no_such_columns(path, header, absent, columns))
-    cells = []
-    for name, parse in parsers.items():
-        column = columns.get(name, name)
-        if name in wanted and header.count(column) > 1:
-            raise TableError(f"{path}: there are {header.count(column)} columns {column!r}; keep one of them.")
-        place = header.index(column) if name in wanted and column in header else len(header)
-        cells.append(Cell(name, column, place, parse))
-    return cells
-
-
-def no_such_columns(path: Path, header: list[str], absent: list[str], columns: Mapping[str, str]) -> str:
-    missing = ", ".join(repr(columns.get(name, name)) for name in absent)
-    listed = ", ".join(header[:30]) + (", ..." if len(header) > 30 else "")
-    if len(listed) > 500:  # not a table, but a page of HTML, for example
-        listed = listed[:500] + "..."
-    unmapped = next((name for name in absent if name not in columns), absent[0])
-    return (
-        f"{path}, line 1: no column {missing}; the columns are: {listed}.\n"
-        f"If it has another name in this file, say so: --columns {unmapped}=NAME_IN_FILE"
-    )
-
-
-def check_mapping(columns: Mapping[str, str], targets: Sequence[str]) -> None:
-    for name in columns:
-        if name not in RSNA_COLUMNS and name not in targets:
-            raise TableError(
-                f"--columns: {name!r} is not one of our names, which are: {', '.join(RSNA_COLUMNS)}.\n"
-                "Our name comes first, then the file's: --columns cancer=malignant"
-            )
-
-
-def read_header(path: Path, records: Iterator[tuple[int, list[str]]]) -> list[str]:
-    _, header = next(records, (0, None))
-    if header is None:
-        raise TableError(f"{path}: the file is empty; it needs a header with {', '.join(REQUIRED)} and the targets.")
-    return [name.strip() for name in header]
-
-
-def parse_row(path: Path, line: int, record: list[str], cells: list[Cell]) -> Row:
+def parse_row(path: Path, line: int, record: list[str], cells: list[Cell], unread: dict[str, list[str]]) -> Row:
+    """`unread` receives what is wrong with the values of optional columns: name -> texts."""
     values = []
-    try:
-        for cell in cells:
-            values.append(cell.parse(record[cell.place].strip()))
-    except ValueError as error:
-        text = record[cell.place].strip()
-        raise TableError(f"{path}, line {line}, column {cell.column!r}: {text!r} {error}.") from None
+    for cell in cells:
+        text = record[cell.place]
+        try:
+            values.append(cell.parse(text))
+        except ValueError as error:
+            wrong = f"{path}, line {line}, column {cell.column!r}: {text!r} {error}"
+            if cell.name not in OPTIONAL:
+                raise TableError(f"{wrong}.") from None
+            unread.setdefault(cell.name, []).append(wrong)
+            values.append(None)
     patient_id, image_id, laterality, view, site_id, machine_id, age, prediction_id, *targets = values
     prediction_id = prediction_id or f"{patient_id}_{laterality}"
     return Row(patient_id, image_id, laterality, view, site_id, machine_id, age, tuple(targets), prediction_id)
@@ -322,6 +232,20 @@ def check_prediction_ids(path: Path, rows: list[Row], lines: list[int]) -> None:
                     f"{path}, line {line}: prediction_id {row.prediction_id!r} for patient {row.patient_id!r}, side "
                     f"{row.laterality}, does not go with line {earlier}; a breast has one prediction_id of its own."
                 )
+
+
+def alike_patients(table: Table) -> list[str]:
+    """One warning for all patients whose identifiers differ only in case: probably one patient, written in two ways."""
+    spellings: dict[str, list[str]] = {}
+    for patient in table.patients:
+        spellings.setdefault(patient.casefold(), []).append(patient)
+    alike = [names for names in spellings.values() if len(names) > 1]
+    if not alike:
+        return []
+    return [
+        f"{table.path}: {len(alike)} patients are written in several ways that differ only in upper and lower case "
+        f"(first: {', '.join(alike[0])}), and count as different patients."
+    ]
 
 
 def disagreements(table: Table, lines: list[int]) -> list[str]:

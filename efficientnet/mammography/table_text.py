@@ -14,35 +14,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from efficientnet.common.errors import UserError
+from efficientnet.mammography.identifiers import MISSING, without_decimals
 
 
 class TableError(UserError):
     """A table that cannot be used; str() says what is wrong, in which file, line and column, and what to do."""
 
 
-MISSING = frozenset(("", "nan", "na", "n/a", "<na>", "none", "null"))
 SIDES = {"l": "L", "left": "L", "r": "R", "right": "R"}
 BINARY = {"0": 0.0, "0.0": 0.0, "false": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0} | dict.fromkeys(MISSING, math.nan)
-WHOLE_FLOAT = re.compile(r"(\d+)\.0+")
-ROUNDED_FLOAT = re.compile(r"\d(\.\d+)?[eE]\+\d+")
-NOT_A_FILE_NAME = re.compile(r"[/\\\x00-\x1f]|\.\.|^\.$")
-
-
-def read_identifier(text: str) -> str:
-    """A patient or image. It becomes part of a file name, so it must not lead out of the image folder."""
-    if text.lower() in ("", "nan"):
-        raise ValueError("is missing; every image needs it")
-    if NOT_A_FILE_NAME.search(text):
-        raise ValueError("cannot be part of a file name; remove slashes, '..' and control characters")
-    if ROUNDED_FLOAT.fullmatch(text):
-        raise ValueError("was rounded by a spreadsheet; export the table again with this column as text")
-    return without_decimals(text)
-
-
-def without_decimals(text: str) -> str:
-    """10006.0 -> 10006: pandas writes whole numbers like this if a value of their column is missing."""
-    whole = WHOLE_FLOAT.fullmatch(text) if "." in text else None
-    return whole[1] if whole else text
+AGE = re.compile(r"(\d{1,3})([DWMY])", re.IGNORECASE)  # DICOM's Age String, PS3.5 6.2
+PER_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12, "Y": 1}
+DELIMITER_LINE = re.compile(r'"?sep=([^\w" \r\n])"?[ \t]*(?=[\r\n])', re.IGNORECASE)
 
 
 def read_code(text: str) -> str | None:
@@ -63,12 +46,14 @@ def read_laterality(text: str) -> str:
 def read_age(text: str) -> float | None:
     if text.lower() in MISSING:
         return None
+    if found := AGE.fullmatch(text):
+        return int(found[1]) / PER_YEAR[found[2].upper()]
     try:
-        years = float(text)
+        years = float(text.replace(",", "."))
     except ValueError:
         years = math.nan
     if not 0 <= years < math.inf:
-        raise ValueError("is not an age in years; write a number, or nothing if it is unknown")
+        raise ValueError("is not an age in years, nor of DICOM's form 061Y")
     return years
 
 
@@ -89,8 +74,11 @@ def read_required_target(text: str) -> float:
 def read_records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The lines that are not blank, each with its line number as in an editor (the header's is 1)."""
     text = read_text(path)
-    header = text.lstrip().partition("\n")[0]
-    delimiter = max(",;\t|", key=header.count)  # the comma, if there are none
+    if declared := DELIMITER_LINE.match(text):  # for spreadsheets: sep=;
+        delimiter, text = declared[1], text[declared.end() :]
+    else:
+        header = text.lstrip().partition("\n")[0]
+        delimiter = max(",;\t|", key=header.count)  # the comma, if there are none
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     start = 1
     try:

@@ -24,7 +24,9 @@ def folder(tmp_path):
     for number in range(6):
         patient, side = number // 2, "LR"[number % 2]
         lines.append(f"{patient},{number},{side},{int(number < 2)},{'' if number == 3 else 0}")
-        Image.fromarray(np.full((32, 32), 40 * number, np.uint8)).save(tmp_path / f"{number}.png")
+        pixels = np.full((32, 32), 40 * number, np.uint8)
+        pixels[0] = 7  # a picture of one value shows nothing
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     (tmp_path / "train.csv").write_text("\n".join(lines))
     return tmp_path
 

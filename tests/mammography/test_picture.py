@@ -2,31 +2,15 @@
 
 import numpy as np
 import pytest
+from dicom_files import make
+from drawn_breasts import draw
 from PIL import Image
 
 from efficientnet.mammography.dicom.reading import ImageError
-from efficientnet.mammography.picture import encode_picture, is_prepared, read_picture, read_raster
+from efficientnet.mammography.picture import encode_picture, is_prepared, read_noted_picture, read_picture
 from efficientnet.mammography.preprocessing import Preprocessing
 
 SETTINGS = Preprocessing((64, 48))
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_eight_bits_are_over_255_and_sixteen_over_65535(tmp_path, suffix):
-    Image.fromarray(np.full((4, 4), 51, np.uint8)).save(tmp_path / f"a.{suffix}")
-    assert read_raster(tmp_path / f"a.{suffix}")[0] == pytest.approx(0.2, abs=0.005)
-    Image.fromarray(np.full((4, 4), 13107, np.uint16)).save(tmp_path / "b.png")
-    assert read_raster(tmp_path / "b.png")[0] == pytest.approx(0.2, abs=1e-6)
-    assert read_raster(tmp_path / "b.png")[0].dtype == np.float32
-    Image.new("RGB", (4, 4), (255, 255, 255)).save(tmp_path / f"c.{suffix}")
-    assert read_raster(tmp_path / f"c.{suffix}")[0] == pytest.approx(1.0)
-
-
-def test_an_unreadable_image_is_one_line_that_names_it(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"\x89PNG nonsense")
-    with pytest.raises(ImageError) as caught:
-        read_raster(tmp_path / "a.png")
-    assert "a.png" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_prepared_picture_is_off_by_half_a_level_at_most_and_black_stays_black(tmp_path):
@@ -70,3 +54,52 @@ def test_a_half_written_picture_is_not_taken_for_a_whole_one(tmp_path):
         (tmp_path / "a.png").write_bytes(content[:size])
         assert not is_prepared(tmp_path / "a.png", SETTINGS, "here")
     assert not is_prepared(tmp_path / "missing.png", SETTINGS, "here")
+
+
+@pytest.mark.parametrize("crop", [True, False])
+@pytest.mark.parametrize("value", [0, 90, 255])
+@pytest.mark.parametrize("suffix", ["png", "dcm"])
+def test_a_picture_of_one_value_is_unreadable(tmp_path, suffix, value, crop):
+    path, pixels = tmp_path / f"a.{suffix}", np.full((80, 90), value, np.uint8)  # which is padded to the image size
+    if suffix == "dcm":
+        make(pixels, WindowCenter=128, WindowWidth=256).save_as(path, enforce_file_format=True)
+    else:
+        Image.fromarray(pixels).save(path)
+    with pytest.raises(ImageError, match=r"a\.\w+: shows nothing: all of its pixels have one value"):
+        read_picture(path, Preprocessing((64, 48), crop=crop))
+
+
+def test_a_window_that_leaves_one_value_shows_nothing(tmp_path):
+    pixels = np.linspace(100, 200, 6000).reshape(60, 100).astype(np.uint16)
+    make(pixels, WindowCenter=3000, WindowWidth=10).save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    with pytest.raises(ImageError, match="shows nothing"):
+        read_picture(tmp_path / "a.dcm", SETTINGS)
+
+
+def test_a_prepared_picture_of_one_value_is_unreadable(tmp_path):
+    (tmp_path / "a.png").write_bytes(encode_picture(np.zeros((64, 48), np.float32), SETTINGS, "here"))
+    with pytest.raises(ImageError, match="shows nothing"):
+        read_picture(tmp_path / "a.png", SETTINGS)
+
+
+def test_how_the_files_of_a_folder_are_read_does_not_change_what_a_picture_means():
+    assert Preprocessing((64, 48), bits=12, invert_bright=True, accept_raw=True).key == SETTINGS.key
+
+
+def test_the_key_is_that_of_folders_and_checkpoints_that_exist():
+    assert SETTINGS.key == "32494b094a365eb4"
+
+
+def test_a_bright_background_is_inverted_by_request_and_noted(tmp_path):
+    image, _, _ = draw(300, 240, noise=0.01)
+    levels = np.rint(255 * image).astype(np.uint8)
+    Image.fromarray(levels).save(tmp_path / "dark.png")
+    Image.fromarray(255 - levels).save(tmp_path / "bright.png")
+    inverting = Preprocessing((64, 48), invert_bright=True)
+    dark, notes = read_noted_picture(tmp_path / "dark.png", inverting)
+    assert notes == ()
+    bright, notes = read_noted_picture(tmp_path / "bright.png", inverting)
+    assert notes == ("bright background inverted",)
+    np.testing.assert_allclose(bright, dark, atol=1e-6)
+    np.testing.assert_array_equal(read_picture(tmp_path / "dark.png", SETTINGS), dark)
+    assert np.abs(read_picture(tmp_path / "bright.png", SETTINGS) - dark).mean() > 0.2

@@ -14,7 +14,6 @@ import numpy as np
 import pydicom
 import pytest
 from commands import ROOT, assert_one_line_error, python, run
-from dicom_files import read_image
 from PIL import Image
 from pydicom.pixels import get_decoder
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, JPEGLosslessSV1
@@ -25,6 +24,7 @@ from tqdm import tqdm
 
 from efficientnet.common.files import UNFINISHED
 from efficientnet.mammography.dataset import MammogramDataset
+from efficientnet.mammography.dicom import read_image
 from efficientnet.mammography.dicom.headers import Header, has_problems, report
 from efficientnet.mammography.image_files import find_images
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
@@ -333,8 +333,8 @@ def test_what_is_no_file_is_passed_over(raw, tmp_path):
     image.unlink()
     os.mkfifo(image)
     assert "95 of 95" in prepare(raw, tmp_path / "cache").stdout
-    for what in (("--check",), ("--benchmark", "--image-size", 64)):
-        assert run(PREPARE, "--data", raw, *what).returncode == 0
+    assert run(PREPARE, "--data", raw, "--benchmark", "--image-size", 64).returncode == 0
+    assert run(PREPARE, "--data", raw, "--check").returncode == 1  # a row is without a file
 
 
 def test_a_benchmark_names_what_it_could_not_measure(raw):
@@ -437,6 +437,35 @@ def test_check_tells_which_decoder_will_be_used_and_that_12_bits_need_another_th
 def test_check_passes_a_sound_folder(phantoms):
     process = run(PREPARE, "--data", phantoms, "--check")
     assert process.returncode == 0, process.stdout + process.stderr
+
+
+def test_check_fails_where_rows_have_no_file_and_says_why(tmp_path):
+    data = write_tiny_data(tmp_path / "data", 3)
+    table = (data / "train.csv").read_text().replace(",L,", ".png,L,").replace("view", "age").replace(",CC,", ",old,")
+    (data / "train.csv").write_text(table)
+    process = run(PREPARE, "--data", data / "train.csv", "--check")
+    assert process.returncode == 1 and process.stderr == ""
+    lines = [" ".join(line.split()) for line in process.stdout.splitlines()]
+    assert "without a file 6 first: 100/10000.png" in lines
+    path = data / "train_images" / "100" / "10000.png"
+    assert f"hint: 100/10000.png is nearly {path}, but image_id goes without the suffix: 10000" in lines
+    assert any(line.startswith(f"warning: {data / 'train.csv'}, line 2, column 'age': 'old'") for line in lines)
+
+
+def test_columns_that_the_table_does_not_have_are_refused(tmp_path):
+    data = write_tiny_data(tmp_path / "data", 3)
+    write_tiny_data(data, 2, folder="test", labels=False)
+    assert run(PREPARE, "--data", data, "--check", "--columns", "cancer=biopsy").returncode == 0
+    process = run(PREPARE, "--data", data, "--check", "--columns", "cancer=malign")
+    assert_one_line_error(process, 1, "no column 'malign'", "patient_id, image_id, laterality, view, cancer, biopsy")
+
+
+def test_a_folder_with_a_test_set_only_is_prepared_for_evaluation(tmp_path):
+    data, output = write_tiny_data(tmp_path / "data", 2, folder="test", labels=False), tmp_path / "cache"
+    process = prepare(data, output)
+    assert "8 of 8" in process.stdout
+    assert f"next: python evaluate.py --checkpoint RUN/best.pt --data {output}" in process.stdout
+    assert run(PREPARE, "--data", data / "test.csv", "--check", "--columns", "cancer=malign").returncode == 0
 
 
 def test_check_names_the_decoder_that_is_missing(raw, tmp_path):

@@ -1,25 +1,17 @@
-"""The table: what is read from it, what is refused and where, and how its patients are split."""
+"""The table: what is read from it, and what is refused and where."""
 
-import csv
 import math
-import random
-from dataclasses import replace
-from itertools import cycle
 
 import numpy as np
 import pytest
 
-from efficientnet.mammography.table import (
+from efficientnet.mammography.table import Breast, Counts, Row, TableError, read_table
+from efficientnet.mammography.table_columns import (
     RSNA_TARGETS,
-    Breast,
-    Counts,
-    Row,
-    Table,
-    TableError,
-    assign_folds,
-    available_targets,
+    check_columns,
+    default_targets,
     parse_column_mapping,
-    read_table,
+    without_absent_labels,
 )
 
 TRAIN_HEADER = (
@@ -86,9 +78,27 @@ def test_labels_are_ignored_where_they_are_not_wanted(write):
 
 
 def test_identifiers_are_kept_as_written_except_for_the_decimals_of_pandas(write):
-    path = write("patient_id,image_id,laterality,cancer\n10006.0,0042.00,L,0\n007,a.0,R,0\nv1.5,1.50,R,0\n")
+    path = write("patient_id,image_id,laterality,cancer\n10006.0,0042.00,L,0\n007,a.0,R,0\n7,42,R,0\nv1.5,b,R,0\n")
     rows = read_table(path).rows
-    assert [(row.patient_id, row.image_id) for row in rows] == [("10006", "0042"), ("007", "a.0"), ("v1.5", "1.50")]
+    images = [(row.patient_id, row.image_id) for row in rows]
+    assert images == [("10006", "0042"), ("007", "a.0"), ("7", "42"), ("v1.5", "b")]
+
+
+def test_identifiers_that_a_spreadsheet_cut_to_15_digits_are_refused_by_column(write):
+    rows = "".join(f"{patient},1{patient:02}000000000000000,L,0\n" for patient in range(10, 15))
+    message = message_of(write("patient_id,image_id,laterality,cancer\n" + rows))
+    assert "column 'image_id': '110000000000000000' and" in message and "15 digits" in message
+
+
+def test_prediction_ids_are_refused_where_a_spreadsheet_changed_them(write):
+    path = write("patient_id,image_id,laterality,prediction_id\n1,1,L,1.2E+09\n")
+    assert "line 2, column 'prediction_id': '1.2E+09'" in message_of(path, labels="none")
+
+
+def test_patients_that_differ_only_in_case_are_said(write):
+    table = read_table(write("patient_id,image_id,laterality,cancer\np1,1,L,0\nP1,2,L,0\np2,3,L,0\n"))
+    assert table.patients == ("p1", "P1", "p2")
+    assert len(table.warnings) == 1 and "(first: p1, P1)" in table.warnings[0]
 
 
 @pytest.mark.parametrize("written", ["L", "l", "left", "Left", "LEFT", " L "])
@@ -130,6 +140,8 @@ def test_optional_labels_may_be_missing(write):
         pytest.param(lambda text: text.replace("\n", "\r").encode(), id="CR"),
         pytest.param(lambda text: text.replace(",", ";").encode(), id="semicolons"),
         pytest.param(lambda text: text.replace(",", "\t").encode(), id="tabs"),
+        pytest.param(lambda text: b"\xef\xbb\xbfsep=;\r\n" + text.replace(",", ";").encode(), id="sep="),
+        pytest.param(lambda text: b'"sep=^"\n' + text.replace(",", "^").encode(), id="sep= in quotation marks"),
         pytest.param(lambda text: text.replace("\n", "\n\n").encode(), id="blank lines"),
         pytest.param(lambda text: ("\n  \n" + text).encode(), id="blank lines first"),
         pytest.param(lambda text: text.replace("10011", ",,,\n10011").encode(), id="rows of nothing"),
@@ -174,6 +186,9 @@ def test_quoted_fields_may_hold_separators_and_newlines(write):
         ("1,a\\b,L,0\n", "line 2, column 'image_id'", "file name"),
         ('1,"a\nb",L,0\n', "line 2, column 'image_id'", "file name"),
         ("1,1.45954E+09,L,0\n", "line 2, column 'image_id'", "spreadsheet"),
+        ('"1,45954E+09",1,L,0\n', "line 2, column 'patient_id'", "spreadsheet"),
+        ('1,1,L,0\n1,"462,822,612",L,0\n', "line 3, column 'image_id'", "spreadsheet"),
+        ("NA,1,L,0\n", "line 2, column 'patient_id'", "missing"),
         ("10006,1,L,0\n10006,2,R\n", "line 3", "3 fields under 4 columns"),
         ("10006,1,L,0,1\n", "line 2", "5 fields under 4 columns"),
         ("10006,1,L,0\n10007,1,L,0\n10006,1,R,0\n", "line 4", "line 2"),
@@ -186,10 +201,27 @@ def test_a_bad_row_is_named_by_line_column_and_value(write, rows, where, value):
     assert value in message
 
 
-@pytest.mark.parametrize("age", ["061Y", "-1", "inf"])
-def test_a_bad_age_is_named(write, age):
+@pytest.mark.parametrize(
+    ("age", "years"),
+    [("61", 61), ("61.5", 61.5), ("061Y", 61), ("61y", 61), ("018M", 1.5), ("052W", 0.9966), ("0", 0), ("NA", None)],
+)
+def test_ages_are_years_or_of_the_form_of_dicom(write, age, years):
     path = write(f"patient_id,image_id,laterality,cancer,age\n1,1,L,0,{age}\n")
-    assert f"line 2, column 'age': {age!r}" in message_of(path)
+    table = read_table(path)
+    assert table.rows[0].age == (years if years is None else pytest.approx(years, abs=1e-4))
+    assert table.warnings == ()
+
+
+def test_ages_with_a_decimal_comma_are_read(write):
+    assert read_table(write("patient_id;image_id;laterality;cancer;age\n1;1;L;0;61,0\n")).rows[0].age == 61
+
+
+@pytest.mark.parametrize("age", ["61 years", "-1", "inf"])
+def test_values_of_an_optional_column_that_cannot_be_read_are_missing_and_counted_in_a_line(write, age):
+    table = read_table(write(f"patient_id,image_id,laterality,cancer,age\n1,1,L,0,50\n2,2,L,0,{age}\n3,3,L,0,x\n"))
+    assert [row.age for row in table.rows] == [50, None, None]
+    assert len(table.warnings) == 1
+    assert f"line 3, column 'age': {age!r}" in table.warnings[0] and "2 of 3" in table.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -278,9 +310,20 @@ def test_a_mapped_column_must_be_there(write, labels):
     assert "no column 'krebs'" in message_of(write(SMALL), columns={"cancer": "krebs"}, labels=labels)
 
 
-def test_a_mapping_of_what_is_not_read_does_no_harm(write):
-    assert read_table(write(SMALL), columns={"cancer": "krebs"}, labels="none").rows
-    assert read_table(write(SMALL), columns={"biopsy": "biopsie"}).rows
+@pytest.mark.parametrize("labels", ["required", "optional"])
+@pytest.mark.parametrize("name", ["biopsy", "BIRADS", "density"])
+def test_a_mapped_column_must_be_there_even_if_it_is_not_read(write, name, labels):
+    message = message_of(write("\n" + SMALL), columns={name: "other"}, labels=labels)
+    assert f"line 2: no column 'other' (--columns {name}=other)" in message
+    assert "patient_id, image_id, laterality, cancer" in message
+
+
+def test_a_mapping_of_labels_does_no_harm_where_labels_are_not_read(write):
+    path, mapping = write(SMALL), {"cancer": "krebs", "BIRADS": "birads"}
+    assert read_table(path, columns=mapping, labels="none").rows
+    with pytest.raises(TableError, match="'krebs'"):
+        check_columns(path, mapping)
+    assert without_absent_labels(path, {**mapping, "laterality": "seite"}) == {"laterality": "seite"}
 
 
 @pytest.mark.parametrize(
@@ -303,12 +346,19 @@ def test_an_empty_mapping_is_empty():
     assert parse_column_mapping("") == {}
 
 
-def test_available_targets_come_cancer_first(write):
+def test_the_scored_target_is_cancer_whatever_is_there(write):
     header = "invasive,patient_id,difficult_negative_case,cancer\n"
-    assert available_targets(write(header)) == ("cancer", "invasive", "difficult_negative_case")
-    assert available_targets(write(TRAIN_HEADER)) == RSNA_TARGETS
-    assert available_targets(write(TEST_HEADER)) == ()
-    assert available_targets(write("a,b\n"), columns={"biopsy": "b"}) == ("biopsy",)
+    assert default_targets(write(header)) == ("cancer", "invasive", "difficult_negative_case")
+    assert default_targets(write(TRAIN_HEADER)) == RSNA_TARGETS
+    assert default_targets(write(TEST_HEADER)) == ("cancer",)
+    assert default_targets(write("a,b\n"), columns={"biopsy": "b"}) == ("cancer", "biopsy")
+
+
+def test_a_table_without_cancer_is_refused_with_both_ways_out(write):
+    path = write("patient_id,image_id,laterality,malignant,biopsy\n1,1,L,0,0\n")
+    message = message_of(path, targets=default_targets(path))
+    assert "no column 'cancer'; the columns are: patient_id, image_id, laterality, malignant, biopsy" in message
+    assert "--columns cancer=NAME_IN_FILE" in message and "--targets" in message
 
 
 def test_breasts_stand_in_order_of_first_appearance(write):
@@ -344,133 +394,3 @@ def test_a_part_of_the_patients_is_a_table_of_its_own(write):
     assert table.breasts == (Breast("10011_L", "10011", "L", (0,), 0.0),)
     assert table.labels.shape == (1, 1)
     assert table.of_patients(()).labels.shape == (0, 1)
-
-
-def write_simulated_rsna(path):
-    """A train.csv of the published sizes: 54,706 images of 11,913 patients at two sites, 23,826 breasts of which
-    18,384 have two images and no other more than four; 486 patients with cancer, 6 of them on both sides."""
-    image = 0
-    views = cycle(("CC", "MLO", "MLO"))
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(TRAIN_HEADER.split(","))
-        for breast in range(23_826):
-            patient, side = divmod(breast, 2)
-            cancer = int(patient % 24 == 0 and patient // 24 < 486 and (side == 0 or patient // 24 < 6))
-            scattered = breast * 7919 % 23_826  # each number once, since 7919 is prime
-            for _ in range(2 + (scattered < 5442) + (scattered < 1612)):
-                image += 1
-                site, case, name = 1 + patient % 7 % 2, 10_000 + 3 * patient, 7919 * image
-                row = [site, case, name, "LR"[side], next(views), "61.0", cancer, cancer, 0, "", 0, "", 20 + site]
-                writer.writerow([*row, patient % 6 == 1])
-
-
-@pytest.fixture(scope="module")
-def rsna(tmp_path_factory):
-    path = tmp_path_factory.mktemp("rsna") / "train.csv"
-    write_simulated_rsna(path)
-    return read_table(path, targets=RSNA_TARGETS)
-
-
-def test_a_table_of_the_size_of_rsna_is_read(rsna):
-    assert rsna.counts == Counts(images=54_706, breasts=23_826, patients=11_913)
-    assert (rsna.positive_counts.breasts, rsna.positive_counts.patients) == (492, 486)
-    assert rsna.labels.shape == (54_706, 4)
-    assert sum(len(breast.rows) == 2 for breast in rsna.breasts) == 18_384
-    assert rsna.labels[:, 0].sum() == rsna.positive_counts.images
-    assert rsna.labels[:, 3].sum() > 7_000
-    assert rsna.warnings == ()
-
-
-def table_of(patients: dict[str, int], cancer: set[str] = frozenset(), sites: dict[str, str] | None = None) -> Table:
-    """A table with so many images for each patient."""
-    rows = [
-        Row(patient, f"{patient}-{i}", "L", None, (sites or {}).get(patient), None, None, (label,), f"{patient}_L")
-        for patient, images in patients.items()
-        for label in (float(patient in cancer),)
-        for i in range(images)
-    ]
-    return Table(tuple(rows), ("cancer",), "table.csv")
-
-
-def spread(counts) -> int:
-    return max(counts) - min(counts)
-
-
-@pytest.mark.parametrize("folds", [2, 4, 5])
-def test_folds_of_rsna_are_balanced(rsna, folds):
-    fold_of = assign_folds(rsna, folds)
-    assert tuple(fold_of) == rsna.patients
-    assert set(fold_of.values()) == set(range(folds))
-    cancer = {breast.patient_id for breast in rsna.breasts if breast.label == 1}
-    patients, positive, images, images_at_site_1 = ([0] * folds for _ in range(4))
-    for patient, fold in fold_of.items():
-        patients[fold] += 1
-        positive[fold] += patient in cancer
-    for row in rsna.rows:
-        images[fold_of[row.patient_id]] += 1
-        images_at_site_1[fold_of[row.patient_id]] += row.site_id == "1"
-    assert spread(patients) <= 1
-    assert spread(positive) <= 1
-    # Each of the four blocks in the line (cancer or not, site 1 or 2) contributes at most the difference between its
-    # patients with most and with fewest images, which is 4, and one patient of 8 images by which lengths may differ.
-    assert spread(images) <= 4 * (4 + 8)
-    assert spread(images_at_site_1) <= 2 * (4 + 8)
-
-
-def test_folds_are_stratified_within_one_for_any_table():
-    generator = random.Random(0)
-    for seed in range(100):
-        patients = {str(patient): generator.randint(1, 14) for patient in range(generator.randint(5, 120))}
-        cancer = set(generator.sample(sorted(patients), generator.randint(0, len(patients))))
-        sites = {patient: generator.choice("123") for patient in patients}
-        folds = generator.randint(2, 5)
-        fold_of = assign_folds(table_of(patients, cancer, sites), folds, seed)
-        assert set(fold_of) == set(patients)
-        for stratum in (set(patients), cancer, set(patients) - cancer):
-            counts = [sum(fold_of[patient] == fold for patient in stratum) for fold in range(folds)]
-            assert spread(counts) <= 1
-        for site in "123":
-            counts = [
-                sum(fold_of[patient] == fold for patient in cancer if sites[patient] == site) for fold in range(folds)
-            ]
-            assert spread(counts) <= 1
-
-
-def test_folds_do_not_depend_on_the_order_of_rows(rsna):
-    rows = list(rsna.rows)
-    random.Random(1).shuffle(rows)
-    assert assign_folds(replace(rsna, rows=tuple(rows)), 4) == assign_folds(rsna, 4)
-
-
-def test_a_patient_at_two_sites_has_one_place_in_line_whatever_row_comes_first():
-    table = table_of({str(patient): 2 for patient in range(40)})
-    rows = [replace(row, site_id=str(1 + place % 2)) for place, row in enumerate(table.rows[:40])]
-    rows += [replace(row, site_id="2") for row in table.rows[40:]]
-    backwards = replace(table, rows=tuple(reversed(rows)))
-    assert assign_folds(replace(table, rows=tuple(rows)), 4) == assign_folds(backwards, 4)
-
-
-def test_folds_depend_on_the_seed(rsna):
-    first, second = assign_folds(rsna, 4, seed=0), assign_folds(rsna, 4, seed=1)
-    same = sum(first[patient] == second[patient] for patient in first)
-    assert 0.15 < same / len(first) < 0.35  # one in four by chance
-
-
-def test_folds_are_the_ones_they_have_always_been():
-    """A change of these is a change of every published split: scores before and after cannot be compared."""
-    table = table_of(
-        {"10006": 4, "10011": 4, "10025": 4, "10038": 5, "10042": 4, "10048": 4, "10049": 6, "10050": 4},
-        cancer={"10025", "10042", "10049"},
-        sites={"10006": "2", "10011": "1", "10048": "2"},
-    )
-    assert assign_folds(table, 3, seed=0) == dict(zip(table.patients, [0, 2, 1, 1, 0, 1, 2, 0], strict=True))
-    assert assign_folds(table, 3, seed=1) == dict(zip(table.patients, [1, 2, 1, 1, 0, 0, 2, 0], strict=True))
-
-
-@pytest.mark.parametrize("folds", [-1, 0, 1, 4])
-def test_impossible_numbers_of_folds_are_refused(folds):
-    table = table_of({"a": 1, "b": 1, "c": 1})
-    with pytest.raises(ValueError, match="3 patients"):
-        assign_folds(table, folds)
-    assert sorted(assign_folds(table, 3).values()) == [0, 1, 2]

@@ -14,9 +14,12 @@ from __future__ import annotations
 import argparse
 import csv
 import random
+import shlex
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +32,16 @@ from efficientnet.common.files import atomic_file, remove_unfinished, write_byte
 from efficientnet.common.isolated import Failure, run_isolated
 from efficientnet.common.options import add_options, given_options
 from efficientnet.mammography.dicom.headers import Header, count_lines, first_lines, has_problems, look_at, report
-from efficientnet.mammography.image_files import every_image, find_images
+from efficientnet.mammography.image_files import data_folder, every_image, find_images, name_hint
 from efficientnet.mammography.prepare.benchmark import benchmark
 from efficientnet.mammography.prepare.contact_sheet import contact_sheet
 from efficientnet.mammography.prepare.folder import check_settings, read_description, write_description
-from efficientnet.mammography.prepare.pictures import Job, prepare
-from efficientnet.mammography.preprocessing import PICTURE_SETTINGS, Preprocessing
+from efficientnet.mammography.prepare.pictures import Job, count_notes, prepare
+from efficientnet.mammography.preprocessing import MOST_BITS, Preprocessing
+from efficientnet.mammography.raster import Survey, look, sample
 from efficientnet.mammography.settings import PICTURE_OPTIONS, ScreeningSettings
 from efficientnet.mammography.table import Table, read_table
+from efficientnet.mammography.table_columns import check_columns
 
 PROGRAM = "python -m efficientnet.mammography.prepare"
 
@@ -55,16 +60,15 @@ class Split:
 
 
 def read_splits(data: Path, columns: dict[str, str] | None) -> list[Split]:
-    """The tables that exist, one or both. Raises TableError, and UserError if there is none."""
-    if not data.is_dir():
-        raise UserError(f"{data}: no such folder; --data names the folder with train.csv")
+    """The tables that exist, one or both. Raises TableError."""
     splits = []
     for name in ("train", "test"):
-        if (data / f"{name}.csv").exists():
-            table = read_table(data / f"{name}.csv", columns=columns, labels="none")
+        path = data / f"{name}.csv"
+        if path.exists():
+            if name == "train":  # a test table need not have the labels that --columns names
+                check_columns(path, columns or {})
+            table = read_table(path, columns=columns, labels="none")
             splits.append(Split(name, table, find_images(table, data, f"{name}_images")))
-    if not splits:
-        raise UserError(f"{data}: holds neither train.csv nor test.csv; --data names the folder that does")
     return splits
 
 
@@ -89,14 +93,19 @@ def open_output(output: Path, data: Path, settings: Preprocessing) -> None:
     output.mkdir(parents=True, exist_ok=True)
 
 
-def look_at_all(files: list[Path], limits: dict[str, Any]) -> dict[Path, Header | Failure]:
+def look_at_all(files: list[Path], raw: bool, limits: dict[str, Any]) -> dict[Path, Header | Failure]:
     """The header of each file."""
     found = {}
     with progress_bar(len(files), "headers") as bar:
-        for path, header in run_isolated(look_at, files, **limits):
+        for path, header in run_isolated(partial(look_at, raw=raw), files, **limits):
             found[path] = header
             bar.update()
     return {path: found[path] for path in files}
+
+
+def survey_of(files: list[Path], limits: dict[str, Any]) -> Survey:
+    """What the PNG, JPEG and TIFF files look like, from a sample."""
+    return Survey.of(dict(run_isolated(look, [path for part in sample(files) for path in part], **limits)))
 
 
 def table_lines(splits: list[Split], data: Path) -> list[str]:
@@ -109,6 +118,9 @@ def table_lines(splits: list[Split], data: Path) -> list[str]:
         rows = zip(split.table.rows, split.files, strict=True)
         missing = [f"{row.patient_id}/{row.image_id}" for row, file in rows if file is None]
         lines += first_lines("  without a file", missing)
+        if hint := name_hint(split.table, split.files, data, split.folder) if missing else None:
+            lines.append(f"{'':>24}  hint: {hint}")
+        lines += [f"  warning: {text}" for text in split.table.warnings]
     # Both tables may share a folder of images, so a file without a row in one table may have one in the other.
     found = [file for split in splits for file in split.files if file is not None]
     strangers, links = set(), set()
@@ -144,12 +156,16 @@ def copy_tables(splits: list[Split], output: Path) -> None:
             write_bytes(copy, content)
 
 
-def summary(output: Path, images: int, failures: dict[Path, str], settings: Preprocessing) -> str:
+def summary(
+    output: Path, images: int, failures: dict[Path, str], notes: Mapping[str, int], settings: Preprocessing
+) -> str:
     lines = [f"{output}: {images - len(failures):,} of {images:,} images are prepared (key {settings.key})"]
     if failures:
         path, reason = next(iter(failures.items()))
         lines.append(f"{len(failures):,} failed, and {output / 'failures.csv'} says why; the first: {path}: {reason}")
-    return "\n".join([*lines, f"next: python train.py --data {output}"])
+    command = "train.py" if (output / "train.csv").exists() else "evaluate.py --checkpoint RUN/best.pt"
+    lines += count_lines("note", Counter(notes).elements())
+    return "\n".join([*lines, f"next: python {command} --data {shlex.quote(str(output))}"])
 
 
 def write_preview(
@@ -170,7 +186,8 @@ def write_preview(
     print(f"{path}: {len(chosen)} of {len(images):,} images, each with the box of its crop and as it is prepared")
 
 
-def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Preprocessing | None]:
+def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """The arguments, and those settings of the pictures that are among them."""
     parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with train.csv or test.csv")
     parser.add_argument("--output", type=Path, metavar="CACHE", help="new folder, or one to go on in")
@@ -188,8 +205,9 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Pre
     parser.add_argument("--memory", type=number(float, above=0), default=4, metavar="GIB", help="for one file (4)")
     arguments = parser.parse_args(argv)
     given = given_options(arguments, ScreeningSettings)
+    given.pop("columns", None)
     if arguments.check:
-        return arguments, None
+        return arguments, {"image_size": (32, 32)} | given  # no picture is made
     if "image_size" not in given or not (arguments.output or arguments.preview or arguments.benchmark):
         parser.error("--image-size and --output (or --preview, or --benchmark) are needed, unless for --check")
     if arguments.preview is not None:
@@ -197,23 +215,27 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Pre
             parser.error(f"--preview {arguments.preview}: give it a name that ends in .png")
         if arguments.preview.resolve().is_relative_to(arguments.data.resolve()):
             parser.error(f"--preview {arguments.preview}: lies within --data, which is never written to")
-    return arguments, Preprocessing(**{name: value for name, value in given.items() if name in PICTURE_SETTINGS})
+    return arguments, given
 
 
 @command(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments, settings = parse_arguments(argv)
+    arguments, given = parse_arguments(argv)
     limits = {"workers": arguments.workers, "seconds": arguments.timeout, "memory": arguments.memory}
-    data, output = arguments.data, arguments.output
+    data, output = data_folder(arguments.data, ("train.csv", "test.csv")), arguments.output
     splits = read_splits(data, getattr(arguments, "columns", None))
     every_file = [file for split in splits for file in split.files if file is not None]
-    if settings is None:
-        headers = look_at_all(every_file, limits)
-        print("\n".join([*table_lines(splits, data), report(headers)]))
-        return int(has_problems(headers))
+    survey = survey_of(every_file, limits)
+    settings = Preprocessing(**{"bits": survey.bits or MOST_BITS} | given)
+    pictures = [f"{name:<24}  {text}" for name, text in survey.lines(settings)]
+    if arguments.check:
+        headers = look_at_all(every_file, settings.accept_raw, limits)
+        print("\n".join([*table_lines(splits, data), report(headers), *pictures]))
+        without_file = any(None in split.files for split in splits)
+        return int(has_problems(headers) or bool(survey.unreadable) or without_file)
 
     if arguments.benchmark:
-        print(benchmark(look_at_all(every_file, limits), settings, limits))
+        print(benchmark(look_at_all(every_file, settings.accept_raw, limits), settings, limits))
         return 0
     if arguments.preview is not None:
         write_preview(arguments.preview, splits, settings, arguments.preview_images, arguments.seed, limits)
@@ -230,8 +252,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_description(output, settings, complete=False)
     copy_tables(splits, output)
     if to_do:
-        headers = look_at_all([job.source for job in to_do], limits)
-        print("\n".join([*table_lines(splits, data), report(headers)]), flush=True)
+        headers = look_at_all([job.source for job in to_do], settings.accept_raw, limits)
+        print("\n".join([*table_lines(splits, data), report(headers), *pictures]), flush=True)
         try:
             with progress_bar(len(jobs), "prepare", len(jobs) - len(to_do)) as bar:
                 for job, reason in prepare(to_do, bar, settings, limits):
@@ -241,8 +263,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise KeyboardInterrupt("the same command goes on from here") from None
         finally:
             write_failures(output, failures, headers)
-        write_description(output, settings, complete=True)
-    print(summary(output, len(jobs), failures, settings))
+    notes = count_notes(jobs, failures)
+    if to_do:
+        write_description(output, settings, complete=True, notes=notes)
+    print(summary(output, len(jobs), failures, notes, settings))
     return int(bool(failures))
 
 

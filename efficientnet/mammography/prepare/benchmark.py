@@ -15,6 +15,7 @@ import pydicom
 from pydicom.pixels import get_decoder
 
 from efficientnet.common.isolated import Failure, run_isolated
+from efficientnet.mammography.dicom.decoding import correct_transfer_syntax
 from efficientnet.mammography.dicom.grayscale import shown_image
 from efficientnet.mammography.dicom.headers import Header, syntax_name
 from efficientnet.mammography.dicom.reading import read_shown_image
@@ -62,8 +63,9 @@ def measure(paths: Sequence[Path], settings: Preprocessing) -> list[float]:
     """
     rounds = []
     for path in paths:
-        read_shown_image(path, settings.window)  # raises an ImageError for a bad file
+        read_shown_image(path, settings.window, raw=settings.accept_raw)  # raises an ImageError for a bad file
         dataset = pydicom.dcmread(path)
+        correct_transfer_syntax(dataset, path)
         decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
         for _ in range(ROUNDS):
             marks = [time.process_time()]

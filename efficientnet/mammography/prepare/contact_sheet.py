@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from efficientnet.common.isolated import Failure, run_isolated
 from efficientnet.mammography.dicom.headers import Header, look_at
 from efficientnet.mammography.dicom.reading import ImageError
-from efficientnet.mammography.picture import open_image
+from efficientnet.mammography.picture import open_image, preprocess_file
 from efficientnet.mammography.preprocessing import Preprocessing, breast_box, preprocess
 
 HEIGHT, GAP, CAPTION = 320, 8, 30  # in pixels: a picture, the space between pictures, the two lines below
@@ -54,7 +54,7 @@ def draw_cell(file: tuple[Path, str], settings: Preprocessing) -> Image.Image | 
     name = f"{path.parent.name}/{path.stem}, {laterality}"
     try:
         image, _ = open_image(path, settings)
-        picture = preprocess(image, settings, laterality)
+        picture = preprocess_file(path, image, settings, laterality)
     except ImageError as error:
         return Failure(str(error).removeprefix(f"{path}: "))
     height, width = image.values.shape

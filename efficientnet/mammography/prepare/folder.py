@@ -2,27 +2,32 @@
 
 train.csv, test.csv                             copies from the other folder
 train_images/<patient_id>/<image_id>.png        prepared pictures (see picture.py); test_images/ likewise
-prepared.json                                   settings, their key, and whether the folder is complete
+prepared.json                                   settings, their key, whether the folder is complete; notes on sources
 failures.csv                                    path, reason and transfer_syntax of each file without a picture
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from efficientnet.common.errors import UserError
 from efficientnet.common.files import write_json
-from efficientnet.mammography.preprocessing import PICTURE_SETTINGS, VERSION, Preprocessing
+from efficientnet.mammography.preprocessing import PICTURE_SETTINGS, SOURCE_SETTINGS, VERSION, Preprocessing
 
 DESCRIPTION = "prepared.json"
 
 
-def write_description(root: Path, settings: Preprocessing, complete: bool) -> None:
-    picture = {name: settings.to_dict()[name] for name in PICTURE_SETTINGS}
+def write_description(
+    root: Path, settings: Preprocessing, complete: bool, notes: Mapping[str, int] | None = None
+) -> None:
+    """`notes` are counts of what was wrong with the sources and how they were read."""
+    values = settings.to_dict()
+    picture, source = ({name: values[name] for name in names} for names in (PICTURE_SETTINGS, SOURCE_SETTINGS))
     description = {"version": VERSION, "key": settings.key, "settings": picture, "complete": complete}
-    write_json(root / DESCRIPTION, description)
+    write_json(root / DESCRIPTION, description | {"source": source, "notes": dict(notes or {})})
 
 
 def read_description(root: Path) -> dict[str, Any] | None:
@@ -30,7 +35,8 @@ def read_description(root: Path) -> dict[str, Any] | None:
     try:
         description = json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))
         if set(description["settings"]) == set(PICTURE_SETTINGS) and {"version", "key", "complete"} <= set(description):
-            settings = Preprocessing(**description["settings"])
+            source = description.setdefault("source", {})  # older versions had no such settings
+            settings = Preprocessing(**description["settings"], **source)
             if description["key"] == settings.key or description["version"] != VERSION:
                 return description
     except (FileNotFoundError, NotADirectoryError):
@@ -43,24 +49,28 @@ def read_description(root: Path) -> dict[str, Any] | None:
 def prepared_settings(root: Path) -> dict[str, Any]:
     """The settings that a prepared folder was made with, by name; an empty dict for any other folder."""
     description = read_description(root)
-    settings = {} if description is None else description["settings"]
+    settings = {} if description is None else description["settings"] | description["source"]
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
-def check_settings(root: Path, settings: Preprocessing) -> None:
-    """Raise UserError if the folder was prepared with settings other than these."""
+def check_settings(root: Path, settings: Preprocessing, names: Collection[str] = PICTURE_SETTINGS) -> None:
+    """Raise UserError if the folder was prepared with settings other than these, of those with these names."""
     description = read_description(root)
-    if description is None or description["key"] == settings.key:
+    if description is None:
         return
-    wanted, there = settings.to_dict(), description["settings"]
-    different = [f"{name} {there[name]}, not {wanted[name]}" for name in there if there[name] != wanted[name]]
+    wanted, there = settings.to_dict(), description["settings"] | description["source"]
+    different = [
+        f"{name} {there[name]}, not {wanted[name]}" for name in names if there.get(name, wanted[name]) != wanted[name]
+    ]
+    if not different and description["version"] == VERSION:
+        return
     reason = "; ".join(different) or f"version {description['version']} of the preprocessing, not {VERSION}"
     raise UserError(f"{root}: was prepared with {reason}; name the folder that it was made from, or prepare another")
 
 
-def check_prepared(root: Path, settings: Preprocessing) -> None:
+def check_prepared(root: Path, settings: Preprocessing, names: Collection[str] = PICTURE_SETTINGS) -> None:
     """Raise UserError if the folder was prepared with settings other than these, or not to the end."""
-    check_settings(root, settings)
+    check_settings(root, settings, names)
     description = read_description(root)
     if description is not None and not description["complete"]:
         raise UserError(f"{root}: is not finished; give the same prepare command again, and it goes on")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from tqdm import tqdm
 from efficientnet.common.files import write_bytes
 from efficientnet.common.isolated import Failure, run_isolated
 from efficientnet.mammography.dicom.reading import ImageError
-from efficientnet.mammography.picture import encode_picture, is_prepared, read_picture
+from efficientnet.mammography.image_files import is_dicom
+from efficientnet.mammography.picture import encode_picture, is_prepared, prepared_notes, read_noted_picture
 from efficientnet.mammography.preprocessing import Preprocessing
 
 
@@ -25,16 +27,18 @@ class Job:
     target: Path
     laterality: str
 
-    @property
-    def origin(self) -> str:
-        """The inputs that decide the picture besides the settings, as stored in the prepared file."""
+    def origin(self, settings: Preprocessing) -> str:
+        """The inputs that decide the picture besides the key of the settings, as stored in the prepared file."""
         name = self.source.name.encode("ascii", "backslashreplace").decode()  # PNG stores other text differently
-        return f"{name}, {self.source.stat().st_size} bytes, {self.laterality}"
+        ways = ("accept_raw",) if is_dicom(self.source) else ("bits", "invert_bright")
+        defaults = {field.name: field.default for field in fields(settings)}  # older files have no more than these
+        read = [f"{way} {value}" for way in ways if (value := getattr(settings, way)) != defaults[way]]
+        return ", ".join([name, f"{self.source.stat().st_size} bytes", self.laterality, *read])
 
     def is_done(self, settings: Preprocessing) -> bool:
         """Whether the prepared file is complete, with these settings, from this source, and no older than it."""
         try:
-            if not is_prepared(self.target, settings, self.origin):
+            if not is_prepared(self.target, settings, self.origin(settings)):
                 return False
             return self.source.stat().st_mtime <= self.target.stat().st_mtime
         except OSError:  # such as a broken link, which fails with a reason when it is prepared
@@ -44,7 +48,8 @@ class Job:
 def prepare_image(job: Job, settings: Preprocessing) -> bytes | Failure:
     """The content of the prepared file."""
     try:
-        return encode_picture(read_picture(job.source, settings, job.laterality), settings, job.origin)
+        picture, notes = read_noted_picture(job.source, settings, job.laterality)
+        return encode_picture(picture, settings, job.origin(settings), notes)
     except ImageError as error:
         return Failure(str(error).removeprefix(f"{job.source}: "))
 
@@ -67,3 +72,9 @@ def prepare(jobs: list[Job], bar: tqdm, settings: Preprocessing, limits: dict[st
             # Written by this process, so that one that is killed for its image leaves nothing behind.
             write_bytes(job.target, result)
         bar.update()
+
+
+def count_notes(jobs: list[Job], failures: Collection[Path]) -> dict[str, int]:
+    """How many of the prepared pictures have each note on their sources, the most frequent first."""
+    done = [job.target for job in jobs if job.source not in failures]
+    return dict(Counter(note for target in done for note in prepared_notes(target)).most_common())

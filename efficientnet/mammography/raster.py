@@ -1,0 +1,249 @@
+"""PNG, JPEG and TIFF files -> brightness, and what a sample of a folder's files tells about all of them.
+
+Such files are copies of mammograms, of which two properties are lost: how many of 16 bits are used (the values of a
+12-bit image, saved as they are, are nearly black), and whether MONOCHROME1 was inverted. Neither is certain from one
+picture, so the depth is decided once for a folder, and bright backgrounds are counted and inverted by request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from efficientnet.common.isolated import Failure
+from efficientnet.mammography.dicom.grayscale import ShownImage
+from efficientnet.mammography.dicom.reading import ImageError
+from efficientnet.mammography.image_files import is_dicom
+from efficientnet.mammography.preprocessing import EVEN, FRAME_WIDTH, MOST_BITS, Preprocessing, reduce, without_padding
+from efficientnet.mammography.preprocessing import Image as Brightness
+
+SETTINGS_KEY = "Prepared-By"  # in the header of a prepared picture: the key of its settings
+
+DEPTHS = (8, 10, 12, 14, MOST_BITS)
+LOOKED_AT, PROBED = 32, 256  # of a folder's files: pixels read, and headers to find those of more than 8 bits
+PHOTOMETRIC_INTERPRETATION, WHITE_IS_ZERO = 262, 0  # a tag of TIFF
+
+# A bright background is recognised on bands of rows, by so many times the evidence for a dark one, and by at least a
+# share of the contrast. Of 4,000 drawn breasts with labels, frames, noise or implants 2 counted as bright, and 96 of
+# their inverses did not: small ones under many labels, and those that are saturated nearly everywhere.
+BANDS, BRIGHT_MARGIN, LEAST_EXCESS = 8, 2.0, 0.01
+DARK_HALF = 0.1  # of the contrast: half of the picture is black if its median is no brighter
+
+
+@dataclass(frozen=True)
+class Raster:
+    """The pixels of a file, upright and without colour.
+
+    values    (H, W): uint8, whose white is 255; integers of more bits; or brightness in floating point
+    inverted  whether white is 0
+    key       of the settings, if this is a prepared picture
+    """
+
+    values: NDArray[Any]
+    inverted: bool = False
+    key: str | None = None
+
+
+def read_raster(path: Path) -> Raster:
+    """Colour is reduced to luminance, transparency shows black, and the orientation in EXIF is applied.
+
+    Raises ImageError.
+    """
+    try:
+        with opened(path) as image:
+            if reason := reason_to_refuse(image):
+                raise ImageError(f"{path}: {reason}")
+            ImageOps.exif_transpose(image, in_place=True)
+            tags = getattr(image, "tag_v2", {})
+            values = pixels(image)
+            inverted = values.dtype != np.uint8 and tags.get(PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO
+            return Raster(values, inverted, image.info.get(SETTINGS_KEY))
+    except ImageError:
+        raise
+    except MemoryError:  # usually a damaged file
+        raise ImageError(f"{path}: cannot be read as an image (it claims more memory than there is)") from None
+    except Exception as error:  # Pillow raises nearly anything for a damaged file
+        reason = " ".join(str(error).split())
+        raise ImageError(f"{path}: cannot be read as an image ({reason}); replace it or take it out") from None
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """The file, of which the header is read; without Pillow's warnings about defects that it tolerates."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # By its name, Pillow would map an uncompressed TIFF into memory, and get the size of a turned one wrong.
+        with open(path, "rb") as file, Image.open(file) as image:
+            yield image
+
+
+def reason_to_refuse(image: Image.Image) -> str | None:
+    """Why an opened file, whose pixels are still unread, cannot be used as it is, and what to do about it."""
+    if (frames := getattr(image, "n_frames", 1)) > 1:
+        return f"it holds {frames} pictures; save each as a file of its own"
+    # Pillow would read the upper byte of each value.
+    if ";16" in str(image.tile) and not image.mode.startswith("I"):
+        return "colours and transparency of 16 bits cannot be read; save it as gray without transparency"
+    return None
+
+
+def pixels(image: Image.Image) -> NDArray[Any]:
+    """Values (H, W) of an image of any mode: uint8 where it has 8 bits or fewer."""
+    transparent = image.info.get("transparency")
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image)
+        return values if transparent is None else np.where(values == transparent, 0, values)
+    if transparent is None and image.getbands()[-1] not in ("A", "a"):
+        return np.asarray(image.convert("L"))
+    gray, alpha = (np.asarray(band, np.uint16) for band in image.convert("RGBA").convert("LA").split())
+    return ((gray * alpha + 127) // 255).astype(np.uint8)
+
+
+def brightness(raster: Raster, bits: int, path: Path) -> Brightness:
+    """Float32 (H, W) in [0, 1]. Raises ImageError for values beyond white, which is 2^bits - 1 above 8 bits."""
+    values = raster.values
+    if values.dtype == np.uint8:
+        return values.astype(np.float32) / np.float32(255)
+    lowest, highest = values.min(), values.max()
+    white = 1 if values.dtype.kind == "f" else 2**bits - 1
+    if not (lowest >= 0 and highest <= white):  # nan is neither
+        held = f"holds values from {lowest:g} to {highest:g}"
+        if values.dtype.kind == "f":
+            raise ImageError(f"{path}: {held} in floating point; write brightness from 0 to 1, or 16-bit integers")
+        if lowest < 0 or highest >= 2**MOST_BITS:
+            raise ImageError(f"{path}: {held}; write integers from 0 to {2**MOST_BITS - 1}")
+        raise ImageError(f"{path}: {held}, but {bits} bits end at {white}; give --bits {depth(highest)} for the folder")
+    picture = values.astype(np.float32) / np.float32(white)
+    return 1 - picture if raster.inverted else picture
+
+
+def depth(highest: int) -> int:
+    """The number of bits that images of machines have, and that hold this value."""
+    return next((bits for bits in DEPTHS if highest < 2**bits), MOST_BITS)
+
+
+def has_bright_background(reduced: Brightness) -> bool:
+    """Whether air is brighter than tissue, as in copies of MONOCHROME1 that were never inverted.
+
+    A breast has air above and below it. Of each column, the middle is compared with both ends: where they are brighter
+    by more, over all columns, than it is elsewhere, the background is bright. The chest wall, a pectoral muscle, a
+    label or an implant has no air on two sides. Where half of the picture is black, as around a small breast, labels
+    above each other could decide, so it does not count as bright. Neither does anything undecided.
+
+    reduced: the copy of `preprocessing.reduce`, of any contrast.
+    """
+    darkest, half, brightest = np.percentile(reduced, (1, 50, 99))
+    inner = reduced[without_padding(reduced, -np.inf)]  # without even lines along the edges, bright or dark
+    rows, columns = (round(FRAME_WIDTH * length) for length in inner.shape)
+    inner = inner[rows : inner.shape[0] - rows, columns : inner.shape[1] - columns]
+    if len(inner) < BANDS or np.ptp(inner) <= EVEN or half <= darkest + DARK_HALF * (brightest - darkest):
+        return False
+    bands = np.stack([np.median(band, axis=0) for band in np.array_split(inner, BANDS)])
+    ends, middle = bands[[0, -1]], bands[2:-2].mean(axis=0)
+    bright = np.maximum(ends.min(axis=0) - middle, 0).mean()
+    dark = np.maximum(middle - ends.max(axis=0), 0).mean()
+    return bool(bright > BRIGHT_MARGIN * dark + LEAST_EXCESS * np.ptp(inner))
+
+
+@dataclass(frozen=True)
+class Look:
+    """One file: its highest value if it has more than 8 bits, and whether its background is bright."""
+
+    highest: int | None
+    is_bright: bool
+
+
+@lru_cache(maxsize=4 * LOOKED_AT)
+def look(path: Path) -> Look | Failure | None:
+    """None for a prepared picture, whose source is no longer in question."""
+    try:
+        raster = read_raster(path)
+        is_deep = raster.values.dtype.kind in "iu" and raster.values.dtype != np.uint8
+        highest = int(raster.values.max()) if is_deep else None
+        picture = brightness(raster, depth(highest or 0), path)
+    except ImageError as error:
+        return Failure(str(error).removeprefix(f"{path}: "))
+    return None if raster.key else Look(highest, has_bright_background(reduce(ShownImage(picture))))
+
+
+def is_deep(path: Path) -> bool:
+    """Whether the header says integers of more than 8 bits."""
+    try:
+        with opened(path) as image:
+            return image.mode.startswith("I")
+    except Exception:  # as in `read_raster`, which says why
+        return False
+
+
+def sample(files: Iterable[Path | None]) -> tuple[list[Path], list[Path]]:
+    """Up to LOOKED_AT files of more than 8 bits, and as many others, evenly over the sorted names."""
+    found = spread(sorted({file for file in files if file is not None and not is_dicom(file)}), PROBED)
+    deep = {file for file in found if is_deep(file)}
+    return spread(sorted(deep), LOOKED_AT), spread([file for file in found if file not in deep], LOOKED_AT)
+
+
+def spread(items: Sequence[Path], count: int) -> list[Path]:
+    return [items[place * len(items) // count] for place in range(count)] if len(items) > count else list(items)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a sample of a folder's PNG, JPEG and TIFF files looks like."""
+
+    looks: Mapping[Path, Look]
+    unreadable: Mapping[Path, Failure]
+
+    @classmethod
+    def of(cls, seen: Mapping[Path, Look | Failure | None]) -> Survey:
+        by_name = sorted(seen.items())
+        looks = {path: result for path, result in by_name if isinstance(result, Look)}
+        return cls(looks, {path: result for path, result in by_name if isinstance(result, Failure)})
+
+    @property
+    def bits(self) -> int | None:
+        """Of the files of more than 8 bits, None without such."""
+        highest = [seen.highest for seen in self.looks.values() if seen.highest is not None]
+        return depth(max(highest)) if highest else None
+
+    def lines(self, settings: Preprocessing) -> list[tuple[str, str]]:
+        """(name, text) lines for a person; the name is "pictures" or "warning"."""
+        lines, count = [], len(self.looks) + len(self.unreadable)
+        if self.bits is not None:
+            deep = [path for path, seen in self.looks.items() if seen.highest is not None]
+            kinds = " and ".join(sorted({"TIFF" if "tif" in path.suffix.lower() else "PNG" for path in deep}))
+            if self.bits == settings.bits:
+                lines.append(("pictures", f"16-bit {kinds} holding {self.bits} bits (--bits overrules)"))
+            else:
+                text = f"16-bit {kinds} read as {settings.bits} bits, while those looked at hold {self.bits}"
+                lines.append(("warning", text))
+        if bright := sum(seen.is_bright for seen in self.looks.values()):
+            text = f"{bright} of {count} pictures looked at have a bright background"
+            lines.append(
+                ("pictures", f"{text} and are inverted")
+                if settings.invert_bright
+                else ("warning", f"{text}: --invert-bright inverts those")
+            )
+        if self.unreadable:
+            path, failure = next(iter(self.unreadable.items()))
+            text = f"{len(self.unreadable)} of {count} pictures looked at cannot be read; the first: {path}"
+            lines.append(("warning", f"{text}: {failure.reason}"))
+        return lines
+
+
+def survey(files: Iterable[Path | None]) -> Survey:
+    """Look at a sample of these files."""
+    return Survey.of({path: look(path) for part in sample(files) for path in part})
+
+
+def folder_bits(files: Iterable[Path | None]) -> int:
+    """The depth of a folder's files of more than 8 bits: what holds all values of a sample of them."""
+    return Survey.of({path: look(path) for path in sample(files)[0]}).bits or MOST_BITS
