@@ -12,20 +12,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from efficientnet.common.command_line import Parser, command, leave, number
+from efficientnet.common.command_line import Parser, command, leave, number, output_file, output_folder
 from efficientnet.common.cpu import keep_freed_memory
-from efficientnet.common.files import write_bytes, write_json
+from efficientnet.common.errors import UserError
+from efficientnet.common.files import write_bytes
 from efficientnet.mammography.task import Screening
 from efficientnet.training.ensemble import load_member, predict_mean
 from efficientnet.training.failures import explained_failures
 from efficientnet.training.task import Task
 
 PROGRAM = "evaluate.py"
+METRICS = Path("metrics.json")  # in --output
 
 
 def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Namespace:
@@ -34,8 +36,8 @@ def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Na
         "--checkpoint", type=Path, nargs="+", required=True, metavar="FILE", help="best.pt of one or more runs"
     )
     task.add_evaluation_arguments(parser)
-    parser.add_argument("--output", type=Path, help="folder for predictions and metrics.json")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there; - is the terminal")
+    parser.add_argument("--output", type=output_folder, help="folder for predictions and metrics.json")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the metrics there; - is the terminal")
     parser.add_argument("--flip", action="store_true", help="average each image with its mirror image")
     parser.add_argument("--batch-size", type=number(int, 1), default=8, metavar="N", help="default 8")
     parser.add_argument("--workers", type=number(int, 0), metavar="N", help="processes that read images")
@@ -52,8 +54,9 @@ def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Na
 
 
 def evaluate(arguments: argparse.Namespace, task: type[Task]) -> None:
+    to_terminal = str(arguments.json) == "-"
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    optimize, to_terminal = not arguments.no_optimize, str(arguments.json) == "-"
+    optimize = not arguments.no_optimize
     members = [
         load_member(path, task, device, arguments.precision, optimize) for path in dict.fromkeys(arguments.checkpoint)
     ]
@@ -80,19 +83,31 @@ def evaluate(arguments: argparse.Namespace, task: type[Task]) -> None:
     report = evaluation.report(probabilities, failures)
     result = {"checkpoints": [str(member.path) for member in members], **report.values, "unreadable": failures}
 
-    for path, data in report.files.items():
-        if path.is_absolute() or arguments.output is not None:
-            write_bytes(path if path.is_absolute() else arguments.output / path, data)
-    if arguments.output is not None:
-        write_json(arguments.output / "metrics.json", result)
-    if arguments.json is not None and not to_terminal:
-        write_json(arguments.json, result)
     say(f"\n{report.text}")
     if failures:
         say(f"\n{len(failures)} images could not be read; the first:")
         say("\n".join(f"  {line}" for line in failures[:5]))
+    text = json.dumps(result, indent=2) + "\n"
     if to_terminal:
-        print(json.dumps(result, indent=2))
+        print(text, end="")
+    files = {path: data for path, data in report.files.items() if path.is_absolute()}
+    if arguments.output is not None:
+        files |= {arguments.output / path: data for path, data in (report.files | {METRICS: text.encode()}).items()}
+    if arguments.json is not None and not to_terminal:
+        files[arguments.json] = text.encode()
+    write_all(files)
+
+
+def write_all(files: Mapping[Path, bytes]) -> None:
+    """Write each file that can be written; raises UserError for the others."""
+    failures = []
+    for path, data in files.items():
+        try:
+            write_bytes(path, data)
+        except OSError as error:
+            failures.append(f"{path} ({error.strerror})")
+    if failures:
+        raise UserError(f"could not be written: {', '.join(failures)}; the other files are there")
 
 
 @command(PROGRAM)

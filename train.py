@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -53,7 +54,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
     recipe, task, device = plan.recipe, plan.task, process.device
 
     # Data. Each rank takes every W-th image of a global batch.
-    task.load(process, arguments.strict)
+    task.load(process, arguments.strict, plan.checkpoint)
     loaders = Loaders(task, recipe, process, arguments.workers, arguments.strict)
 
     # The model, its moving average, AdamW and the gradient scaler that fp16 needs. All ranks begin with one seed.
@@ -64,12 +65,11 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
     if arguments.dry_run:
         return
 
-    config = plan.to_dict() if plan.checkpoint is None else None
-    with RunFolder.open(plan.output, plan.architecture.slug, config, process) as folder:
+    with RunFolder.open(plan.output, plan.architecture.slug, plan.to_dict(), process) as folder:
         learner.settle_buckets()
         progress = restore(plan, learner, loaders, process)
         if process.is_main:
-            console.print_start(folder.path, plan, progress, learner)
+            console.print_start(folder.path, plan, progress, learner, schedule)
         store = CheckpointStore(folder.path, arguments.checkpoint_every, arguments.keep_checkpoints, process.is_main)
 
         def state() -> dict[str, Any]:
@@ -149,7 +149,8 @@ def stop(stopped: Stopped, progress: Progress, store: CheckpointStore, folder: R
     where = f"stopped by {stopped.name} after epoch {progress.epoch}, update {progress.position}"
     folder.mark_stopped(where, process)
     if process.is_main:
-        print(f"train.py: {where}: all of it is saved, go on with --resume {folder.path}", file=sys.stderr, flush=True)
+        path = shlex.quote(str(folder.path))
+        print(f"train.py: {where}: all of it is saved, go on with --resume {path}", file=sys.stderr, flush=True)
     process.barrier()  # torchrun ends the others when the first rank leaves
 
 

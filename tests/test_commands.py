@@ -37,6 +37,11 @@ def test_it_works_from_anywhere(command, arguments, words, checkpoint, tiny_data
 
 def test_usage_errors_and_failures_have_exit_codes_of_their_own(tmp_path):
     (tmp_path / "file").touch()
-    plot = ["--plot", str(tmp_path / "file" / "x.png")]
-    for arguments, code, word in ((["--phi", "-1"], 2, "phi"), (plot, 1, str(tmp_path / "file"))):
-        assert_one_line_error(launch([sys.executable, "scale.py", *arguments], 60), code, word)
+    plot = ["scale.py", "--plot", str(tmp_path / "file" / "x.png")]
+    absent = ["-m", "efficientnet.weights", "info", str(tmp_path / "absent.pth")]
+    for arguments, code, word in (
+        (["scale.py", "--phi", "-1"], 2, "phi"),
+        (plot, 2, str(tmp_path / "file")),
+        (absent, 1, "absent.pth"),
+    ):
+        assert_one_line_error(launch([sys.executable, *arguments], 60), code, word)

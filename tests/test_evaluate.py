@@ -1,8 +1,10 @@
 """`evaluate.py`: scores, metrics, ensembles and submissions from checkpoints alone."""
 
 import csv
+import errno
 import json
 import multiprocessing
+import os
 import shutil
 
 import numpy as np
@@ -12,6 +14,7 @@ from commands import assert_one_line_error, run
 from tiny_data import write_tiny_data
 from tiny_runs import SMALL
 
+from efficientnet.common.files import write_bytes
 from efficientnet.metrics import probabilistic_f1
 
 
@@ -99,6 +102,16 @@ def test_submission_has_kaggles_format_and_order(trained, tmp_path):
     assert all(0 <= float(row["cancer"]) <= 1 for row in rows(path))
 
 
+def test_a_test_table_need_not_have_the_labels_that_the_checkpoint_names(trained, tmp_path):
+    content = torch.load(trained[2][0], weights_only=True)
+    content["plan"]["settings"]["columns"] = {"cancer": "malignant", "BIRADS": "birads"}
+    torch.save(content, tmp_path / "named.pt")
+    process = evaluate("--checkpoint", tmp_path / "named.pt", "--data", trained[1], "--split", "test")
+    assert "no labels" in process.stdout
+    process = run("evaluate.py", "--checkpoint", tmp_path / "named.pt", "--data", trained[1])
+    assert_one_line_error(process, 1, "no column 'malignant' (--columns cancer=malignant)", "cancer, biopsy")
+
+
 def test_a_breast_whose_images_all_fail_still_has_its_row(trained, tmp_path):
     _root, data, checkpoints = trained
     copy = shutil.copytree(data, tmp_path / "data")
@@ -112,6 +125,77 @@ def test_a_breast_whose_images_all_fail_still_has_its_row(trained, tmp_path):
     assert len(table) == 10
     prior = torch.load(checkpoints[0], weights_only=True)["prior"]
     assert [float(row["cancer"]) for row in table[:2]] == pytest.approx([prior, prior], rel=1e-5)
+
+
+def test_a_submission_says_which_split_it_is_of_and_is_about_cancer_only(trained, tmp_path):
+    path = tmp_path / "submission.csv"
+    assert (
+        "held-out patients only (for the competition: --split test)"
+        in evaluate("--checkpoint", trained[2][0], "--submission", path).stdout
+    )
+    content = torch.load(trained[2][0], weights_only=True)
+    content["targets"] = ["biopsy", "cancer"]
+    torch.save(content, tmp_path / "biopsy.pt")
+    path.unlink()
+    process = run("evaluate.py", "--checkpoint", tmp_path / "biopsy.pt", "--data", trained[1], "--submission", path)
+    assert_one_line_error(process, 1, "--submission", "cancer", "trained for biopsy")
+    assert not path.exists()
+
+
+def test_outputs_that_cannot_be_written_are_found_before_the_images_are_scored(trained, tmp_path, monkeypatch):
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.write_text("mine")
+    folder.mkdir()
+    monkeypatch.setattr("evaluate.predict_mean", lambda *_, **__: pytest.fail("scored first"))
+    for flag, path, words in (
+        ("--submission", folder, "is a folder"),
+        ("--json", folder, "is a folder"),
+        ("--output", file, "is a file"),
+        ("--submission", file / "s.csv", "is not a folder"),
+        ("--output", file / "deep" / "er", "is not a folder"),
+    ):
+        process = run("evaluate.py", "--checkpoint", trained[2][0], "--split", "all", flag, path)
+        assert_one_line_error(process, 2, flag, str(path), words)
+    assert file.read_text() == "mine" and not list(folder.iterdir())
+
+
+def test_scores_are_there_though_one_of_the_outputs_fails(trained, tmp_path, monkeypatch):
+    def full_disk(path, data, write=write_bytes):
+        if path.name == "images.csv":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, data)
+
+    monkeypatch.setattr("evaluate.write_bytes", full_disk)
+    process = run("evaluate.py", "--checkpoint", trained[2][0], "--output", tmp_path, "--json", tmp_path / "m.json")
+    assert_one_line_error(process, 1, "images.csv (No space left on device)", "the other files are there")
+    assert "Probabilistic F1" in process.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"predictions.csv", "metrics.json", "m.json"}
+
+
+def test_patients_with_the_identifiers_of_others_are_counted_and_scored_on_request(trained, tmp_path):
+    elsewhere = write_tiny_data(tmp_path / "elsewhere", 15)
+    process = evaluate("--checkpoint", trained[2][0], "--data", elsewhere)
+    assert "9 patients of 15 (the others were trained on)" in process.stdout
+    assert f"6 of these patients have identifiers that were trained on in {trained[1]}" in process.stdout
+    assert "3 of these patients are not in the table that was trained from" in process.stdout
+    assert ": 15 patients," in evaluate("--checkpoint", trained[2][0], "--data", elsewhere, "--split", "all").stdout
+    own = evaluate("--checkpoint", *trained[2]).stdout
+    assert "12 patients, " in own and "warning" not in own
+
+
+def test_folds_of_different_tables_are_said_and_nobody_is_scored_by_who_trained_on_her(trained, tmp_path):
+    content = torch.load(trained[2][1], weights_only=True)
+    held_out = sorted(set(content["split"]["fold_of"]) - set(content["training_patients"]))
+    trained_on = content["training_patients"]
+    swapped = {held_out[0]: trained_on[0], trained_on[0]: held_out[0]}
+    fold_of = content["split"]["fold_of"]
+    content["split"]["fold_of"] = {p: fold_of[swapped.get(p, p)] for p in fold_of}
+    content["training_patients"] = [swapped.get(patient, patient) for patient in trained_on]
+    torch.save(content, tmp_path / "other.pt")
+    process = evaluate("--checkpoint", trained[2][0], tmp_path / "other.pt", "--output", tmp_path)
+    assert "have 2 of 12 patients in different folds" in process.stdout
+    # One is now trained on by both, and scored by none.
+    assert len({row["patient_id"] for row in rows(tmp_path / "predictions.csv")}) == 11
 
 
 def test_json_to_the_terminal_is_nothing_but_json(trained):

@@ -7,13 +7,16 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 from commands import assert_one_line_error, python, ranks, run, running, torchrun
+from PIL import Image
 from tiny_data import write_tiny_data
 from tiny_runs import SMALL
 
 from efficientnet.common.cpu import has_bf16_units, usable_cores
+from efficientnet.create import create_model
 
 FAST = [*SMALL, "--image-size", 32, "--batch-size", 4, "--learning-rate", 1e-3, "--warmup-epochs", 0.5, "--workers", 0]
 
@@ -305,6 +308,8 @@ def test_broken_images_are_named_and_counted_and_do_not_end_the_run(damaged, tmp
         (["--image-size", 64, 64, 64], 2, ["one or two"]),
         (["--fold", 4], 2, ["--fold 4", "0 to 3"]),
         (["--columns", "cancer"], 2, ["--columns"]),
+        (["--columns", "cancer=malign"], 1, ["no column 'malign'", "laterality, view, cancer, biopsy"]),
+        (["--columns", "BIRADS=birads"], 1, ["no column 'birads'", "train.csv, line 1"]),
         (["--device", "cuda"], 2, ["CUDA"]),
         (["--backend", "nccl"], 2, ["nccl"]),
         (["--sync-batch-norm"], 2, ["--sync-batch-norm"]),
@@ -321,6 +326,57 @@ def test_bad_input_is_a_line_or_two(tiny_data, arguments, code, words):
     if torch.cuda.is_available() and {"cuda", "nccl", "--sync-batch-norm"} & set(map(str, arguments)):
         pytest.skip("this machine has CUDA")
     assert_one_line_error(run("train.py", "--data", tiny_data, *arguments), code, *words)
+
+
+def a_few_images(root, patients, positives=()):
+    """A folder with one image of each of so many patients."""
+    (root / "train_images").mkdir(parents=True)
+    lines = ["patient_id,image_id,laterality,cancer"]
+    for patient in range(patients):
+        pixels = np.random.default_rng(patient).integers(0, 255, (80, 50), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "train_images" / f"{patient}.png")
+        lines.append(f"{patient},{patient},L,{int(patient in positives)}")
+    (root / "train.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+SHORT = (*SMALL, "--batch-size", 2, "--epochs", 1, "--folds", 2, "--workers", 0)
+
+
+def test_one_image_to_train_on_is_enough_where_batch_norm_can_use_it(tmp_path):
+    data = a_few_images(tmp_path / "data", 2, positives=[0, 1])
+    arguments = ("--data", data, *SHORT, "--output", tmp_path / "r")
+    process = run("train.py", *arguments, "--image-size", 32)
+    assert_one_line_error(process, 1, "one image to train on", "two at 32x32")
+    assert run("train.py", *arguments, "--image-size", 64).returncode == 0
+
+
+def test_ranks_with_fewer_than_two_images_each_train_and_agree(tmp_path):
+    data = a_few_images(tmp_path / "data", 6, positives=[0, 1, 2])
+    process = ranks(2, "train.py", "--data", data, *SHORT, "--output", tmp_path / "r", "--image-size", 32)
+    assert process.returncode == 0, process.stderr
+    assert "pF1" in process.stdout
+
+
+def test_without_a_positive_to_learn_from_there_is_a_warning_and_no_threshold(tmp_path):
+    data = a_few_images(tmp_path / "data", 4, positives=[0])
+    # Fold 0 gets the only positive.
+    arguments = ("--data", data, *SHORT, "--image-size", 64, "--output", tmp_path / "r")
+    process = run("train.py", *arguments)
+    assert process.returncode == 0, process.stderr
+    assert "warning     no training image has cancer: nothing can be learned about it" in process.stdout
+    assert lines(tmp_path / "r")[0]["threshold"] is None and " at -" in process.stdout
+
+
+def test_what_is_to_go_to_timms_plain_models_is_trained_as_they_are(tiny_data, tmp_path):
+    flags = ("--padding", "symmetric", "--batch-norm-eps", "1e-5")
+    run_folder = tmp_path / "r"
+    process = run("train.py", *FAST, *flags, "--data", tiny_data, "--epochs", 1, "--output", run_folder)
+    assert process.returncode == 0, process.stderr
+    model = create_model(weights=run_folder / "best.pt")
+    assert (model.convention.padding, model.convention.batch_norm_eps) == ("symmetric", 1e-5)
+    out = ("--to", "timm")
+    assert run("efficientnet.weights", "convert", run_folder / "best.pt", tmp_path / "timm.pth", *out).returncode == 0
 
 
 def test_a_folder_without_a_table_or_without_images_is_said(tmp_path):

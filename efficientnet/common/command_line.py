@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from efficientnet.common.errors import UserError
@@ -104,6 +105,29 @@ def command(program: str) -> Callable[[Callable[..., int | None]], Callable[...,
         return guarded
 
     return decorate
+
+
+def output_file(text: str) -> Path:
+    """An argparse type: a file that can be written, which is found out before the work. - may mean the terminal."""
+    return Path(text) if text == "-" else writable(Path(text), is_folder=False)
+
+
+def output_folder(text: str) -> Path:
+    """An argparse type: a folder, new or old, in which files can be written."""
+    return writable(Path(text), is_folder=True)
+
+
+def writable(path: Path, is_folder: bool) -> Path:
+    if path.exists() and path.is_dir() != is_folder:
+        kind, wanted = ("a file", "a folder") if is_folder else ("a folder", "a file in it")
+        raise argparse.ArgumentTypeError(f"{path} is {kind}; name {wanted}")
+    place = path if is_folder else path.parent
+    while not (place.exists() or place.is_symlink()):
+        place = place.parent
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        reason = "may not be written to" if place.is_dir() else "is not a folder"
+        raise argparse.ArgumentTypeError(f"{path} cannot be written, since {place} {reason}; choose another place")
+    return path
 
 
 def number(

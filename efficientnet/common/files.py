@@ -26,7 +26,12 @@ TEXT = {"encoding": "utf-8", "newline": ""}
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be used; str() is one line that names the file and what to do."""
+    """A checkpoint that cannot be used; str() is one line that names the file and what to do.
+
+    refused: the class or function, by its full name, for which a file was refused unread.
+    """
+
+    refused: str | None = None
 
 
 @contextlib.contextmanager
@@ -86,10 +91,10 @@ def load_tensors(path: Path, map_location: str | torch.device = "cpu") -> Any:
     import torch  # here, so that processes that only write files start without it
 
     def load() -> Any:
-        with warnings.catch_warnings():
-            # A newer pickle protocol, which torch may fail to read. The CheckpointError says so.
-            warnings.filterwarnings("ignore", "Detected pickle protocol")
-            return torch.load(path, map_location=map_location, weights_only=True)
+        with warnings.catch_warnings(), open(path, "rb") as file:  # by its ending torch would read a .safetensors file
+            # A newer pickle protocol, which torch may fail to read, and TorchScript. The CheckpointError says so.
+            warnings.filterwarnings("ignore", "Detected pickle protocol|.*TorchScript archive")
+            return torch.load(file, map_location=map_location, weights_only=True)
 
     return explain_failures(path, load)
 
@@ -110,13 +115,24 @@ def explain_failures(path: Path, load: Callable[[], Any]) -> Any:
                 f"{path}: not what torch.save writes by default (damaged, of another format, or a pickle with other "
                 "things in it), so it is refused unread"
             ) from None
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        kind = f" ({found.group(1)})" if found else ""
-        raise CheckpointError(
-            f"{path}: holds more than tensors and plain values{kind}, so it is refused unread"
-        ) from None
+        found = re.search(r"(?:GLOBAL |SETITEM.* got <class ')([^\s']+)", str(error))
+        kind = f" ({found[1]})" if found else ""
+        refusal = CheckpointError(
+            f"{path}: holds more than tensors and plain values{kind}, so it is refused unread; "
+            "where it was made, save the tensors alone: torch.save(model.state_dict(), PATH)"
+        )
+        refusal.refused = found and found[1]
+        raise refusal from None
     except CheckpointError:
         raise
-    except Exception:  # a damaged file can cause almost any error in its reader
-        kind = "safetensors" if path.suffix == ".safetensors" else "PyTorch"
-        raise CheckpointError(f"{path}: damaged, truncated, or not a {kind} file; use another copy") from None
+    except Exception as error:  # a damaged file can cause almost any error in its reader
+        if "TorchScript" in str(error):
+            raise CheckpointError(
+                f"{path}: is a TorchScript archive; save its tensors: "
+                "torch.save(torch.jit.load(PATH).state_dict(), NEW)"
+            ) from None
+        if "locating file data.pkl" in str(error):
+            raise CheckpointError(
+                f"{path}: is an archive of another kind, such as torch.export's; save the model's state_dict instead"
+            ) from None
+        raise CheckpointError(f"{path}: damaged, truncated, or of another format; use another copy") from None

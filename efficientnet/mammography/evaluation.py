@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import numpy as np
 
+from efficientnet.common.command_line import output_file
 from efficientnet.common.errors import UserError
+from efficientnet.common.options import add_options, given_options
 from efficientnet.mammography.dataset import MammogramDataset
-from efficientnet.mammography.image_files import find_images
+from efficientnet.mammography.dicom.headers import check_decoders
+from efficientnet.mammography.image_files import data_folder, find_images
 from efficientnet.mammography.loss import lower_first
 from efficientnet.mammography.prepare.folder import check_prepared
-from efficientnet.mammography.preprocessing import Preprocessing
+from efficientnet.mammography.preprocessing import PICTURE_SETTINGS, SOURCE_SETTINGS, Preprocessing
+from efficientnet.mammography.raster import folder_bits, survey
 from efficientnet.mammography.report import metric_texts, score_line
 from efficientnet.mammography.scoring import bytes_of, score_breasts, sigmoid, write_predictions, write_submission
-from efficientnet.mammography.settings import DEMO_PATIENTS, column_mapping, phantom_folder
-from efficientnet.mammography.table import Table, TableError, available_targets, read_table
+from efficientnet.mammography.settings import DEMO_PATIENTS, ScreeningSettings, column_mapping, phantom_folder
+from efficientnet.mammography.split import Split
+from efficientnet.mammography.table import Table, TableError, read_table
+from efficientnet.mammography.table_columns import without_absent_labels
 from efficientnet.training.checkpoint import CheckpointError, misfit
 from efficientnet.training.task import Report
+
+SUBMITTED = "cancer"  # the competition's target
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +43,13 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
         help="validation: patients of train.csv that the checkpoint did not train on (default where there is a "
         "train.csv); test: test.csv and test_images/; all: everybody in train.csv",
     )
-    parser.add_argument("--submission", type=Path, metavar="FILE", help="write prediction_id,cancer, a row a breast")
+    parser.add_argument(
+        "--submission", type=output_file, metavar="FILE", help="write prediction_id,cancer, a row a breast of the split"
+    )
     parser.add_argument("--aggregate", choices=["mean", "max"], default="mean", help="images to breast (default mean)")
     parser.add_argument("--columns", type=column_mapping, metavar="OURS=THEIRS,...", help="default: the checkpoint's")
+    as_trained = dict.fromkeys(SOURCE_SETTINGS)
+    add_options(parser.add_argument_group("files of --data"), ScreeningSettings, as_trained, SOURCE_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -52,8 +66,10 @@ class Trained:
     prior: float
     threshold: float | None
     training_patients: frozenset[str]
+    split: Split | None  # None in older checkpoints
     data: str | None
     seed: int
+    folds: int
     columns: dict[str, str]
 
     @classmethod
@@ -68,8 +84,10 @@ class Trained:
                 content["prior"],
                 content["metrics"].get("threshold"),
                 frozenset(content["training_patients"]),
+                Split(**content["split"]) if "split" in content else None,
                 content["plan"]["data"],
                 content["plan"]["recipe"]["seed"],
+                content["plan"]["settings"]["folds"],
                 content["plan"]["settings"]["columns"] or {},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -80,7 +98,8 @@ class ScreeningEvaluation:
     """A `training.task.Evaluation` of one split of a data folder.
 
     data, split, columns: None is what the first checkpoint was trained with, and its held-out patients.
-    aggregate: images to breast.  Raises TableError and CheckpointError.
+    aggregate: images to breast.  source: those of SOURCE_SETTINGS that overrule `as_it_is_read`.
+    Raises TableError and CheckpointError.
     """
 
     def __init__(
@@ -91,19 +110,29 @@ class ScreeningEvaluation:
         columns: dict[str, str] | None = None,
         aggregate: str = "mean",
         submission: Path | None = None,
+        source: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.members, self.aggregate, self.submission = members, aggregate, submission
         check_alike(members)
         first = members[0]
-        self.root = data or (Path(first.data) if first.data else phantom_folder(DEMO_PATIENTS, first.seed))
-        if not self.root.is_dir():
-            raise TableError(f"{self.root}: no such folder; --data names the folder with train.csv or test.csv")
+        if submission is not None and first.targets[0] != SUBMITTED:
+            raise UserError(
+                f"--submission holds probabilities of {SUBMITTED}, and {first.path} was trained for "
+                f"{first.targets[0]}; --output writes those"
+            )
+        data = data or (Path(first.data) if first.data else phantom_folder(DEMO_PATIENTS, first.seed))
+        self.root = data_folder(data, ("train.csv", "test.csv"))
         for member in members:
-            check_prepared(self.root, member.preprocessing)
-        self.split = split or ("validation" if (self.root / "train.csv").exists() else "test")
+            check_prepared(self.root, replace(member.preprocessing, **source), (*PICTURE_SETTINGS, *source))
+        has_train = (self.root / "train.csv").exists() and data.name != "test.csv"
+        self.split = split or ("validation" if has_train else "test")
         table = self.read_table(first.columns if columns is None else columns)
+        everybody = len(table.patients)
         trained_on = [member.training_patients & set(table.patients) for member in members]
         self.warnings = list(table.warnings) if self.split != "test" else []  # a test table need not have labels
+        self.warnings += split_warnings(members, table, self.root) if self.split != "test" else []
+        folder = "test_images" if self.split == "test" else "train_images"
+        files = dict(zip(table.rows, find_images(table, self.root, folder), strict=True))
         if self.split == "validation":
             table = held_out(members, table)
             self.allowed = np.array(
@@ -117,11 +146,17 @@ class ScreeningEvaluation:
         # Whether the members' thresholds were tuned on other patients than these.
         self.is_fresh = self.split == "test" or not any(trained_on)
         self.table = table
-        folder = "test_images" if self.split == "test" else "train_images"
-        self.files = find_images(table, self.root, folder)
+        self.files = [files[row] for row in table.rows]
+        check_decoders([file for file in self.files if file is not None])
+        ways = as_it_is_read(self.root, self.files, members) | dict(source)
+        self.members = [replace(each, preprocessing=replace(each.preprocessing, **ways)) for each in members]
+        looks = survey(self.files).lines(self.members[0].preprocessing)
+        self.warnings += [text for name, text in looks if name == "warning"]
         counts = table.counts
+        rest = f" of {everybody} (the others were trained on)" if counts.patients < everybody else ""
         self.description = (
-            f"{self.split} of {self.root}: {counts.patients} patients, {counts.breasts} breasts, {counts.images} images"
+            f"{self.split} of {self.root}: {counts.patients} patients{rest}, {counts.breasts} breasts, "
+            f"{counts.images} images" + "".join(f", {text}" for name, text in looks if name != "warning")
         )
 
     @classmethod
@@ -129,17 +164,25 @@ class ScreeningEvaluation:
         cls, checkpoints: Mapping[Path, Mapping[str, Any]], arguments: argparse.Namespace
     ) -> ScreeningEvaluation:
         members = [Trained.from_checkpoint(path, content) for path, content in checkpoints.items()]
+        given = given_options(arguments, ScreeningSettings)
+        source = {name: given[name] for name in SOURCE_SETTINGS if name in given}
         return cls(
-            members, arguments.data, arguments.split, arguments.columns, arguments.aggregate, arguments.submission
+            members,
+            arguments.data,
+            arguments.split,
+            arguments.columns,
+            arguments.aggregate,
+            arguments.submission,
+            source,
         )
 
     def read_table(self, mapping: Mapping[str, str]) -> Table:
         targets, is_test = self.members[0].targets, self.split == "test"
         path = self.root / ("test.csv" if is_test else "train.csv")
         # A test table has no labels as a rule, so that a target with another name in train.csv is not asked for there.
-        renamed = {name for name in mapping if name in targets}
-        unlabelled = is_test and renamed and not renamed & set(available_targets(path, mapping))
-        return read_table(path, targets, mapping, labels="none" if unlabelled else "optional")
+        present = without_absent_labels(path, mapping) if is_test else mapping
+        unlabelled = targets[0] in mapping and targets[0] not in present
+        return read_table(path, targets, present, labels="none" if unlabelled else "optional")
 
     def input_key(self, member: int) -> Preprocessing:
         return self.members[member].preprocessing
@@ -179,11 +222,47 @@ class ScreeningEvaluation:
         }
         if self.submission is not None:
             files[self.submission.absolute()] = bytes_of(write_submission, self.table, scores, prior)
-            line = f"{self.submission}: {counts.breasts} breasts"
+            line = f"{self.submission}: {counts.breasts} breasts of {self.table.path}"
+            if self.split == "validation":
+                line += ", held-out patients only (for the competition: --split test)"
             if scores.unscored:
                 line += f", {len(scores.unscored)} of them without a readable image at the prior of {prior:.4f}"
             lines += ["", line]
         return Report(values, "\n".join(lines), files)
+
+
+def as_it_is_read(root: Path, files: Sequence[Path | None], members: Sequence[Trained]) -> dict[str, Any]:
+    """SOURCE_SETTINGS for a folder: those of the training on it; elsewhere the depth is that of its own files."""
+    own = (member for member in members if member.data and Path(member.data).resolve() == root.resolve())
+    member = next(own, None)
+    used = (member or members[0]).preprocessing
+    ways = {name: getattr(used, name) for name in SOURCE_SETTINGS}
+    return ways if member else ways | {"bits": folder_bits(files)}
+
+
+def split_warnings(members: Sequence[Trained], table: Table, root: Path) -> list[str]:
+    """What a person should know where the table is not the one that the members were trained from."""
+    patients, lines = set(table.patients), []
+    for data in dict.fromkeys(member.data for member in members):
+        trained_on = set().union(*(member.training_patients for member in members if member.data == data)) & patients
+        if data is not None and trained_on and Path(data).resolve() != root.resolve():
+            lines.append(
+                f"{len(trained_on)} of these patients have identifiers that were trained on in {data}, and count as "
+                "trained on; if they are other people, --split all scores everybody"
+            )
+    splits = [(member, member.split.fold_of) for member in members if member.split]
+    new = len(patients.difference(*(fold_of for _, fold_of in splits)))
+    if splits and 0 < new < len(patients):
+        lines.append(f"{new} of these patients are not in the table that was trained from")
+    for (first, fold_of), (member, its_fold_of) in itertools.pairwise(splits):
+        common = patients & set(fold_of) & set(its_fold_of)
+        moved = sum(fold_of[patient] != its_fold_of[patient] for patient in common)
+        if moved and (first.seed, first.folds) == (member.seed, member.folds):
+            lines.append(
+                f"{first.path} and {member.path} began with different tables, and have {moved} of {len(common)} "
+                "patients in different folds; each is scored by those that did not train on them"
+            )
+    return lines
 
 
 def check_alike(members: Sequence[Trained]) -> None:

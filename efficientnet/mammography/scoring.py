@@ -99,7 +99,7 @@ def write_predictions(
 
 
 def write_submission(file: IO[str], table: Table, scores: BreastScores, fallback: float) -> None:
-    """Kaggle's format, prediction_id and cancer, a row for every breast in the table's order.
+    """Kaggle's format, prediction_id and cancer (the first target), a row for every breast in the table's order.
 
     A breast without a readable image gets `fallback`: a missing row would make the whole submission invalid.
     """

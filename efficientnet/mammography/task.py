@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -19,8 +20,9 @@ from efficientnet.common.errors import UserError
 from efficientnet.common.options import add_options
 from efficientnet.mammography.augment import augment_draw
 from efficientnet.mammography.dataset import MammogramDataset
+from efficientnet.mammography.dicom.headers import check_decoders
 from efficientnet.mammography.evaluation import ScreeningEvaluation, add_evaluation_arguments
-from efficientnet.mammography.image_files import find_images
+from efficientnet.mammography.image_files import data_folder, find_images, folder_of, name_hint
 from efficientnet.mammography.loss import (
     lower_first,
     masked_binary_cross_entropy,
@@ -30,11 +32,14 @@ from efficientnet.mammography.loss import (
 )
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
 from efficientnet.mammography.prepare.folder import check_prepared, prepared_settings
-from efficientnet.mammography.preprocessing import Preprocessing
+from efficientnet.mammography.preprocessing import COMPARED_SETTINGS, MOST_BITS, PICTURE_SETTINGS, Preprocessing
+from efficientnet.mammography.raster import folder_bits, survey
 from efficientnet.mammography.report import model_card, score_line
 from efficientnet.mammography.scoring import BreastScores, bytes_of, score_breasts, sigmoid, write_predictions
 from efficientnet.mammography.settings import DEMO, DEMO_PATIENTS, RECIPE, ScreeningSettings, phantom_folder
-from efficientnet.mammography.table import Table, TableError, assign_folds, available_targets, read_table
+from efficientnet.mammography.split import Split
+from efficientnet.mammography.table import Table, TableError, read_table
+from efficientnet.mammography.table_columns import default_targets
 from efficientnet.training.distributed import Process
 from efficientnet.training.recipe import Recipe
 from efficientnet.training.sampler import sampled_share
@@ -62,7 +67,7 @@ class ScreeningMetrics(Metrics):
 class Screening:
     """Mammograms, of patients split into folds; data None is the embedded phantoms.
 
-    After `load`: `train` and `validation` are the two parts of the table, `fold_of` the fold of each patient, `prior`
+    After `load`: `train` and `validation` are the two parts of the table, `split` the folds of its patients, `prior`
     the share of positives among the training images. Positives drawn more often than that raise the odds of every
     prediction by one factor; `logit_shift` takes it off again.
     """
@@ -73,12 +78,14 @@ class Screening:
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
-        group = parser.add_argument_group("data", "a folder with train.csv and train_images/; without --data, phantoms")
+        demo = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in DEMO.items())
+        text = f"--data is a folder with train.csv and train_images/. Without it phantoms are trained on, with {demo}"
+        group = parser.add_argument_group("data", textwrap.fill(text, 100))
         add_options(group, ScreeningSettings)
 
     @staticmethod
     def defaults(data: Path | None, provenance: Provenance | None) -> dict[str, Any]:
-        values = DEMO if data is None else prepared_settings(data)
+        values = DEMO if data is None else prepared_settings(folder_of(data))
         if provenance is None:
             return values
         # One number for the channels of a gray image: see `weights.load.adapt_stem`.
@@ -87,7 +94,7 @@ class Screening:
     def __init__(self, data: Path | None, settings: ScreeningSettings, recipe: Recipe) -> None:
         if settings.fold >= settings.folds:
             raise ValueError(f"--fold {settings.fold}: folds count from 0 to {settings.folds - 1}")
-        self.data, self.settings, self.recipe = data, settings, recipe
+        self.data, self.settings, self.recipe = data and folder_of(data), settings, recipe
         self.preprocessing = Preprocessing(
             settings.image_size,
             settings.in_channels,
@@ -96,10 +103,13 @@ class Screening:
             window=settings.window,
             **{name: value for name in ("mean", "std") if (value := getattr(settings, name)) is not None},
             reduce_jpeg2000=settings.reduce_jpeg2000,
+            bits=settings.bits or MOST_BITS,
+            invert_bright=settings.invert_bright,
+            accept_raw=settings.accept_raw,
         )
 
-    def load(self, process: Process, strict: bool) -> None:
-        self.root = phantom_folder(DEMO_PATIENTS, self.recipe.seed) if self.data is None else self.data
+    def load(self, process: Process, strict: bool, checkpoint: Mapping[str, Any] | None) -> None:
+        self.root = phantom_folder(DEMO_PATIENTS, self.recipe.seed) if self.data is None else data_folder(self.data)
         if self.data is None:
             if process.is_main:
                 workers, progress = max(1, process.local_world_size), sys.stderr.isatty()
@@ -107,44 +117,53 @@ class Screening:
                     self.root, DEMO_PATIENTS, seed=self.recipe.seed, workers=workers, progress=progress
                 )
             process.barrier()
-        check_prepared(self.root, self.preprocessing)
-        table = self.read_table()
-        self.fold_of = assign_folds(table, self.settings.folds, self.recipe.seed)
+        check_prepared(self.root, self.preprocessing, PICTURE_SETTINGS if checkpoint else COMPARED_SETTINGS)
+        table = self.read_table(checkpoint)
         # A patient's fold is that of the whole table, however much of it has been downloaded.
+        if checkpoint is None:
+            self.split = Split.deal(table, self.settings.folds, self.recipe.seed)
+        else:
+            self.split = Split.kept(checkpoint, table, self.settings.folds, self.settings.fold, self.recipe.seed)
+        self.changes = self.split.changes(table)
         files = find_images(table, self.root)
-        there = [(row, file) for row, file in zip(table.rows, files, strict=True) if file is not None]
-        self.without_file = len(files) - len(there)
+        self.settle_bits(files, checkpoint is None)
+        rows = [pair for pair in zip(table.rows, files, strict=True) if pair[0].patient_id in self.split.fold_of]
+        there = [(row, file) for row, file in rows if file is not None]
+        self.without_file = len(rows) - len(there)
         if strict and self.without_file:
             raise UserError(f"{self.without_file} rows of {table.path} have no image file")
         parts = []
+        held_out_patients = self.split.held_out(self.settings.fold)
         for part, held_out in (("train", False), ("hold out", True)):
-            chosen = [
-                (row, file) for row, file in there if (self.fold_of[row.patient_id] == self.settings.fold) == held_out
-            ]
+            chosen = [(row, file) for row, file in there if (row.patient_id in held_out_patients) == held_out]
             if not chosen:
-                raise TableError(
-                    f"{self.root}: no image of the patients to {part} is there; images belong in "
-                    "train_images/<patient_id>/<image_id>.dcm (or png, jpg), or flat in the folder itself; links "
-                    "in it that lead out of the data folder are not followed"
-                )
+                hint = name_hint(table, files, self.root, "train_images") or "prepare --check lists what is"
+                raise TableError(f"{self.root}: no image of the patients to {part} is there; {hint}")
             parts.append((replace(table, rows=tuple(row for row, _ in chosen)), [file for _, file in chosen]))
         (self.train, self.train_files), (self.validation, self.validation_files) = parts
+        mine = [file for _, file in there][process.rank :: process.world_size]
+        check_decoders(mine, process.gather)
         self.num_outputs = len(table.target_names)
         self.positives = self.train.labels[:, 0] == 1
         self.prior = float(self.positives.mean())
         self.sampled = sampled_share(self.prior, self.recipe.positive_share)
         self.logit_shift = prior_shift(self.sampled, self.prior) if self.settings.prior_correction else 0.0
 
-    def read_table(self) -> Table:
+    def settle_bits(self, files: Sequence[Path | None], is_new: bool) -> None:
+        """Decide the depth of the files, where no flag has. Runs from before it could be decided keep theirs."""
+        if self.settings.bits is None:
+            self.settings = replace(self.settings, bits=folder_bits(files) if is_new else MOST_BITS)
+            self.preprocessing = replace(self.preprocessing, bits=self.settings.bits)
+
+    def read_table(self, checkpoint: Mapping[str, Any] | None) -> Table:
         path, columns = self.root / "train.csv", self.settings.columns or {}
-        targets = self.settings.targets or available_targets(path, columns) or ("cancer",)
+        targets = self.settings.targets or default_targets(path, columns)
+        if checkpoint is not None:  # whatever other columns the table has by now
+            targets = tuple(checkpoint["targets"])
         try:
-            table = read_table(path, targets, columns)
+            return read_table(path, targets, columns)
         except ValueError as error:
             raise TableError(f"--targets {','.join(targets)}: {error}") from None
-        if self.settings.folds > len(table.patients):
-            raise TableError(f"{path}: {len(table.patients)} patients cannot make {self.settings.folds} --folds")
-        return table
 
     def description(self) -> list[tuple[str, str]]:
         note = " (embedded phantoms, no real mammograms)" if self.data is None else ""
@@ -160,9 +179,15 @@ class Screening:
                     f"({share:.1f} %)",
                 )
             )
+        if self.changes:
+            lines.append(("warning", self.changes))
+        if not self.positives.any():
+            name = self.train.target_names[0]
+            lines.append(("warning", f"no training image has {name}: nothing can be learned about it"))
         if self.without_file:
             lines.append(("warning", f"{self.without_file} rows of the table have no image file and are left out"))
         lines += [("warning", text) for text in self.train.warnings]
+        lines += survey([*self.train_files, *self.validation_files]).lines(self.preprocessing)
         lines.append(("targets", ", ".join(self.train.target_names)))
         used = self.preprocessing
         lines.append(("normalised", f"mean {used.mean:.4g}, std {used.std:.4g} of pixels in [0, 1]"))
@@ -198,6 +223,8 @@ class Screening:
         scores = score_breasts(self.validation, indices, sigmoid(logits))
         metrics = scores.metrics()
         values = {"val_loss": loss, **{name: metrics[name] for name in LOGGED}}
+        if not self.positives.any():  # whatever separates the held-out breasts, it was not learned
+            values["threshold"] = None
         shown = {name: "-" if value is None else f"{value:.3f}" for name, value in values.items()}
         text = (
             f"{shown['val_loss']} validation  pF1 {shown['pf1']}  best-threshold F1 {shown['pf1_best']} at "
@@ -215,7 +242,7 @@ class Screening:
             checkpoint["epoch"],
             metrics.with_intervals,
         )
-        predictions = bytes_of(write_predictions, metrics.scores, self.train.target_names, self.fold_of)
+        predictions = bytes_of(write_predictions, metrics.scores, self.train.target_names, self.split.fold_of)
         return {"predictions.csv": predictions, "MODEL_CARD.md": card.encode()}
 
     def state(self) -> dict[str, Any]:
@@ -225,6 +252,7 @@ class Screening:
             "logit_shift": self.logit_shift,
             "prior": self.prior,
             "training_patients": list(self.train.patients),
+            "split": self.split.to_dict(),
         }
 
     @staticmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shlex
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,14 @@ def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dic
     """
     explain_failures(path, lambda: verify(path))
     content = load_tensors(path, map_location)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a checkpoint of this project; train.py writes last.pt and best.pt")
+    written = content.get("format") if isinstance(content, dict) else None
+    if written != FORMAT:
+        if str(written).startswith(FORMAT.rstrip("0123456789")):
+            raise CheckpointError(f"{path}: was written by another version of this project ({written}); use that one")
+        raise CheckpointError(
+            f"{path}: not a checkpoint of this project; train.py writes last.pt and best.pt, and takes weights of "
+            "other kinds by --weights"
+        )
     return content
 
 
@@ -139,5 +146,5 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
         raise CheckpointError(f"{next(iter(damaged.values()))} (no other checkpoint of this run is whole)")
     raise CheckpointError(
         f"{folder / 'last.pt'}: no such file; the run had not saved a checkpoint yet: start it anew with "
-        f"--resume auto --output {folder}, or delete the folder"
+        f"--resume auto --output {shlex.quote(str(folder))}, or delete the folder"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def memory_estimate(learner: Learner, activations: int) -> float:
     return 4 * (5 * weights + kept) / 2**30
 
 
-def print_start(folder: Path, plan: Plan, progress: Progress, learner: Learner) -> None:
+def print_start(folder: Path, plan: Plan, progress: Progress, learner: Learner, schedule: Schedule) -> None:
     """Print the run folder, and where a resumed run continues."""
     text = f"output      {folder}"
     if plan.checkpoint is not None:
@@ -92,6 +93,10 @@ def print_start(folder: Path, plan: Plan, progress: Progress, learner: Learner) 
         before = plan.checkpoint["training"].get("precision", learner.precision)
         if before != learner.precision:  # each machine has its own default
             text += f"\nprecision   {learner.precision} on this machine; so far it was {before}"
+        epochs, planned = plan.recipe.epochs, plan.checkpoint["plan"]["recipe"]["epochs"]
+        if epochs != planned:
+            rate = schedule.rate(progress.update)
+            text += f"\nschedule    that of {epochs} epochs instead of {planned}: the learning rate is now {rate:.2e}"
     print(f"{text}\n", flush=True)
 
 
@@ -146,8 +151,8 @@ def print_end(plan: Plan, folder: Path, progress: Progress) -> None:
     if not (folder / "best.pt").exists():
         print(f"\nno epoch since the checkpoint beat the earlier best, and {folder} has no best.pt")
         return
-    data = "" if plan.task.data is None else f" --data {plan.task.data}"
+    data = "" if plan.task.data is None else f" --data {shlex.quote(str(plan.task.data))}"
     if progress.summary:  # checkpoints of older versions do not have it
         print(f"\n{progress.summary}")
     print(f"\nrun folder  {folder}")
-    print(f"next        python evaluate.py --checkpoint {folder}/best.pt{data}")
+    print(f"next        python evaluate.py --checkpoint {shlex.quote(str(folder / 'best.pt'))}{data}")

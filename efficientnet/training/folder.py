@@ -36,12 +36,10 @@ class RunFolder:
 
     @classmethod
     @contextlib.contextmanager
-    def open(
-        cls, output: Path | None, name: str, config: dict[str, Any] | None, process: Process
-    ) -> Iterator[RunFolder]:
+    def open(cls, output: Path | None, name: str, config: dict[str, Any], process: Process) -> Iterator[RunFolder]:
         """The folder, on every rank; rank 0 creates and locks it.
 
-        output: None chooses a new folder with `name`.  config: of a new run, for config.json.
+        output: None chooses a new folder with `name`.  config: the content of config.json.
         Raises UserError where another run is writing there.
         """
         with contextlib.ExitStack() as held:
@@ -53,8 +51,7 @@ class RunFolder:
                 remove_unfinished(folder.path, seconds=0)  # of a run that was killed: the lock says that none lives
                 (folder.path / STOPPED).unlink(missing_ok=True)
                 folder.mark_launch()
-                if config is not None:
-                    write_json(folder.path / "config.json", config)
+                write_json(folder.path / "config.json", config)
                 path = str(folder.path)
             yield cls(Path(process.broadcast(path)))
 

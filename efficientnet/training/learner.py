@@ -170,6 +170,8 @@ def build_model(plan: Plan) -> tuple[EfficientNet, dict[str, Any], list[str]]:
         "in_channels": plan.task.settings.in_channels,
         "dropout": plan.architecture.dropout if recipe.dropout is None else recipe.dropout,
         "stochastic_depth": recipe.stochastic_depth,
+        "padding": recipe.padding,
+        "batch_norm_eps": recipe.batch_norm_eps,
         "batch_norm_momentum": recipe.batch_norm_momentum,
     }
     model = create_model(**architecture, **common, weights=plan.weights, source=plan.source)

@@ -34,6 +34,9 @@ class Loaders:
         datasets, positives = task.datasets(), task.positives
         if not len(datasets.train) or not len(datasets.validation):
             raise UserError("there must be at least one image to train on and one to validate on")
+        # Batch-norm statistics are measured on each image once: see `random_part`.
+        if len(datasets.train) == 1 and task.settings.image_size == (32, 32):
+            raise UserError("there is one image to train on, and batch norm needs two at 32x32 pixels, or larger ones")
         if positives is None:
             if recipe.positive_share:
                 raise UserError(f"--positive-share: {task.name} has no positives to draw more often; leave it out")
@@ -96,9 +99,14 @@ def default_workers(process: Process) -> int:
 
 
 def random_part(size: int, count: int, seed: int, process: Process) -> list[int]:
-    """`count` places in a data set for this rank: different ones on each rank, the same for the same seed."""
+    """`count` places in a data set for this rank, the same for the same seed.
+
+    They differ from rank to rank, unless there are fewer than two for each.
+    """
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(size)
-    return order[process.rank :: process.world_size][:count].tolist()
+    if size >= 2 * process.world_size:
+        order = order[process.rank :: process.world_size]
+    return order[:count].tolist()
 
 
 def timed(loader: Iterable[Value]) -> Iterator[tuple[Value, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from efficientnet.architecture import (
     named_architecture,
     recorded_architecture,
 )
-from efficientnet.common.command_line import Parser, number, rank
+from efficientnet.common.command_line import Parser, number, output_folder, rank
 from efficientnet.common.options import add_options, from_json, given_options, to_json
 from efficientnet.training.checkpoint import (
     NUMBERED,
@@ -35,13 +36,15 @@ from efficientnet.weights.conventions import CONVENTIONS
 from efficientnet.weights.load import read_weights
 
 RECIPE_NAMES = frozenset(item.name for item in fields(Recipe))
+# What a resumed run may change: how ranks share the images of an update (`restore` checks their number), and its end.
+CHANGEABLE = ("batch_size", "accumulate", "epochs")
 
 
 def make_parser(description: str, task: type[Task]) -> Parser:
     parser = Parser(prog="train.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     architectures.add_arguments(parser, default="--variant b3, or that of --weights")
     parser.add_argument("--data", type=Path, help="data folder (default: the task's demo)")
-    parser.add_argument("--output", type=Path, help="run folder (default: runs/<architecture>-<n>)")
+    parser.add_argument("--output", type=output_folder, help="run folder (default: runs/<architecture>-<n>)")
     parser.add_argument("--weights", metavar="FILE|lite0", help="start from a file of weights, or an installed package")
     parser.add_argument("--source", metavar="LIBRARY", help=f"whose weights, where unclear: {', '.join(CONVENTIONS)}")
     parser.add_argument(
@@ -151,7 +154,7 @@ def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
     if recipe.batch_size == 1 and settings.image_size == (32, 32) and not recipe.sync_batch_norm:
         raise ValueError("--batch-size 1 with 32x32 pixels: batch norm needs two images a rank there, or larger ones")
     if arguments.output is not None:
-        check_output(RunFolder(arguments.output), arguments.resume)
+        check_free(RunFolder(arguments.output), arguments.resume)
     return Plan(
         architecture,
         task(arguments.data, settings, recipe),
@@ -168,13 +171,13 @@ def split_options(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     return recipe, {name: value for name, value in values.items() if name not in RECIPE_NAMES}
 
 
-def check_output(folder: RunFolder, resume: str | None) -> None:
+def check_free(folder: RunFolder, resume: str | None) -> None:
     """ValueError where the folder holds anything that a new run must not overwrite."""
     if folder.is_free or RunFolder.of_this_launch(folder.path) is not None or (folder.is_run and resume == "auto"):
         return
     holds = "files, and no run to --resume:"
     if folder.is_run:
-        holds = f"a run: go on there with --resume auto --output {folder.path}, or"
+        holds = f"a run: go on there with --resume auto --output {shlex.quote(str(folder.path))}, or"
     raise ValueError(f"{folder.path} already holds {holds} choose another --output")
 
 
@@ -195,14 +198,27 @@ def find_checkpoint(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]
         return None
     else:
         path = Path(arguments.resume)
+        folder = path if path.is_dir() else folder_of(path)
+        begun = (folder / "config.json").exists()  # even where it is damaged: the checkpoint has all of it
+        if path.is_dir() and not (begun or (path / "last.pt").exists()):
+            raise CheckpointError(f"{path}: is not a run folder, such as runs/b3-1; --resume names one, or its last.pt")
+        if path.is_file() and not begun:  # a run would write into any folder, such as Downloads
+            raise CheckpointError(
+                f"{path}: is not in a run folder (with a config.json), where the run could go on; to start a new run "
+                f"from its weights: --weights {shlex.quote(str(path))}"
+            )
         if not path.is_dir() and path.name != "last.pt" and not restarted():
             return path, load_checkpoint(path)
-        folder = path if path.is_dir() else folder_of(path)
     path, content, damaged = load_newest(folder)
     if rank() == 0:
         for text in damaged:
             print(f"train.py: warning: {text}: going on from {path}", file=sys.stderr)
     return path, content
+
+
+def flag_text(value: Any) -> str:
+    """A value as it stands after its flag."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def folder_of(path: Path) -> Path:
@@ -231,9 +247,8 @@ def resumed_plan(
         trained = recorded_architecture(checkpoint)
         start = {name: stored[name] for name in ("weights", "source")}
         data = arguments.data or (None if stored["data"] is None else Path(stored["data"]))
-        # Another number of ranks may share the images of an update otherwise; `restore` checks their number.
-        shared = {name: given[name] for name in ("batch_size", "accumulate") if name in given}
-        resumed = task(data, settings, replace(recipe, **shared))
+        resumed = task(data, settings, replace(recipe, **{name: given[name] for name in CHANGEABLE if name in given}))
+        finished = checkpoint["epoch"]
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise misfit(path, error) from None
     if architecture is not None and architecture.stages != trained.stages:
@@ -243,11 +258,13 @@ def resumed_plan(
     kept = {**vars(settings), **vars(recipe), **start}
     given |= {name: value for name in start if (value := getattr(arguments, name)) is not None}
     for name, value in given.items():
-        if value != kept[name] and name not in ("batch_size", "accumulate"):
+        if value != kept[name] and name not in CHANGEABLE:
             raise ValueError(
-                f"--{name.replace('_', '-')} {value} is not the {kept[name]} of the run in {path}: "
-                "a resumed run keeps its settings"
+                f"--{name.replace('_', '-')} {flag_text(value)}: the run in {path} has {flag_text(kept[name])}, and a "
+                "resumed run keeps its settings"
             )
+    if "epochs" in given and resumed.recipe.epochs < finished:
+        raise ValueError(f"--epochs {resumed.recipe.epochs}: the run in {path} has already finished {finished}")
     if arguments.output not in (None, output):
         raise ValueError(f"--output {arguments.output}: a resumed run goes on in its own folder, {output}")
     return Plan(trained, resumed, output, **start, checkpoint=checkpoint)

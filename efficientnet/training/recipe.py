@@ -36,6 +36,12 @@ class Recipe:
     ema_decay: float = option(number(float, 0, 0.999999), "moving average of the weights; 0: none", 0.0)
     augmentation: float = option(number(float, 0, 2), "strength of the augmentation; 0: none", 0.0)
     batch_norm_momentum: float = option(number(float, 0, 1), "weight of the newest batch in the statistics", 0.01)
+    padding: str | None = option(
+        str, "of the convolutions (default: as --weights were trained, else same)", None, choices=["same", "symmetric"]
+    )
+    batch_norm_eps: float | None = option(
+        number(float, above=0), "of every batch norm (default: as --weights were trained, else 1e-3)", None
+    )
     pretrained_rate: float = option(
         number(float, above=0), "factor on the learning rate of layers that --weights filled", 1.0
     )

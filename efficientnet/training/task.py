@@ -123,10 +123,11 @@ class Task(Protocol):
     def __init__(self, data: Path | None, settings: Any, recipe: Recipe) -> None:
         """Keep these; raise ValueError for flags that contradict each other. No data is read yet."""
 
-    def load(self, process: Process, strict: bool) -> None:
+    def load(self, process: Process, strict: bool, checkpoint: Mapping[str, Any] | None) -> None:
         """Read the table or list the folders: `num_outputs`, `positives` and the methods below work from here on.
 
-        strict: fail for an image that is not there.  Raises UserError.
+        strict: fail for an image that is not there.  checkpoint: of the run that is resumed, with this task's `state`:
+        what it held out stays held out, even if the data have changed.  Raises UserError.
         """
 
     def description(self) -> list[tuple[str, str]]:

@@ -1,5 +1,7 @@
 """A run that was stopped after any update ends as if it had not been: to the bit, on 1, 2 and 3 ranks."""
 
+import json
+import os
 import random
 import shutil
 
@@ -99,7 +101,44 @@ def test_data_with_other_targets_are_refused_before_they_are_trained_on(straight
     data = shutil.copytree(tiny_data, tmp_path / "data")
     (data / "train.csv").write_text((data / "train.csv").read_text().replace("biopsy", "other", 1))
     process = run("train.py", "--resume", folder, "--data", data)
-    assert_one_line_error(process, 1, "2 outputs", "now make 1")
+    assert_one_line_error(process, 1, "no column 'biopsy'", "cancer, other")
+
+
+def test_a_run_keeps_its_split_when_labels_are_corrected_and_patients_come_and_go(straight, tiny_data, tmp_path):
+    folder = stopped_at(straight(0), 9, tmp_path / "r")
+    before = torch.load(folder / "last.pt", weights_only=True)["split"]
+    trained = set(before["fold_of"]) - {patient for patient, fold in before["fold_of"].items() if fold == 0}
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    # A fold dealt anew by these labels would hold out patients that were trained on.
+    lines = (data / "train.csv").read_text().splitlines()
+    lines = [lines[0]] + [line[:-3] + ("1,1" if line[:3] in ("101", "107") else "0,0") for line in lines[1:]]
+    lines = [line.replace("100,", "new,", 1) if line.startswith("100,") else line for line in lines]
+    (data / "train.csv").write_text("\n".join(lines) + "\n")
+    process = train(0, "--resume", folder, "--data", data, "--workers", 0)
+    assert "train.csv has changed since the run began; patients: 1 new (left out" in process.stdout
+    assert "1 no longer there" in process.stdout and "with another label" in process.stdout
+    after = torch.load(folder / "last.pt", weights_only=True)
+    assert after["split"] == before and set(after["training_patients"]) == trained - {"100"}
+
+
+def test_more_epochs_go_on_along_the_longer_schedule_and_fewer_than_finished_are_refused(straight, tmp_path):
+    folder = stopped_at(straight(0), 27, tmp_path / "r")  # finished
+    process = train(0, "--resume", folder, "--epochs", 4, "--workers", 0)
+    assert "schedule    that of 4 epochs instead of 3: the learning rate is now 4.57e-05" in process.stdout
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert json.loads((folder / "config.json").read_text())["recipe"]["epochs"] == 4
+    again = run("train.py", "--resume", folder, "--epochs", 3)
+    assert_one_line_error(again, 2, "--epochs 3", "already finished 4")
+    assert metrics(folder)[:3] == metrics(straight(0))
+
+
+def test_what_is_no_run_is_not_resumed_and_nothing_is_written_there(straight, tmp_path):
+    assert_one_line_error(run("train.py", "--resume", straight(0).parent), 1, "is not a run folder")
+    assert_one_line_error(run("train.py", "--resume", ""), 1, "is not a run folder")
+    download = shutil.copy(straight(0) / "last.pt", tmp_path)
+    assert_one_line_error(run("train.py", "--resume", download), 1, "is not in a run folder", "--weights")
+    assert os.listdir(tmp_path) == ["last.pt"]
 
 
 def test_a_damaged_newest_checkpoint_costs_the_updates_since_the_one_before_and_nothing_else(straight, tmp_path):

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from efficientnet.common.command_line import Parser, command, leave, number
+from efficientnet.common.command_line import Parser, command, leave, number, output_folder
 from efficientnet.common.cpu import usable_cores
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
 from efficientnet.mammography.phantom.image import DEFAULT_SIZE
@@ -22,7 +21,7 @@ PROGRAM = "python -m efficientnet.mammography.phantom"
 @command(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(prog=PROGRAM, description=__doc__.partition("\n")[0])
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new or empty folder")
+    parser.add_argument("--output", type=output_folder, required=True, metavar="DIR", help="new or empty folder")
     parser.add_argument("--patients", type=number(int, 1, MOST_PATIENTS), default=DEMO_PATIENTS, metavar="N")
     parser.add_argument("--test-patients", type=number(int, 0, MOST_PATIENTS), default=0, metavar="N")
     parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N")

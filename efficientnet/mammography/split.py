@@ -1,0 +1,93 @@
+"""Which patients a run trains on: dealt once from its table, and kept by the run whatever becomes of the table.
+
+Dealing anew from a corrected table would hold out patients whom the run has already trained on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from efficientnet.mammography.table import Table, TableError, assign_folds
+
+
+@dataclass(frozen=True)
+class Split:
+    """The patients of a table as they were when a run began.
+
+    fold_of: the fold of each.  positives: those with the scored target.  images: the image_ids of each.
+    """
+
+    fold_of: Mapping[str, int]
+    positives: list[str]
+    images: Mapping[str, list[str]]
+
+    @classmethod
+    def deal(cls, table: Table, folds: int, seed: int) -> Split:
+        """By `assign_folds`. Raises TableError for fewer patients than folds."""
+        if folds > len(table.patients):
+            raise TableError(f"{table.path}: {len(table.patients)} patients cannot make {folds} --folds")
+        images: dict[str, list[str]] = {patient: [] for patient in table.patients}
+        for row in table.rows:
+            images[row.patient_id].append(row.image_id)
+        return cls(assign_folds(table, folds, seed), positive_patients(table), images)
+
+    @classmethod
+    def kept(cls, checkpoint: Mapping[str, Any], table: Table, folds: int, fold: int, seed: int) -> Split:
+        """The split of the run that the checkpoint is of. Raises TableError where the table contradicts it."""
+        if "split" in checkpoint:
+            split = cls(**checkpoint["split"])
+            split.check(table, fold)
+            return split
+        # Older checkpoints name the patients that they trained on, and no more.
+        split = cls.deal(table, folds, seed)
+        if moved := split.held_out(fold) & set(checkpoint["training_patients"]):
+            raise TableError(
+                f"{table.path} has changed since the run began: it would hold out {len(moved)} patients that were "
+                f"trained on (such as {min(moved)}); resume with the table of the beginning, or start a new run"
+            )
+        return split
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def held_out(self, fold: int) -> set[str]:
+        """The patients of this fold."""
+        return {patient for patient, its in self.fold_of.items() if its == fold}
+
+    def changes(self, table: Table) -> str | None:
+        """How the patients of a table differ from those at the beginning, in one line; None where they do not."""
+        now, before = set(table.patients), set(self.fold_of)
+        relabelled = set(positive_patients(table)).symmetric_difference(self.positives) & now & before
+        counts = {
+            "new (left out: a new run takes them)": len(now - before),
+            "no longer there": len(before - now),
+            "with another label, which counts from now on": len(relabelled),
+        }
+        parts = [f"{count} {what}" for what, count in counts.items() if count]
+        return f"{table.path} has changed since the run began; patients: {', '.join(parts)}" if parts else None
+
+    def check(self, table: Table, fold: int) -> None:
+        """Raise TableError where the table moves an image between training and validation, or is of other patients."""
+        if not set(table.patients) & set(self.fold_of):
+            raise TableError(f"{table.path}: has none of the run's patients; name the data that it was trained on")
+        # Only images whose identifier is nobody else's can be followed from one patient to another.
+        owners = Counter(image for images in self.images.values() for image in images)
+        owner = {image: patient for patient, images in self.images.items() for image in images if owners[image] == 1}
+        held_out = self.held_out(fold)
+        for row in table.rows:
+            before, now = owner.get(row.image_id, row.patient_id), row.patient_id
+            if now in self.fold_of and (before in held_out) != (now in held_out):
+                raise TableError(
+                    f"{table.path}: image {row.image_id} was patient {before}'s when the run began and is patient "
+                    f"{now}'s now, but the run trains on one of them and holds out the other; resume with the table "
+                    "of the beginning, or start a new run"
+                )
+
+
+def positive_patients(table: Table) -> list[str]:
+    """The patients with the scored target, in the table's order."""
+    positive = {row.patient_id for row in table.rows if row.targets[0] == 1}
+    return [patient for patient in table.patients if patient in positive]
