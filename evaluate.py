@@ -96,6 +96,8 @@ def evaluate(arguments: argparse.Namespace, task: type[Task]) -> None:
     if arguments.json is not None and not to_terminal:
         files[arguments.json] = text.encode()
     write_all(files)
+    if report.problem is not None:
+        raise UserError(report.problem)
 
 
 def write_all(files: Mapping[Path, bytes]) -> None:

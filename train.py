@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from efficientnet.common.command_line import command, leave
+from efficientnet.common.command_line import command, leave, world_size
 from efficientnet.common.errors import UserError
 from efficientnet.mammography.task import Screening
 from efficientnet.training import console
@@ -54,7 +54,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
     recipe, task, device = plan.recipe, plan.task, process.device
 
     # Data. Each rank takes every W-th image of a global batch.
-    task.load(process, arguments.strict, plan.checkpoint)
+    task.load(process, arguments.strict, plan.checkpoint, plan.pretrained)
     loaders = Loaders(task, recipe, process, arguments.workers, arguments.strict)
 
     # The model, its moving average, AdamW and the gradient scaler that fp16 needs. All ranks begin with one seed.
@@ -156,7 +156,6 @@ def stop(stopped: Stopped, progress: Progress, store: CheckpointStore, folder: R
 
 @command("train.py")
 def main(argv: Sequence[str] | None = None, task: type[Task] = Screening) -> int:
-    sys.stdout.reconfigure(line_buffering=True)
     parser = make_parser(__doc__, task)
     arguments = parser.parse_args(argv)
     folder = RunFolder.stopped_before_restart(arguments.output)
@@ -164,7 +163,7 @@ def main(argv: Sequence[str] | None = None, task: type[Task] = Screening) -> int
         print(f"train.py: {folder.path} was stopped on request, so it is not started again", file=sys.stderr)
         return 0
     code = 0
-    with explained_failures(arguments.timeout):
+    with explained_failures(arguments.timeout if world_size() > 1 else None):
         try:
             plan = make_plan(arguments, task)
             process = start(arguments.device, arguments.backend, arguments.timeout)

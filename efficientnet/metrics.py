@@ -34,7 +34,8 @@ def probabilistic_f1(labels: ArrayLike, probabilities: ArrayLike, beta: float = 
     Probabilities outside [0, 1] are clipped to it. The score is 0.0 where Kaggle's code divides by zero (no positive
     label, or no predicted mass) and for empty input.
 
-    Raises ValueError for a NaN, a label other than 0 or 1, unequal lengths, or a beta that is not positive.
+    Raises ValueError for a NaN, a masked value, a label other than 0 or 1, unequal lengths, or a beta that is not
+    positive.
     Source: the competition's "Evaluation" page, after Yacouby and Axman (2020), "Probabilistic Extension of
     Precision, Recall, and F1 Score for More Thorough Evaluation of Classification Models".
     """
@@ -123,7 +124,8 @@ def bootstrap_interval(
 
     Draws for which the metric is NaN (such as an AUC without a positive) are left out. Returns (NaN, NaN) if no draw
     remains or the input is empty. pF1 is never NaN: a draw without positives counts as 0. The same seed gives the
-    same interval. Raises as `probabilistic_f1`, and ValueError for samples < 1 or a confidence not between 0 and 1.
+    same interval. Raises as `probabilistic_f1`, and ValueError for a group that is missing (NaN, None or masked) or not
+    hashable, for samples < 1, and for a confidence not between 0 and 1.
 
     Source: Efron and Tibshirani (1993), "An Introduction to the Bootstrap", chapter 13.
     """
@@ -215,12 +217,14 @@ def summarise(
 
 
 def as_scores(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    """A one-dimensional float64 array without NaN, from a sequence, an array or a tensor on any device."""
+    """A one-dimensional float64 array without missing values, from a sequence, an array or a tensor on any device."""
     if hasattr(values, "detach"):  # a torch tensor may require gradients, be on a GPU, or be bfloat16
         values = values.detach().cpu().double().numpy()
     array = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, one value per breast, not of shape {array.shape}")
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name}[{np.argmax(np.ma.getmaskarray(values))}] is masked")
     if array.dtype.kind not in "biufO":
         raise ValueError(f"{name} must be numbers, not {array.dtype}")
     try:
@@ -280,8 +284,15 @@ def group_codes(groups: Iterable[Hashable], expected: int) -> NDArray[np.intp]:
     """For each of the N members, the index of its group in order of first appearance."""
     # tolist, because the elements of a tensor hash by identity: no two of them would share a group.
     members = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+    if len(shape := tuple(getattr(groups, "shape", [expected]))) != 1:
+        raise ValueError(f"groups must be one-dimensional, one value per breast, not of shape {shape}")
     if len(members) != expected:
         raise ValueError(f"{len(members)} groups but {expected} probabilities")
+    for place, member in enumerate(members):
+        if not isinstance(member, Hashable):
+            raise ValueError(f"groups[{place}] is {member!r}; a group is a value such as a number or text")
+        if member is None or member != member:  # each NaN would be a group of its own
+            raise ValueError(f"groups[{place}] is missing ({member})")
     places: dict[Hashable, int] = {}
     return np.array([places.setdefault(member, len(places)) for member in members], dtype=np.intp)
 

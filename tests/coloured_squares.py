@@ -64,7 +64,7 @@ class ColouredSquares:
     def __init__(self, data: Path | None, settings: Settings, recipe: Any) -> None:
         self.data, self.settings, self.recipe = data, settings, recipe
 
-    def load(self, process: Any, strict: bool, checkpoint: Any) -> None:
+    def load(self, process: Any, strict: bool, checkpoint: Any, pretrained: Any) -> None:
         self.positives = np.arange(self.settings.squares) % 3 == 0 if self.recipe.positive_share else None
 
     def description(self) -> list[tuple[str, str]]:

@@ -183,6 +183,32 @@ def test_patients_with_the_identifiers_of_others_are_counted_and_scored_on_reque
     assert "12 patients, " in own and "warning" not in own
 
 
+def test_test_patients_that_were_trained_on_are_counted_and_nothing_is_called_unbiased(trained, tmp_path):
+    data = write_tiny_data(tmp_path / "data", 6)
+    (data / "train.csv").rename(data / "test.csv")
+    (data / "train_images").rename(data / "test_images")
+    process = evaluate("--checkpoint", *trained[2], "--data", data / "test.csv", "--json", tmp_path / "m.json")
+    assert "warning: 6 of these patients were trained on" in process.stdout and "held-out" not in process.stdout
+    assert "given_threshold" not in json.loads((tmp_path / "m.json").read_text())
+
+
+def test_flipping_for_a_model_that_saw_no_mirror_images_is_said(trained, tmp_path):
+    content = torch.load(trained[2][0], weights_only=True)
+    content["plan"]["recipe"]["augmentation"] = 0.0
+    torch.save(content, tmp_path / "plain.pt")
+    assert "mirror images" in evaluate("--checkpoint", tmp_path / "plain.pt", "--flip").stdout
+    assert "mirror images" not in evaluate("--checkpoint", trained[2][0], "--flip").stdout
+
+
+def test_a_submission_of_nothing_but_the_prior_is_written_and_fails(trained, tmp_path):
+    data = write_tiny_data(tmp_path / "data", 3, folder="test", labels=False)
+    shutil.rmtree(data / "test_images")
+    path = tmp_path / "submission.csv"
+    process = run("evaluate.py", "--checkpoint", trained[2][0], "--data", data, "--submission", path)
+    assert_one_line_error(process, 1, str(data / "test_images"), "not one image could be scored")
+    assert len(rows(path)) == 6
+
+
 def test_folds_of_different_tables_are_said_and_nobody_is_scored_by_who_trained_on_her(trained, tmp_path):
     content = torch.load(trained[2][1], weights_only=True)
     held_out = sorted(set(content["split"]["fold_of"]) - set(content["training_patients"]))
@@ -233,6 +259,9 @@ def test_the_threshold_of_the_checkpoint_is_tried_on_patients_it_has_not_seen(tr
     threshold = torch.load(trained[2][0], weights_only=True)["metrics"]["threshold"]
     assert written["given_threshold"] == pytest.approx(threshold) and "pf1_at_given_threshold" in process.stdout
     assert (written["patients"], written["count"]) == (6, 12)
+    maxima = ("--aggregate", "max", "--json", tmp_path / "max.json")
+    evaluate("--checkpoint", trained[2][0], "--data", data, *maxima)
+    assert "given_threshold" not in json.loads((tmp_path / "max.json").read_text())  # it was tuned on means
 
 
 def test_outputs_that_are_not_finite_are_said(trained, tmp_path):

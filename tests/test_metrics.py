@@ -161,6 +161,8 @@ METRICS = [
         (["0", "1"], [0.1, 0.2], "labels must be numbers"),
         ([0, 1], [0.1, "high"], "probabilities must be numbers"),
         ([0, 1], np.array([0.1, object()]), "probabilities must be numbers"),
+        (np.ma.array([0, 1], mask=[0, 1]), [0.1, 0.2], r"labels\[1\] is masked"),
+        ([0, 1], np.ma.array([0.1, 0.2], mask=[1, 0]), r"probabilities\[0\] is masked"),
     ],
 )
 def test_bad_input_is_named_by_place(metric, labels, probabilities, said):
@@ -388,6 +390,30 @@ def test_impossible_intervals_are_refused(arguments):
 def test_groups_of_another_length_are_refused():
     with pytest.raises(ValueError, match="1 groups but 2"):
         bootstrap_interval([0, 1], [0.1, 0.9], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        (np.array([7, math.nan]), r"groups\[1\] is missing \(nan\)"),
+        ([math.nan, "a"], r"groups\[0\] is missing \(nan\)"),
+        (np.array(["a", None]), r"groups\[1\] is missing \(None\)"),
+        (np.ma.array([7, 8], mask=[0, 1]), r"groups\[1\] is missing"),
+        (np.array([[7], [8]]), r"groups must be one-dimensional.* not of shape \(2, 1\)"),
+        (torch.tensor([[7], [8]]), r"groups must be one-dimensional.* not of shape \(2, 1\)"),
+        ([[7], [8]], r"groups\[0\] is \[7\]; a group is a value such as a number or text"),
+    ],
+    ids=repr,
+)
+def test_groups_without_a_name_are_refused_by_place(groups, said):
+    for function in (bootstrap_interval, summarise):
+        with pytest.raises(ValueError, match=said):
+            function([0, 1], [0.1, 0.9], groups)
+
+
+def test_a_masked_array_without_a_masked_value_is_scored():
+    labels, probabilities = np.ma.array([0, 1, 1]), np.ma.array([0.1, 0.9, 0.5], mask=False)
+    assert probabilistic_f1(labels, probabilities) == probabilistic_f1([0, 1, 1], [0.1, 0.9, 0.5])
 
 
 def test_the_summary_says_what_the_functions_say():

@@ -368,6 +368,17 @@ def test_without_a_positive_to_learn_from_there_is_a_warning_and_no_threshold(tm
     assert lines(tmp_path / "r")[0]["threshold"] is None and " at -" in process.stdout
 
 
+def test_a_fold_without_a_positive_is_said_and_the_loss_decides(tmp_path):
+    data = a_few_images(tmp_path / "data", 4, positives=[0])
+    arguments = ("--data", data, *SHORT, "--image-size", 64, "--output", tmp_path / "r", "--fold", 1, "--epochs", 3)
+    process = run("train.py", *arguments)
+    assert process.returncode == 0, process.stderr
+    assert "warning     no held-out breast has cancer: the epoch with the lowest validation loss" in process.stdout
+    losses = [line["val_loss"] for line in lines(tmp_path / "r")]
+    best = torch.load(tmp_path / "r" / "best.pt", weights_only=True)
+    assert best["epoch"] == 1 + losses.index(min(losses))
+
+
 def test_what_is_to_go_to_timms_plain_models_is_trained_as_they_are(tiny_data, tmp_path):
     flags = ("--padding", "symmetric", "--batch-norm-eps", "1e-5")
     run_folder = tmp_path / "r"

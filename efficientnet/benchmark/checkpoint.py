@@ -10,9 +10,10 @@ import torch
 
 from efficientnet.common.cpu import keep_freed_memory
 from efficientnet.common.errors import UserError
-from efficientnet.mammography.evaluation import ScreeningEvaluation, Trained
+from efficientnet.mammography.evaluation import ScreeningEvaluation
 from efficientnet.mammography.scoring import score_breasts
 from efficientnet.mammography.task import Screening
+from efficientnet.mammography.trained import Trained
 from efficientnet.training.ensemble import load_member, predict_mean
 
 METRICS = ("pf1", "pf1_best", "auc", "average_precision")

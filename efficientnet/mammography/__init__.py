@@ -18,6 +18,7 @@ augment          random variations of a picture
 loss             masked binary cross-entropy and the correction of the prior
 scoring          images to breasts, predictions.csv, submission.csv
 report           MODEL_CARD.md
+trained          checkpoints without their networks: what they were trained on, whom they may score
 evaluation       checkpoints on a table, for evaluate.py
 prepare          a folder: decoding every image once
 phantom          a folder: the embedded data set

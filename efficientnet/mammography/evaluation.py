@@ -1,12 +1,11 @@
-"""Checkpoints of the screening task on a table of mammograms: who may score which row, metrics, submission."""
+"""Checkpoints of the screening task on a table of mammograms: metrics, predictions, submission."""
 
 from __future__ import annotations
 
 import argparse
 import csv
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -26,10 +25,9 @@ from efficientnet.mammography.raster import folder_bits, survey
 from efficientnet.mammography.report import metric_texts, score_line
 from efficientnet.mammography.scoring import bytes_of, score_breasts, sigmoid, write_predictions, write_submission
 from efficientnet.mammography.settings import DEMO_PATIENTS, ScreeningSettings, column_mapping, phantom_folder
-from efficientnet.mammography.split import Split
-from efficientnet.mammography.table import Table, TableError, read_table
+from efficientnet.mammography.table import Table, read_table
 from efficientnet.mammography.table_columns import without_absent_labels
-from efficientnet.training.checkpoint import CheckpointError, misfit
+from efficientnet.mammography.trained import Trained, check_alike, held_out, split_warnings
 from efficientnet.training.task import Report
 
 SUBMITTED = "cancer"  # the competition's target
@@ -52,54 +50,12 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser.add_argument_group("files of --data"), ScreeningSettings, as_trained, SOURCE_SETTINGS)
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A checkpoint without its network.
-
-    threshold: tuned on its held-out patients.  data: what it was trained on; None: the embedded phantoms.
-    """
-
-    path: Path
-    preprocessing: Preprocessing
-    targets: tuple[str, ...]
-    logit_shift: float
-    prior: float
-    threshold: float | None
-    training_patients: frozenset[str]
-    split: Split | None  # None in older checkpoints
-    data: str | None
-    seed: int
-    folds: int
-    columns: dict[str, str]
-
-    @classmethod
-    def from_checkpoint(cls, path: Path, content: Mapping[str, Any]) -> Trained:
-        """Raises CheckpointError where something is missing."""
-        try:
-            return cls(
-                path,
-                Preprocessing.from_dict(content["preprocessing"]),
-                tuple(content["targets"]),
-                content["logit_shift"],
-                content["prior"],
-                content["metrics"].get("threshold"),
-                frozenset(content["training_patients"]),
-                Split(**content["split"]) if "split" in content else None,
-                content["plan"]["data"],
-                content["plan"]["recipe"]["seed"],
-                content["plan"]["settings"]["folds"],
-                content["plan"]["settings"]["columns"] or {},
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise misfit(path, error) from None
-
-
 class ScreeningEvaluation:
     """A `training.task.Evaluation` of one split of a data folder.
 
     data, split, columns: None is what the first checkpoint was trained with, and its held-out patients.
-    aggregate: images to breast.  source: those of SOURCE_SETTINGS that overrule `as_it_is_read`.
-    Raises TableError and CheckpointError.
+    aggregate: images to breast.  source: those of SOURCE_SETTINGS that overrule `as_it_is_read`.  flip: each image is
+    averaged with its mirror image.  Raises TableError and CheckpointError.
     """
 
     def __init__(
@@ -111,6 +67,7 @@ class ScreeningEvaluation:
         aggregate: str = "mean",
         submission: Path | None = None,
         source: Mapping[str, Any] = MappingProxyType({}),
+        flip: bool = False,
     ) -> None:
         self.members, self.aggregate, self.submission = members, aggregate, submission
         check_alike(members)
@@ -126,33 +83,36 @@ class ScreeningEvaluation:
             check_prepared(self.root, replace(member.preprocessing, **source), (*PICTURE_SETTINGS, *source))
         has_train = (self.root / "train.csv").exists() and data.name != "test.csv"
         self.split = split or ("validation" if has_train else "test")
-        table = self.read_table(first.columns if columns is None else columns)
-        everybody = len(table.patients)
-        trained_on = [member.training_patients & set(table.patients) for member in members]
-        self.warnings = list(table.warnings) if self.split != "test" else []  # a test table need not have labels
-        self.warnings += split_warnings(members, table, self.root) if self.split != "test" else []
-        folder = "test_images" if self.split == "test" else "train_images"
-        files = dict(zip(table.rows, find_images(table, self.root, folder), strict=True))
-        if self.split == "validation":
-            table = held_out(members, table)
-            self.allowed = np.array(
-                [[row.patient_id not in member.training_patients for row in table.rows] for member in members]
-            )
-        else:
-            self.allowed = np.ones((len(members), len(table.rows)), dtype=bool)
-        if self.split == "all" and any(trained_on):
-            count = len(frozenset.union(*trained_on))
-            self.warnings.append(f"{count} of these patients were trained on; their scores say nothing about new ones")
-        # Whether the members' thresholds were tuned on other patients than these.
-        self.is_fresh = self.split == "test" or not any(trained_on)
-        self.table = table
-        self.files = [files[row] for row in table.rows]
+        self.is_test = self.split == "test"
+        whole = self.read_table(first.columns if columns is None else columns)
+        self.image_folder = self.root / ("test_images" if self.is_test else "train_images")
+        files = dict(zip(whole.rows, find_images(whole, self.root, self.image_folder.name), strict=True))
+        self.table = held_out(members, whole) if self.split == "validation" else whole
+        self.files = [files[row] for row in self.table.rows]
         check_decoders([file for file in self.files if file is not None])
         ways = as_it_is_read(self.root, self.files, members) | dict(source)
         self.members = [replace(each, preprocessing=replace(each.preprocessing, **ways)) for each in members]
         looks = survey(self.files).lines(self.members[0].preprocessing)
+
+        trained_on = frozenset.union(*(member.training_patients for member in members)) & set(whole.patients)
+        # Whether the members' thresholds were tuned on other patients than these, and on breasts scored in this way.
+        self.is_fresh = not trained_on and aggregate == "mean"
+        self.allowed = np.ones((len(members), len(self.table.rows)), dtype=bool)
+        self.warnings = [] if self.is_test else list(whole.warnings)  # a test table need not have labels
+        if self.split == "validation":
+            self.allowed = np.array(
+                [[row.patient_id not in member.training_patients for row in self.table.rows] for member in members]
+            )
+            self.warnings += split_warnings(members, whole, self.root)
+        elif trained_on:
+            self.warnings.append(
+                f"{len(trained_on)} of these patients were trained on, by their identifiers; their scores say nothing "
+                "about new ones"
+            )
+        if flip and not all(member.augmentation for member in members):
+            self.warnings.append("--flip, though trained without mirror images (--augmentation 0)")
         self.warnings += [text for name, text in looks if name == "warning"]
-        counts = table.counts
+        counts, everybody = self.table.counts, len(whole.patients)
         rest = f" of {everybody} (the others were trained on)" if counts.patients < everybody else ""
         self.description = (
             f"{self.split} of {self.root}: {counts.patients} patients{rest}, {counts.breasts} breasts, "
@@ -174,13 +134,14 @@ class ScreeningEvaluation:
             arguments.aggregate,
             arguments.submission,
             source,
+            arguments.flip,
         )
 
     def read_table(self, mapping: Mapping[str, str]) -> Table:
-        targets, is_test = self.members[0].targets, self.split == "test"
-        path = self.root / ("test.csv" if is_test else "train.csv")
+        targets = self.members[0].targets
+        path = self.root / ("test.csv" if self.is_test else "train.csv")
         # A test table has no labels as a rule, so that a target with another name in train.csv is not asked for there.
-        present = without_absent_labels(path, mapping) if is_test else mapping
+        present = without_absent_labels(path, mapping) if self.is_test else mapping
         unlabelled = targets[0] in mapping and targets[0] not in present
         return read_table(path, targets, present, labels="none" if unlabelled else "optional")
 
@@ -214,7 +175,7 @@ class ScreeningEvaluation:
             given = float(np.mean(thresholds)) if thresholds and self.is_fresh else None
             metrics = scores.metrics(given, intervals=True)
             values |= metrics
-            lines = [score_line(metrics), ""]
+            lines = [score_line(metrics, "held-out breasts" if self.split == "validation" else "breasts"), ""]
             lines += [f"{name:<32} {text}" for name, text in metric_texts(metrics).items()]
         files = {
             Path("images.csv"): bytes_of(write_images, self.table, probabilities),
@@ -228,71 +189,16 @@ class ScreeningEvaluation:
             if scores.unscored:
                 line += f", {len(scores.unscored)} of them without a readable image at the prior of {prior:.4f}"
             lines += ["", line]
-        return Report(values, "\n".join(lines), files)
+        problem = None if readable.size else f"{self.image_folder}: not one image could be scored; {failures[0]}"
+        return Report(values, "\n".join(lines), files, problem)
 
 
 def as_it_is_read(root: Path, files: Sequence[Path | None], members: Sequence[Trained]) -> dict[str, Any]:
     """SOURCE_SETTINGS for a folder: those of the training on it; elsewhere the depth is that of its own files."""
-    own = (member for member in members if member.data and Path(member.data).resolve() == root.resolve())
-    member = next(own, None)
-    used = (member or members[0]).preprocessing
+    own = next((member for member in members if member.was_trained_on(root)), None)
+    used = (own or members[0]).preprocessing
     ways = {name: getattr(used, name) for name in SOURCE_SETTINGS}
-    return ways if member else ways | {"bits": folder_bits(files)}
-
-
-def split_warnings(members: Sequence[Trained], table: Table, root: Path) -> list[str]:
-    """What a person should know where the table is not the one that the members were trained from."""
-    patients, lines = set(table.patients), []
-    for data in dict.fromkeys(member.data for member in members):
-        trained_on = set().union(*(member.training_patients for member in members if member.data == data)) & patients
-        if data is not None and trained_on and Path(data).resolve() != root.resolve():
-            lines.append(
-                f"{len(trained_on)} of these patients have identifiers that were trained on in {data}, and count as "
-                "trained on; if they are other people, --split all scores everybody"
-            )
-    splits = [(member, member.split.fold_of) for member in members if member.split]
-    new = len(patients.difference(*(fold_of for _, fold_of in splits)))
-    if splits and 0 < new < len(patients):
-        lines.append(f"{new} of these patients are not in the table that was trained from")
-    for (first, fold_of), (member, its_fold_of) in itertools.pairwise(splits):
-        common = patients & set(fold_of) & set(its_fold_of)
-        moved = sum(fold_of[patient] != its_fold_of[patient] for patient in common)
-        if moved and (first.seed, first.folds) == (member.seed, member.folds):
-            lines.append(
-                f"{first.path} and {member.path} began with different tables, and have {moved} of {len(common)} "
-                "patients in different folds; each is scored by those that did not train on them"
-            )
-    return lines
-
-
-def check_alike(members: Sequence[Trained]) -> None:
-    """Raises CheckpointError for checkpoints that cannot be scored together."""
-    first = members[0]
-    for member in members[1:]:
-        if member.targets != first.targets:
-            raise CheckpointError(
-                f"{member.path}: predicts {', '.join(member.targets)}, but {first.path} predicts "
-                f"{', '.join(first.targets)}; an ensemble needs the same targets"
-            )
-        if (member.data is None) != (first.data is None):
-            raise CheckpointError(
-                "some of these checkpoints were trained on the embedded phantoms and some on other data: name those of "
-                "one"
-            )
-
-
-def held_out(members: Sequence[Trained], table: Table) -> Table:
-    """The patients that at least one member did not train on. Raises TableError where there is none."""
-    patients = {p for p in table.patients if any(p not in member.training_patients for member in members)}
-    if not patients:
-        raise TableError(f"{table.path}: every patient in it was trained on; --split all scores them nevertheless")
-    strangers = [str(member.path) for member in members if not member.training_patients & set(table.patients)]
-    if strangers and len(members) > len(strangers):
-        raise TableError(
-            f"{', '.join(strangers)}: trained on no patient of {table.path}, so that it would score those whom the "
-            "others trained on; leave it out, or use --split all"
-        )
-    return table.of_patients(patients)
+    return ways if own else ways | {"bits": folder_bits(files)}
 
 
 def write_images(file: IO[str], table: Table, probabilities: np.ndarray) -> None:

@@ -11,17 +11,24 @@ from torch.nn import functional as F
 
 
 def masked_binary_cross_entropy(
-    logits: Tensor, targets: Tensor, auxiliary_weight: float = 0.5, label_smoothing: float = 0.0
+    logits: Tensor,
+    targets: Tensor,
+    auxiliary_weight: float = 0.5,
+    label_smoothing: float = 0.0,
+    label_shares: Tensor | None = None,
 ) -> Tensor:
     """Scalar loss of logits (N, T) against targets (N, T) in {0, 1, nan}; nan is missing and has no part in it.
 
     The first target counts fully, the mean over the auxiliary ones by `auxiliary_weight`; each target is averaged
-    over the images that have it.
+    over the images that have it. label_shares (T,): the share of all training images that have each label. With it
+    that average is one in expectation, every label weighs the same, and the loss of an update does not depend on how
+    passes and ranks divide its images.
     """
     present = ~targets.isnan()
     smoothed = targets.nan_to_num(0.0) * (1 - 2 * label_smoothing) + label_smoothing
     losses = F.binary_cross_entropy_with_logits(logits.float(), smoothed, reduction="none") * present
-    per_target = losses.sum(0) / present.sum(0).clamp(min=1)  # (T,)
+    counts = present.sum(0).clamp(min=1) if label_shares is None else len(logits) * label_shares
+    per_target = losses.sum(0) / counts  # (T,)
     if per_target.numel() == 1:
         return per_target[0]
     return per_target[0] + auxiliary_weight * per_target[1:].mean()

@@ -73,12 +73,12 @@ The terms of the data that it was trained on extend to these weights.
 """
 
 
-def score_line(metrics: dict[str, Any]) -> str:
+def score_line(metrics: dict[str, Any], what: str = "held-out breasts") -> str:
     """pF1 with its interval beside what a constant reaches, in one line."""
     low, high = metrics["pf1_interval"]
     return (
-        f"Probabilistic F1 {metrics['pf1']:.3f} (95 % interval {low:.3f} to {high:.3f}) on {metrics['count']} held-out "
-        f"breasts, {metrics['positives']} with cancer; the best constant prediction gets {metrics['pf1_all_ones']:.3f}."
+        f"Probabilistic F1 {metrics['pf1']:.3f} (95 % interval {low:.3f} to {high:.3f}) on {metrics['count']} {what}, "
+        f"{metrics['positives']} with cancer; the best constant prediction gets {metrics['pf1_all_ones']:.3f}."
     )
 
 

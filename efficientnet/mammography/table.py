@@ -235,17 +235,18 @@ def check_prediction_ids(path: Path, rows: list[Row], lines: list[int]) -> None:
 
 
 def alike_patients(table: Table) -> list[str]:
-    """One warning for all patients whose identifiers differ only in case: probably one patient, written in two ways."""
-    spellings: dict[str, list[str]] = {}
-    for patient in table.patients:
-        spellings.setdefault(patient.casefold(), []).append(patient)
-    alike = [names for names in spellings.values() if len(names) > 1]
-    if not alike:
-        return []
-    return [
-        f"{table.path}: {len(alike)} patients are written in several ways that differ only in upper and lower case "
-        f"(first: {', '.join(alike[0])}), and count as different patients."
-    ]
+    """A warning for identifiers that differ only in case, and one for leading zeros: probably the same patients."""
+    warnings, same = [], {"upper and lower case": str.casefold, "leading zeros": lambda name: name.lstrip("0")}
+    for difference, common in same.items():
+        spellings: dict[str, list[str]] = {}
+        for patient in table.patients:
+            spellings.setdefault(common(patient), []).append(patient)
+        if alike := [names for names in spellings.values() if len(names) > 1]:
+            warnings.append(
+                f"{table.path}: {len(alike)} patients are written in several ways that differ only in {difference} "
+                f"(first: {', '.join(alike[0])}), and count as different patients."
+            )
+    return warnings
 
 
 def disagreements(table: Table, lines: list[int]) -> list[str]:

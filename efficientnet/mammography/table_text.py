@@ -22,7 +22,8 @@ class TableError(UserError):
 
 
 SIDES = {"l": "L", "left": "L", "r": "R", "right": "R"}
-BINARY = {"0": 0.0, "0.0": 0.0, "false": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0} | dict.fromkeys(MISSING, math.nan)
+BINARY = {"false": 0.0, "true": 1.0} | dict.fromkeys(MISSING, math.nan)
+ZERO_OR_ONE = re.compile(r"\+?([01])(?:\.0*)?")
 AGE = re.compile(r"(\d{1,3})([DWMY])", re.IGNORECASE)  # DICOM's Age String, PS3.5 6.2
 PER_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12, "Y": 1}
 DELIMITER_LINE = re.compile(r'"?sep=([^\w" \r\n])"?[ \t]*(?=[\r\n])', re.IGNORECASE)
@@ -58,6 +59,8 @@ def read_age(text: str) -> float | None:
 
 
 def read_target(text: str) -> float:
+    if found := ZERO_OR_ONE.fullmatch(text):
+        return float(found[1])
     try:
         return BINARY[text.lower()]
     except KeyError:

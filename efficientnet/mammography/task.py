@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -108,25 +108,50 @@ class Screening:
             accept_raw=settings.accept_raw,
         )
 
-    def load(self, process: Process, strict: bool, checkpoint: Mapping[str, Any] | None) -> None:
-        self.root = phantom_folder(DEMO_PATIENTS, self.recipe.seed) if self.data is None else data_folder(self.data)
+    def load(
+        self,
+        process: Process,
+        strict: bool,
+        checkpoint: Mapping[str, Any] | None,
+        pretrained: Mapping[str, Any] | None,
+    ) -> None:
         if self.data is None:
+            self.root = phantom_folder(DEMO_PATIENTS, self.recipe.seed)
             if process.is_main:
                 workers, progress = max(1, process.local_world_size), sys.stderr.isatty()
                 write_phantom_dataset(
                     self.root, DEMO_PATIENTS, seed=self.recipe.seed, workers=workers, progress=progress
                 )
             process.barrier()
+        else:
+            self.root = data_folder(self.data)
         check_prepared(self.root, self.preprocessing, PICTURE_SETTINGS if checkpoint else COMPARED_SETTINGS)
         table = self.read_table(checkpoint)
+        files = find_images(table, self.root)
+        self.settle_bits(files, checkpoint is None)
         # A patient's fold is that of the whole table, however much of it has been downloaded.
         if checkpoint is None:
             self.split = Split.deal(table, self.settings.folds, self.recipe.seed)
         else:
             self.split = Split.kept(checkpoint, table, self.settings.folds, self.settings.fold, self.recipe.seed)
-        self.changes = self.split.changes(table)
-        files = find_images(table, self.root)
-        self.settle_bits(files, checkpoint is None)
+        self.divide(table, files, strict)
+        check_decoders([*self.train_files, *self.validation_files][process.rank :: process.world_size], process.gather)
+        self.num_outputs = len(table.target_names)
+        self.positives = self.train.labels[:, 0] == 1
+        present = (~np.isnan(self.train.labels)).mean(0, dtype=np.float32)
+        self.label_shares = torch.from_numpy(np.where(present > 0, present, np.float32(1)))
+        self.prior = float(self.positives.mean())
+        self.sampled = sampled_share(self.prior, self.recipe.positive_share)
+        self.logit_shift = prior_shift(self.sampled, self.prior) if self.settings.prior_correction else 0.0
+        self.warnings = [*self.changes(table, checkpoint), *self.warnings_of_labels(), *table.warnings]
+        if leaked := set((pretrained or {}).get("training_patients", ())) & set(self.validation.patients):
+            self.warnings.append(
+                f"{len(leaked)} held-out patients were trained on for --weights: they make the scores too good, unless "
+                "they are other people; take weights of the same --fold, --folds and --seed"
+            )
+
+    def divide(self, table: Table, files: Sequence[Path | None], strict: bool) -> None:
+        """Divide the rows that have a file into those to train on and those held out."""
         rows = [pair for pair in zip(table.rows, files, strict=True) if pair[0].patient_id in self.split.fold_of]
         there = [(row, file) for row, file in rows if file is not None]
         self.without_file = len(rows) - len(there)
@@ -141,13 +166,27 @@ class Screening:
                 raise TableError(f"{self.root}: no image of the patients to {part} is there; {hint}")
             parts.append((replace(table, rows=tuple(row for row, _ in chosen)), [file for _, file in chosen]))
         (self.train, self.train_files), (self.validation, self.validation_files) = parts
-        mine = [file for _, file in there][process.rank :: process.world_size]
-        check_decoders(mine, process.gather)
-        self.num_outputs = len(table.target_names)
-        self.positives = self.train.labels[:, 0] == 1
-        self.prior = float(self.positives.mean())
-        self.sampled = sampled_share(self.prior, self.recipe.positive_share)
-        self.logit_shift = prior_shift(self.sampled, self.prior) if self.settings.prior_correction else 0.0
+
+    def changes(self, table: Table, checkpoint: Mapping[str, Any] | None) -> Iterator[str]:
+        """A line for each way in which the data differ from those that a resumed run began with."""
+        if change := self.split.changes(table):
+            yield change
+        now = [len(self.train_files), len(self.validation_files)]
+        before = now if checkpoint is None else checkpoint.get("images", now)  # older checkpoints have no count
+        if now != before:
+            yield (
+                f"the run began with {before[0]} images to train on and {before[1]} to validate on, and now finds "
+                f"{now[0]} and {now[1]}"
+            )
+
+    def warnings_of_labels(self) -> Iterator[str]:
+        scored = self.train.target_names[0]
+        if not self.positives.any():
+            yield f"no training image has {scored}: nothing can be learned about it"
+        if not self.validation.positive_counts.breasts:
+            yield f"no held-out breast has {scored}: the epoch with the lowest validation loss becomes best.pt"
+        if self.without_file:
+            yield f"{self.without_file} rows of the table have no image file and are left out"
 
     def settle_bits(self, files: Sequence[Path | None], is_new: bool) -> None:
         """Decide the depth of the files, where no flag has. Runs from before it could be decided keep theirs."""
@@ -179,14 +218,7 @@ class Screening:
                     f"({share:.1f} %)",
                 )
             )
-        if self.changes:
-            lines.append(("warning", self.changes))
-        if not self.positives.any():
-            name = self.train.target_names[0]
-            lines.append(("warning", f"no training image has {name}: nothing can be learned about it"))
-        if self.without_file:
-            lines.append(("warning", f"{self.without_file} rows of the table have no image file and are left out"))
-        lines += [("warning", text) for text in self.train.warnings]
+        lines += [("warning", text) for text in self.warnings]
         lines += survey([*self.train_files, *self.validation_files]).lines(self.preprocessing)
         lines.append(("targets", ", ".join(self.train.target_names)))
         used = self.preprocessing
@@ -214,7 +246,13 @@ class Screening:
         start_classifier_at(classifier, [self.sampled, *np.nan_to_num(mean_labels(self.train.labels[:, 1:]))])
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return masked_binary_cross_entropy(logits, targets, self.settings.auxiliary_weight, self.recipe.label_smoothing)
+        return masked_binary_cross_entropy(
+            logits,
+            targets,
+            self.settings.auxiliary_weight,
+            self.recipe.label_smoothing,
+            self.label_shares.to(logits.device),
+        )
 
     def evaluate(self, logits: np.ndarray, indices: Sequence[int]) -> ScreeningMetrics:
         logits = lower_first(logits, self.logit_shift)
@@ -230,8 +268,8 @@ class Screening:
             f"{shown['val_loss']} validation  pF1 {shown['pf1']}  best-threshold F1 {shown['pf1_best']} at "
             f"{shown['threshold']}  AUC {shown['auc']}  AP {shown['average_precision']}"
         )
-        score = values[self.settings.select]
-        return ScreeningMetrics(values, text, -loss if self.settings.select == "val_loss" else score, scores)
+        by_loss = self.settings.select == "val_loss" or not metrics["positives"]
+        return ScreeningMetrics(values, text, -loss if by_loss else values[self.settings.select], scores)
 
     def files(self, metrics: ScreeningMetrics, checkpoint: Mapping[str, Any]) -> dict[str, bytes]:
         card = model_card(
@@ -253,6 +291,7 @@ class Screening:
             "prior": self.prior,
             "training_patients": list(self.train.patients),
             "split": self.split.to_dict(),
+            "images": [len(self.train_files), len(self.validation_files)],
         }
 
     @staticmethod

@@ -233,6 +233,9 @@ def take_step(
     finite = loss_is_finite and bool(norm.isfinite())
     if finite:
         scaler.step(optimizer)
-    scaler.update()
+    if loss_is_finite:
+        scaler.update()
+    else:  # it looks at gradients only, which may be finite: after these it would raise its scale
+        scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
     optimizer.zero_grad(set_to_none=True)
     return finite

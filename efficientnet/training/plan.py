@@ -34,6 +34,7 @@ from efficientnet.training.store import interval
 from efficientnet.training.task import Task
 from efficientnet.weights.conventions import CONVENTIONS
 from efficientnet.weights.load import read_weights
+from efficientnet.weights.variants import variant_of
 
 RECIPE_NAMES = frozenset(item.name for item in fields(Recipe))
 # What a resumed run may change: how ranks share the images of an update (`restore` checks their number), and its end.
@@ -45,7 +46,11 @@ def make_parser(description: str, task: type[Task]) -> Parser:
     architectures.add_arguments(parser, default="--variant b3, or that of --weights")
     parser.add_argument("--data", type=Path, help="data folder (default: the task's demo)")
     parser.add_argument("--output", type=output_folder, help="run folder (default: runs/<architecture>-<n>)")
-    parser.add_argument("--weights", metavar="FILE|lite0", help="start from a file of weights, or an installed package")
+    parser.add_argument(
+        "--weights",
+        metavar="FILE|NAME",
+        help="start from weights: a file, its URL, lite0 (an installed package), torchvision, or timm:NAME",
+    )
     parser.add_argument("--source", metavar="LIBRARY", help=f"whose weights, where unclear: {', '.join(CONVENTIONS)}")
     parser.add_argument(
         "--resume",
@@ -93,7 +98,8 @@ class Plan:
     """Everything that determines a run, except the machine.
 
     output: None takes the next free name.  weights, source: the file or package that the model starts from, and the
-    library it comes from, if --source was given.  checkpoint: of the run that is resumed, if any.
+    library it comes from, if --source was given.  pretrained: the checkpoint that those weights are of, if they are
+    of this project, without its tensors.  checkpoint: of the run that is resumed, if any.
     warning: about the architecture.
     """
 
@@ -102,6 +108,7 @@ class Plan:
     output: Path | None
     weights: str | None = None
     source: str | None = None
+    pretrained: dict[str, Any] | None = None
     checkpoint: dict[str, Any] | None = None
     warning: str | None = None
 
@@ -129,10 +136,13 @@ def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
     found = find_checkpoint(arguments)
     if found is not None:
         return resumed_plan(arguments, task, given, architecture, *found)
-    provenance = None
+    provenance, pretrained = None, None
     if arguments.weights is not None:
-        weights = read_weights(arguments.weights, arguments.source)
+        weights = read_weights(
+            arguments.weights, arguments.source, variant=architecture and variant_of(architecture.stages)
+        )
         architecture, provenance = architecture or weights.known_architecture(), weights.provenance
+        pretrained = {name: value for name, value in weights.recorded.items() if name not in ("weights", "training")}
     architecture = architecture or named_architecture("b3")
     values = {} if architecture.image_size is None else {"image_size": (architecture.image_size,) * 2}
     values |= {item.name: item.default for item in fields(task.Settings) if item.default is not MISSING}
@@ -161,6 +171,7 @@ def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
         arguments.output,
         arguments.weights,
         arguments.source,
+        pretrained,
         warning=constraint_warning(arguments),
     )
 
@@ -173,9 +184,9 @@ def split_options(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
 def check_free(folder: RunFolder, resume: str | None) -> None:
     """ValueError where the folder holds anything that a new run must not overwrite."""
-    if folder.is_free or RunFolder.of_this_launch(folder.path) is not None or (folder.is_run and resume == "auto"):
+    if folder.in_the_way is None or RunFolder.of_this_launch(folder.path) or (folder.is_run and resume == "auto"):
         return
-    holds = "files, and no run to --resume:"
+    holds = f"{folder.in_the_way.name}, and no run to --resume:"
     if folder.is_run:
         holds = f"a run: go on there with --resume auto --output {shlex.quote(str(folder.path))}, or"
     raise ValueError(f"{folder.path} already holds {holds} choose another --output")

@@ -123,11 +123,18 @@ class Task(Protocol):
     def __init__(self, data: Path | None, settings: Any, recipe: Recipe) -> None:
         """Keep these; raise ValueError for flags that contradict each other. No data is read yet."""
 
-    def load(self, process: Process, strict: bool, checkpoint: Mapping[str, Any] | None) -> None:
+    def load(
+        self,
+        process: Process,
+        strict: bool,
+        checkpoint: Mapping[str, Any] | None,
+        pretrained: Mapping[str, Any] | None,
+    ) -> None:
         """Read the table or list the folders: `num_outputs`, `positives` and the methods below work from here on.
 
         strict: fail for an image that is not there.  checkpoint: of the run that is resumed, with this task's `state`:
-        what it held out stays held out, even if the data have changed.  Raises UserError.
+        what it held out stays held out, even if the data have changed.  pretrained: the checkpoint that --weights
+        names, perhaps of another task: what it was trained on cannot be held out honestly.  Raises UserError.
         """
 
     def description(self) -> list[tuple[str, str]]:
@@ -167,12 +174,14 @@ class Report:
     """The output of evaluate.py.
 
     values: for --json, without anything that is not JSON.  text: for the terminal.
-    files: contents by path; a relative path is below --output.
+    files: contents by path; a relative path is below --output.  problem: why the command ends with exit code 1, though
+    with all of this.
     """
 
     values: Mapping[str, Any]
     text: str
     files: Mapping[Path, bytes] = field(default_factory=dict)
+    problem: str | None = None
 
 
 class Evaluation(Protocol):

@@ -94,12 +94,14 @@ class Weights:
     """A file of weights, read and recognised.
 
     architecture: a known one, or the one that a file of this project records, or None.
+    recorded: all that a file of this project holds, such as the patients that a checkpoint was trained on.
     """
 
     path: Path
     network: Network
     provenance: Provenance
     architecture: Architecture | None
+    recorded: Mapping[str, Any]
 
     @property
     def names(self) -> Names:
@@ -249,7 +251,7 @@ def inspect_weights(
     provenance = Provenance(path.name, library, name, convention, *normalisation(library, variant, path))
     if library == OURS.library:
         provenance = recorded_provenance(provenance, recorded)
-    result = Weights(path, network, provenance, architecture)
+    result = Weights(path, network, provenance, architecture, recorded)
     if mean is None:
         return result
     mean, std = (per_channel(name, value, result.in_channels) for name, value in (("mean", mean), ("std", std)))

@@ -29,6 +29,29 @@ def test_missing_labels_have_no_part_and_no_gradient():
     assert logits.grad[0, 1] == 0 and logits.grad[2, 0] == 0
 
 
+@pytest.mark.parametrize("passes", [1, 2, 4, 8])
+def test_how_passes_divide_an_update_does_not_change_its_loss_or_gradient(passes):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(8, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    targets = torch.randint(0, 2, (8, 3), generator=generator).double()
+    targets[torch.rand(8, 3, generator=generator) < 0.4] = math.nan
+    shares = torch.tensor([0.9, 0.5, 0.1])
+
+    def loss_of(count):
+        parts = zip(logits.chunk(count), targets.chunk(count), strict=True)
+        return sum(masked_binary_cross_entropy(*part, label_shares=shares) for part in parts) / count
+
+    whole, divided = loss_of(1), loss_of(passes)
+    assert torch.allclose(divided, whole, rtol=1e-6)
+    expected, found = (torch.autograd.grad(loss, logits)[0] for loss in (whole, divided))
+    assert torch.allclose(found, expected, rtol=1e-5)
+    # With its share in the set at hand, a target's part is the mean over the images that have it.
+    own = (~targets.isnan()).float().mean(0)
+    assert torch.allclose(
+        masked_binary_cross_entropy(logits, targets, label_shares=own), masked_binary_cross_entropy(logits, targets)
+    )
+
+
 def test_a_target_that_is_missing_everywhere_costs_nothing():
     logits = torch.randn(4, 3, requires_grad=True)
     loss = masked_binary_cross_entropy(logits, torch.full((4, 3), math.nan))

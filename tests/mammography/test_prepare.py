@@ -13,21 +13,20 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from commands import ROOT, assert_one_line_error, python, run
+from commands import ROOT, assert_one_line_error, run
 from PIL import Image
-from pydicom.pixels import get_decoder
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, JPEGLosslessSV1
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 from tiny_data import write_tiny_data
 from tiny_runs import SMALL
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from efficientnet.common.files import UNFINISHED
+from efficientnet.common.files import UNFINISHED, write_bytes
 from efficientnet.mammography.dataset import MammogramDataset
 from efficientnet.mammography.dicom import read_image
-from efficientnet.mammography.dicom.headers import Header, has_problems, report
 from efficientnet.mammography.image_files import find_images
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
+from efficientnet.mammography.picture import encode_picture
 from efficientnet.mammography.prepare.contact_sheet import BOX, GRAY
 from efficientnet.mammography.prepare.pictures import Job
 from efficientnet.mammography.prepare.pictures import prepare as prepare_all
@@ -185,6 +184,36 @@ def test_a_source_that_changed_is_prepared_again(raw, tmp_path):
     assert f"train_images/{third.parent.name}/{third.stem}.png" not in after  # not what it was before it broke
 
 
+@pytest.mark.parametrize("days", [-300, 1])
+def test_a_source_of_another_date_is_another_source(tmp_path, days):
+    """Also an older date, which rsync, tar and unzip keep, and one to come, from the clock of another machine."""
+    data, output = write_tiny_data(tmp_path / "data", 3), tmp_path / "cache"
+    prepare(data, output)
+    other, replaced = sorted(sorted(data.rglob("*.png"))[:2], key=lambda path: path.stat().st_size)
+    made = [output / path.relative_to(data) for path in (other, replaced)]
+    assert (np.asarray(Image.open(made[0])) != np.asarray(Image.open(made[1]))).any()
+    replaced.write_bytes(other.read_bytes().ljust(replaced.stat().st_size, b"\0"))
+    os.utime(replaced, (time.time() + 86400 * days,) * 2)
+    prepare(data, output)
+    np.testing.assert_array_equal(*(np.asarray(Image.open(path)) for path in made))
+    after = pictures(output)
+    prepare(data, output)
+    assert pictures(output) == after
+
+
+def test_folders_from_before_dates_were_stored_are_gone_on_with(tmp_path, monkeypatch):
+    data, output = write_tiny_data(tmp_path / "data", 3), tmp_path / "cache"
+    paths = sorted(data.rglob("*.png"))
+    targets = [output / path.relative_to(data) for path in paths]
+    jobs = [Job(path, target, "L") for path, target in zip(paths, targets, strict=True)]
+    for path, target in zip(paths, targets, strict=True):
+        origin = f"{path.name}, {path.stat().st_size} bytes, L"
+        write_bytes(target, encode_picture(np.eye(64, 32), SETTINGS, origin))
+    assert all(job.is_done(SETTINGS) for job in jobs)
+    os.utime(paths[0], (time.time() + 60,) * 2)
+    assert [job.is_done(SETTINGS) for job in jobs] == [False] + [True] * 11
+
+
 def test_labels_that_changed_are_taken_over_without_preparing_again(raw, tmp_path):
     output = tmp_path / "cache"
     prepare(raw, output)
@@ -200,7 +229,7 @@ def test_a_link_to_nothing_is_a_failure_and_not_the_end(raw, tmp_path):
     path.unlink()
     path.symlink_to(raw / "nothing")
     prepare(raw, tmp_path / "cache", code=1)
-    assert "no such file" in failures(tmp_path / "cache")[path.name]["reason"]
+    assert "No such file" in failures(tmp_path / "cache")[path.name]["reason"]
 
 
 @pytest.mark.parametrize("patients", [75, pytest.param(750, marks=pytest.mark.nightly)])
@@ -317,6 +346,14 @@ def test_what_cannot_be_read_is_listed_and_the_others_go_on(raw, tmp_path):
     assert len(after) == 96 and {name: after[name] for name in before} == before
 
 
+def test_where_nothing_could_be_prepared_nothing_is_next(tmp_path):
+    data = write_tiny_data(tmp_path / "data", 1)
+    for path in data.rglob("*.png"):
+        path.write_bytes(b"broken")
+    said = prepare(data, tmp_path / "cache", code=1).stdout
+    assert "0 of 4" in said and "next:" not in said
+
+
 def test_a_hang_costs_one_file(raw, tmp_path):
     pipe = tmp_path / "pipe.png"
     os.mkfifo(pipe)  # whoever opens it waits for a writer
@@ -376,113 +413,12 @@ def test_bombs_cost_one_file_each(raw, tmp_path):
     assert "memory" in reasons[crowd.with_suffix(".png").name]
 
 
-def test_check_counts_what_is_there_and_what_is_not(raw, tmp_path):
-    first, second, stranger = some_images(raw, 3)
-    first.unlink()
-    second.write_bytes(b"text")
-    shutil.copyfile(stranger, stranger.parent / "77.dcm")
-    dataset = pydicom.dcmread(stranger)
-    dataset.Modality = "CT"
-    dataset.save_as(stranger)
-    before = sorted(raw.rglob("*"))
-    process = run(PREPARE, "--data", raw, "--check", "--workers", 2)
-    assert process.returncode == 1 and process.stderr == ""
-    lines = [" ".join(line.split()) for line in process.stdout.splitlines()]
-    assert "train.csv 80 images of 20 patients" in lines and "test.csv 16 images of 4 patients" in lines
-    assert f"without a file 1 first: {first.parent.name}/{first.stem}" in lines
-    assert f"files without row 1 first: {stranger.parent / '77.dcm'}" in lines
-    assert "transfer syntax 94 Explicit VR Little Endian (1.2.840.10008.1.2.1)" in lines
-    assert any(line.startswith(f"unreadable 1 first: {second}: this is not a DICOM file") for line in lines)
-    assert any(line.startswith(f"refused 1 first: {stranger}: its modality is CT") for line in lines)
-    for words in ("photometric", "bits", "rows x columns 94 200 x 160", "window", "machine"):
-        assert any(line.startswith(words) for line in lines)
-    assert any("SIGMOID (3)" in line for line in lines)
-    assert sorted(raw.rglob("*")) == before
-
-
-def test_check_names_five_of_what_does_not_match_also_one_folder_deeper(raw):
-    (raw / "train_images").rename(raw / "pictures")
-    (raw / "train_images").mkdir()
-    (raw / "pictures").rename(raw / "train_images" / "of_512")
-    images = sorted(raw.glob("train_images/of_512/*/*.dcm"))
-    for image in images[:7]:
-        image.rename(image.with_stem(f"{image.stem}-other"))
-    process = run(PREPARE, "--data", raw, "--check")
-    lines = [" ".join(line.split()) for line in process.stdout.splitlines()]
-    for name, expected in (
-        ("without a file", {f"{image.parent.name}/{image.stem}" for image in images[:7]}),
-        ("files without row", {str(image.with_stem(f"{image.stem}-other")) for image in images[:7]}),
-    ):
-        place = next(place for place, line in enumerate(lines) if line.startswith(f"{name} 7 first: "))
-        named = [line.split()[-1] for line in lines[place : place + 6]]
-        assert len(set(named[:5]) & expected) == 5 and named[5] not in expected
-
-
-def test_check_tells_which_decoder_will_be_used_and_that_12_bits_need_another_than_pillow(tmp_path, monkeypatch):
-    def header(syntax, bits):
-        return Header(syntax, "MONOCHROME2", f"{bits} of 16", "8 x 8", "none", "-", bits_stored=bits)
-
-    headers = {Path("a"): header(JPEGExtended12Bit, 8), Path("b"): header(JPEGExtended12Bit, 12)}
-    decoder = get_decoder(JPEGExtended12Bit)
-    monkeypatch.setattr(decoder, "_available", {"pillow": None})
-    text = report(headers)
-    name = "JPEG Extended (Process 2 and 4)"
-    assert f"1  {name}: pillow, installed" in text and f"1  {name}: none installed" in text
-    assert "no decoder" in text and "pip install" in text
-    assert has_problems(headers)
-    monkeypatch.setattr(decoder, "_available", {"pillow": None, "pylibjpeg": None})
-    assert f"2  {name}: pylibjpeg, installed" in report(headers) and not has_problems(headers)
-
-
-def test_check_passes_a_sound_folder(phantoms):
-    process = run(PREPARE, "--data", phantoms, "--check")
-    assert process.returncode == 0, process.stdout + process.stderr
-
-
-def test_check_fails_where_rows_have_no_file_and_says_why(tmp_path):
-    data = write_tiny_data(tmp_path / "data", 3)
-    table = (data / "train.csv").read_text().replace(",L,", ".png,L,").replace("view", "age").replace(",CC,", ",old,")
-    (data / "train.csv").write_text(table)
-    process = run(PREPARE, "--data", data / "train.csv", "--check")
-    assert process.returncode == 1 and process.stderr == ""
-    lines = [" ".join(line.split()) for line in process.stdout.splitlines()]
-    assert "without a file 6 first: 100/10000.png" in lines
-    path = data / "train_images" / "100" / "10000.png"
-    assert f"hint: 100/10000.png is nearly {path}, but image_id goes without the suffix: 10000" in lines
-    assert any(line.startswith(f"warning: {data / 'train.csv'}, line 2, column 'age': 'old'") for line in lines)
-
-
-def test_columns_that_the_table_does_not_have_are_refused(tmp_path):
-    data = write_tiny_data(tmp_path / "data", 3)
-    write_tiny_data(data, 2, folder="test", labels=False)
-    assert run(PREPARE, "--data", data, "--check", "--columns", "cancer=biopsy").returncode == 0
-    process = run(PREPARE, "--data", data, "--check", "--columns", "cancer=malign")
-    assert_one_line_error(process, 1, "no column 'malign'", "patient_id, image_id, laterality, view, cancer, biopsy")
-
-
 def test_a_folder_with_a_test_set_only_is_prepared_for_evaluation(tmp_path):
     data, output = write_tiny_data(tmp_path / "data", 2, folder="test", labels=False), tmp_path / "cache"
     process = prepare(data, output)
     assert "8 of 8" in process.stdout
     assert f"next: python evaluate.py --checkpoint RUN/best.pt --data {output}" in process.stdout
     assert run(PREPARE, "--data", data / "test.csv", "--check", "--columns", "cancer=malign").returncode == 0
-
-
-def test_check_names_the_decoder_that_is_missing(raw, tmp_path):
-    """In processes in which no decoder beyond Pillow can be imported."""
-    path = some_images(raw, 1)[0]
-    dataset = pydicom.dcmread(path)
-    dataset.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8" + bytes(100) + b"\xff\xd9"])
-    dataset["PixelData"].is_undefined_length = True
-    dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
-    dataset.save_as(path)
-    for name in ("gdcm", "pylibjpeg"):
-        (tmp_path / f"{name}.py").write_text("raise ImportError")
-    path = f"{tmp_path}{os.pathsep}{ROOT}"
-    process = python("-m", PREPARE, "--data", raw, "--check", environment={"PYTHONPATH": path})
-    assert process.returncode == 1
-    line = next(line for line in process.stdout.splitlines() if line.startswith("no decoder"))
-    assert line.split()[2] == "1" and "1.2.840.10008.1.2.4.70" in line and "pip install python-gdcm" in line
 
 
 def test_a_preview_shows_images_with_their_crop_and_those_that_cannot_be_read(raw, tmp_path):

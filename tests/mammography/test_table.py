@@ -101,6 +101,15 @@ def test_patients_that_differ_only_in_case_are_said(write):
     assert len(table.warnings) == 1 and "(first: p1, P1)" in table.warnings[0]
 
 
+def test_patients_that_differ_only_in_leading_zeros_are_said(write):
+    patients = ("100", "00100", "0", "00", "10")
+    rows = "".join(f"{patient},{image},L,0\n" for image, patient in enumerate(patients))
+    table = read_table(write("patient_id,image_id,laterality,cancer\n" + rows))
+    assert table.patients == patients
+    (warning,) = table.warnings
+    assert "2 patients" in warning and "leading zeros (first: 100, 00100)" in warning
+
+
 @pytest.mark.parametrize("written", ["L", "l", "left", "Left", "LEFT", " L "])
 def test_left_is_left_however_it_is_written(write, written):
     path = write(f"patient_id,image_id,laterality,cancer\n1,1,{written},0\n")
@@ -109,11 +118,20 @@ def test_left_is_left_however_it_is_written(write, written):
 
 @pytest.mark.parametrize(
     ("written", "value"),
-    [("0", 0), ("1", 1), ("0.0", 0), ("1.0", 1), ("True", 1), ("FALSE", 0), ("false", 0), (" 1 ", 1)],
+    [
+        *[("0", 0), ("1", 1), ("0.0", 0), ("1.0", 1), ("True", 1), ("FALSE", 0), ("false", 0), (" 1 ", 1)],
+        *[("1.", 1), ("1.00", 1), ("0.000", 0), ("+1", 1), ("+1.00", 1), ("1.000000", 1), ("0.", 0)],
+    ],
 )
 def test_target_spellings(write, written, value):
     path = write(f"patient_id,image_id,laterality,cancer\n1,1,L,{written}\n")
     assert read_table(path).labels.tolist() == [[value]]
+
+
+@pytest.mark.parametrize("written", ["1.01", "-1", "-0", "01", "10", "1e0", ".0", ".", "+", "1..0", "1 0", "\u0661"])
+def test_no_other_number_is_a_label(write, written):
+    message = message_of(write(f"patient_id,image_id,laterality,cancer\n1,1,L,{written}\n"))
+    assert f"line 2, column 'cancer': {written!r} is not a label" in message
 
 
 @pytest.mark.parametrize("written", ["", "nan", "NaN", "NA", "None", "<NA>"])

@@ -50,6 +50,15 @@ def test_an_overflowed_step_moves_nothing_and_says_so(enabled, bad):
         assert scaler.get_scale() < 1024
 
 
+def test_a_loss_that_is_not_finite_lowers_the_scale_though_the_gradients_are():
+    layer, optimizer, scaler = prepared(1.0, True)
+    scaler.set_growth_interval(1)
+    for count in range(1, 4):
+        layer.weight.grad = torch.ones(1, 1)
+        assert not take_step(optimizer, scaler, layer.parameters(), clip=1.0, loss_is_finite=False)
+        assert scaler.get_scale() == 1024 / 2**count and layer.weight.item() == 1.0
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_every_precision_trains_a_step_on_the_cpu(precision):
     torch.manual_seed(0)

@@ -1,5 +1,6 @@
 """A run that was stopped after any update ends as if it had not been: to the bit, on 1, 2 and 3 ranks."""
 
+import csv
 import json
 import os
 import random
@@ -119,6 +120,16 @@ def test_a_run_keeps_its_split_when_labels_are_corrected_and_patients_come_and_g
     assert "1 no longer there" in process.stdout and "with another label" in process.stdout
     after = torch.load(folder / "last.pt", weights_only=True)
     assert after["split"] == before and set(after["training_patients"]) == trained - {"100"}
+
+
+def test_images_that_are_gone_are_counted_when_a_run_is_resumed(straight, tiny_data, tmp_path):
+    folder = stopped_at(straight(0), 9, tmp_path / "r")
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    held_out = next(csv.DictReader((straight(0) / "predictions.csv").open()))["patient_id"]
+    shutil.rmtree(data / "train_images" / held_out)
+    process = train(0, "--resume", folder, "--data", data, "--workers", 0)
+    assert "began with 36 images to train on and 12 to validate on, and now finds 36 and 8" in process.stdout
+    assert "4 rows of the table have no image file" in process.stdout
 
 
 def test_more_epochs_go_on_along_the_longer_schedule_and_fewer_than_finished_are_refused(straight, tmp_path):

@@ -56,6 +56,10 @@ def test_a_run_from_weights_says_so_and_remembers_everything(tiny_data, pretrain
     # A run of this project gives weights in turn, its head included where the targets are as many.
     again = run("train.py", *FAST, "--data", tiny_data, "--weights", output / "best.pt", "--output", tmp_path / "again")
     assert again.returncode == 0 and "left fresh" not in again.stdout and "symmetric padding" in again.stdout
+    assert "held-out patients were trained on" not in again.stdout
+    # In another fold, whose patients those weights have seen, that is said.
+    other = run("train.py", "--data", tiny_data, "--weights", output / "best.pt", "--fold", 1, "--dry-run")
+    assert "3 held-out patients were trained on for --weights" in other.stdout
 
 
 def test_frozen_stages_keep_weights_and_statistics_to_the_bit(tiny_data, pretrained, tmp_path):

@@ -32,6 +32,8 @@ SIZE, CODING, CODING_OF_COMPONENT, START_OF_TILE = 0x51, 0x52, 0x53, 0x90
 START_OF_FRAME = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 START_OF_SCAN = 0xDA
 MARKER = re.compile(rb"\xff+([^\xff])", re.DOTALL)  # decoders skip bytes between segments
+END_OF_IMAGE = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000: never part of their entropy-coded data
+MOST_ZEROS = 400  # bytes in a row; sound data of JPEG 2000 and JPEG-LS has 11 at most, besides empty packets
 WITHOUT_SEGMENT = {0x00, 0x01, *range(0xD0, 0xD9)}
 
 # The transfer syntaxes in which each kind of JPEG frame may be declared.
@@ -99,6 +101,43 @@ def wavelet_levels(frame: bytes) -> int:
         elif marker == CODING_OF_COMPONENT:
             levels.append(number(content[2 + wide : 3 + wide]))
     return min(levels, default=0)
+
+
+def hole(frame: bytes) -> int:
+    """The length of a run of zeros in a JPEG 2000 or JPEG-LS frame that no encoder writes; 0 if there is none.
+
+    An interrupted download may leave one. A run that ends at a marker is padding.
+    """
+    is_jpeg, run = frame[:2] == b"\xff\xd8", bytes(min(MOST_ZEROS + empty_packets(frame), len(frame)))
+    start_of_data = bytes([0xFF, START_OF_SCAN if is_jpeg else START_OF_TILE])
+    place = max(frame.find(start_of_data), 0)
+    while (place := frame.find(run, place)) >= 0:
+        length = len(frame) - place - len(frame[place:].lstrip(b"\0"))
+        place += length
+        if frame[place : place + 2] not in (b"", END_OF_IMAGE, start_of_data):
+            return length
+    return 0
+
+
+def empty_packets(frame: bytes) -> int:
+    """The most empty packets, a zero byte each, in a row in a JPEG 2000 frame; 0 in other frames.
+
+    A tile has one for each layer, component, resolution and precinct (ISO/IEC 15444-1, A.6.1 and B.6 to B.10).
+    """
+    size, start = size_segment(frame), frame.find(START_OF_CODESTREAM)
+    for marker, content in segments(frame, start + 2) if size else ():
+        if marker == CODING:
+            layers, levels = number(content[2:4]), number(content[5:6])
+            exponents = content[10:] or b"\xff" * (levels + 1)  # of the sides of precincts, from the lowest resolution
+            width, height = (
+                min(number(size[side : side + 4]), number(size[tile : tile + 4])) for side, tile in ((2, 18), (6, 22))
+            )
+            precincts = sum(
+                (2 + (width >> levels - level + (sides & 15))) * (2 + (height >> levels - level + (sides >> 4)))
+                for level, sides in enumerate(exponents[: levels + 1])
+            )
+            return layers * number(size[34:36]) * precincts
+    return 0
 
 
 def jpeg_frames(frame: bytes) -> Iterator[tuple[int, bytes]]:

@@ -31,8 +31,15 @@ from pydicom.uid import (
 )
 
 from efficientnet.common.errors import UserError
-from efficientnet.mammography.dicom.codestream import frame_sizes, possible_syntaxes, precision, wavelet_levels
-from efficientnet.mammography.dicom.elements import numbers, whole_number
+from efficientnet.mammography.dicom.codestream import (
+    END_OF_IMAGE,
+    frame_sizes,
+    hole,
+    possible_syntaxes,
+    precision,
+    wavelet_levels,
+)
+from efficientnet.mammography.dicom.elements import numbers, text, whole_number
 from efficientnet.mammography.dicom.stored_values import embedded_planes, stored_values, without_overshoot
 
 INSTALL_CODECS = 'pip install -e ".[codecs]"'
@@ -40,9 +47,11 @@ INSTALL_CODECS = 'pip install -e ".[codecs]"'
 MOST_HALVINGS = 5  # of JPEG 2000's resolution: the number of wavelet levels that encoders usually write
 
 WITH_END_MARKER = {*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes}
+WITHOUT_LONG_ZEROS = {JPEG2000, JPEG2000Lossless, *JPEGLSTransferSyntaxes}  # see `hole`
+CHARLS = ("gdcm", "pyjpegls")  # refuse damaged JPEG-LS, of which pylibjpeg returns garbage
 LOSSY = {HTJ2K, JPEG2000, JPEGExtended12Bit, JPEGLSNearLossless}  # or not: all of them may be lossless
 MOST_AFTER_END = 64  # bytes, not counting zeros
-END_OF_IMAGE = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000: never part of their entropy-coded data
+MOST_PADDING = 512  # zero bytes behind pixels without compression: fewer than a mammogram has in a row or column
 ITEM = b"\xfe\xff\x00\xe0"  # begins encapsulated pixel data, with a table of offsets, and each fragment (PS3.5 A.4)
 SIGNATURE = 2**12  # bytes in which a codestream nearly always tells its encoding
 
@@ -115,6 +124,7 @@ def decode(dataset: FileDataset, path: str | os.PathLike[str]) -> tuple[NDArray[
     if reason := reason_not_decoded(syntax):
         raise image_error(path, reason)
     check_end(dataset, path)
+    check_length(dataset, path)
     try:
         frame = check_claims(dataset, path)
         if dataset.SamplesPerPixel != 1 or dataset.BitsAllocated == 1 or "PixelData" not in dataset:
@@ -132,7 +142,8 @@ def decode(dataset: FileDataset, path: str | os.PathLike[str]) -> tuple[NDArray[
         # With Pillow alone, the file may be sound but of a kind that it cannot read, such as 12-bit JPEG.
         missing = any("libjpeg" in sentence for sentence in get_decoder(syntax).missing_dependencies)
         advice = "copy or download it again" + (f", or run: {INSTALL_CODECS}" if missing else "")
-        cause = textwrap.shorten(str(error), 240, placeholder=" ...")
+        cause = str(error).replace("'NoneType' object has no attribute 'encode'", "refused")  # what gdcm says of it
+        cause = textwrap.shorten(cause, 240, placeholder=" ...")
         raise image_error(path, f"its pixel data ({syntax.name}) is damaged: {cause}; {advice}") from error
     try:
         values, more = stored_values(words, width, dataset.BitsStored, high, signed, embedded_planes(dataset))
@@ -144,7 +155,8 @@ def decode(dataset: FileDataset, path: str | os.PathLike[str]) -> tuple[NDArray[
 def decode_words(dataset: FileDataset, frame: bytes) -> tuple[NDArray[Any], int]:
     """The words that pixels are stored in, whatever they mean, and how many bits a word has.
 
-    The sign is that of the codestream: decoders differ in what they make of another one.
+    The sign is that of the codestream: decoders differ in what they make of another one. JPEG-LS of 8 bits or more,
+    all of which CharLS supports, is left to CharLS where that is installed.
     """
     syntax, stored, allocated = dataset.file_meta.TransferSyntaxUID, dataset.BitsStored, dataset.BitsAllocated
     bits, signed = precision(frame)
@@ -152,7 +164,10 @@ def decode_words(dataset: FileDataset, frame: bytes) -> tuple[NDArray[Any], int]
     options |= {"apply_j2k_sign_correction": False, "apply_jls_sign_correction": False}
     if bits:
         options["bits_stored"] = min(max(bits, stored), allocated)  # some decoders cut their output to it
-    words, _ = get_decoder(syntax).as_array(dataset, **options)
+    options["photometric_interpretation"] = text(dataset, "PhotometricInterpretation")
+    decoder, strict = get_decoder(syntax), CHARLS if syntax in JPEGLSTransferSyntaxes and bits >= 8 else ()
+    plugin = next((name for name in strict if name in decoder.available_plugins), "")  # none: whichever succeeds
+    words, _ = decoder.as_array(dataset, decoding_plugin=plugin, **options)
     return words, min(bits or allocated, 8 * words.dtype.itemsize)
 
 
@@ -166,12 +181,31 @@ def check_end(dataset: FileDataset, path: str | os.PathLike[str]) -> None:
         raise image_error(path, "its pixel data is cut off (no end-of-image marker); copy or download it again")
 
 
+def check_length(dataset: FileDataset, path: str | os.PathLike[str]) -> None:
+    """Reject more data without compression than the header needs: it is of another size, and would be read sheared.
+
+    A few zeros behind it are padding.
+    """
+    data = dataset.get("PixelData")
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated or not isinstance(data, bytes):
+        return
+    counts = {name: whole_number(dataset, name, 0) for name in ("Rows", "Columns", "BitsAllocated")}
+    several = (whole_number(dataset, name, 1) or 1 for name in ("SamplesPerPixel", "NumberOfFrames"))
+    needed = -(-math.prod([*counts.values(), *several]) // 8)
+    if needed > 0 and (len(data) - needed > MOST_PADDING or data[needed + needed % 2 :].strip(b"\0")):
+        header = f"{needed:,} ({', '.join(f'{name} {count}' for name, count in counts.items())})"
+        raise image_error(
+            path, f"its pixel data has {len(data):,} bytes where its header needs {header}; export the file again"
+        )
+
+
 def check_claims(dataset: FileDataset, path: str | os.PathLike[str]) -> bytes:
     """The first frame, empty of an encoding without a size of its own.
 
-    Rejects a codestream whose size differs from the header: a decoder would allocate the memory that it claims.
+    Rejects a codestream whose size differs from the header, since a decoder would allocate the memory that it claims;
+    and one with a hole, which decoders fill with garbage.
     """
-    if dataset.file_meta.TransferSyntaxUID not in WITH_END_MARKER:
+    if (syntax := dataset.file_meta.TransferSyntaxUID) not in WITH_END_MARKER:
         return b""
     names = ("Rows", "Columns", "SamplesPerPixel")
     expected = tuple(int(next(iter(numbers(dataset, name)), 1)) for name in names)
@@ -184,6 +218,10 @@ def check_claims(dataset: FileDataset, path: str | os.PathLike[str]) -> bytes:
             header = " x ".join(map(str, expected))
             raise image_error(
                 path, f"its pixel data is damaged: it claims {claimed}, its header {header}; download it again"
+            )
+        if syntax in WITHOUT_LONG_ZEROS and (zeros := hole(frame)):
+            raise image_error(
+                path, f"its pixel data is damaged: it has a hole of {zeros:,} zero bytes; copy or download it again"
             )
     return first
 

@@ -168,7 +168,7 @@ def display(
         plain, others = values_of_interest(stored.astype(np.float64), possible, dataset, window)
         if plain is not None:
             brightness, more = plain, (WIPED_OUT, *others)
-    if dataset.get("PhotometricInterpretation") != "MONOCHROME1" and is_inverted(dataset):
+    if text(dataset, "PhotometricInterpretation") != "MONOCHROME1" and is_inverted(dataset):
         more += ("MONOCHROME2 with PresentationLUTShape INVERSE, displayed inverted",)
     return units, brightness, notes + more
 
@@ -188,7 +188,7 @@ def is_inverted(dataset: Dataset) -> bool:
     the pipeline.
     """
     by_shape = text(dataset, "PresentationLUTShape") == "INVERSE"
-    return by_shape or dataset.get("PhotometricInterpretation") == "MONOCHROME1"
+    return by_shape or text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
 
 
 def modality_transformation(

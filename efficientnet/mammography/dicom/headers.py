@@ -49,6 +49,7 @@ class Header:
     bits_stored: int = 8
     modality: str = ""  # of a file that is not DICOM
     notes: tuple[str, ...] = ()  # what is wrong in it and how it is read nevertheless
+    laterality: str = ""  # L or R, of an image (PS3.3 C.8.11.2) or its series (C.7.3.1); may be anything else or empty
 
 
 def look_at(path: Path, raw: bool = False) -> Header | Failure:
@@ -91,6 +92,7 @@ def describe(header: FileDataset, found: UID | None, raw: bool = False) -> Heade
         whole_number(header, "BitsStored", 8),
         text(header, "Modality") or "-",
         notes,
+        text(header, "ImageLaterality") or text(header, "Laterality"),
     )
 
 

@@ -13,7 +13,6 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -182,7 +181,12 @@ def read_dataset(path: str | os.PathLike[str], header_only: bool = False) -> tup
     except Exception as error:
         reason = reason_of_other_encoding(path) or f"it is damaged or not DICOM ({error}); copy or download it again"
         raise image_error(path, reason) from error
-    if not any(element in dataset for element in (["Rows"] if header_only else PIXEL_ELEMENTS)):
+    if header_only:  # a deflated data set is inflated as a whole, so that nothing is left to read
+        is_deflated = dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+        has_pixels = "Rows" in dataset and (start or is_deflated)
+    else:
+        has_pixels = any(element in dataset for element in PIXEL_ELEMENTS)
+    if not has_pixels:
         raise image_error(path, reason_of_other_encoding(path) or reason_without_pixels(path))
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = guess_transfer_syntax(dataset, path)
@@ -223,8 +227,10 @@ def reason_of_other_encoding(path: str | os.PathLike[str]) -> str | None:
 
 def reason_without_pixels(path: str | os.PathLike[str]) -> str:
     """Tell truncated files from others: pydicom drops truncated pixel data, but its tag is still in the file."""
-    content = Path(path).read_bytes()
-    if b"\xe0\x7f\x10\x00" in content or b"\x7f\xe0\x00\x10" in content:
+    with open(path, "rb") as file:
+        pydicom.dcmread(file, force=True, stop_before_pixels=True)
+        is_cut_off = file.read(1) != b""
+    if is_cut_off:
         return "its pixel data is cut off; copy or download it again"
     return "it holds no pixel data (it is no image, or is cut off before it); remove it or download it again"
 
@@ -249,8 +255,9 @@ def reason_to_refuse(header: Dataset, raw: bool = False) -> str | None:
     pixels = math.prod(whole_number(header, side, 0) for side in ("Rows", "Columns"))
     if pixels > MOST_PIXELS:
         return f"its header says {pixels:,} pixels, which no mammogram has; copy or download it again"
-    interpretation = header.get("PhotometricInterpretation", "")
-    if (header.get("SamplesPerPixel") or 1) != 1 or interpretation not in ("MONOCHROME1", "MONOCHROME2"):
+    if (samples := whole_number(header, "SamplesPerPixel", 1)) > 1:
+        return f"it is not grayscale but has {samples} samples per pixel; give the original image"
+    if (interpretation := text(header, "PhotometricInterpretation")) not in ("MONOCHROME1", "MONOCHROME2"):
         return f"it is not grayscale but {interpretation or 'unspecified'}; give the original image"
     if (modality := text(header, "Modality")) in OTHER_MODALITIES:
         return f"its modality is {modality}, which is no projection radiograph; remove the file and its row"

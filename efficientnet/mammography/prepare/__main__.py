@@ -15,61 +15,35 @@ import argparse
 import csv
 import random
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from efficientnet.common.command_line import Parser, command, leave, number
 from efficientnet.common.cpu import usable_cores
 from efficientnet.common.errors import UserError
 from efficientnet.common.files import atomic_file, remove_unfinished, write_bytes
-from efficientnet.common.isolated import Failure, run_isolated
+from efficientnet.common.isolated import Failure
 from efficientnet.common.options import add_options, given_options
-from efficientnet.mammography.dicom.headers import Header, count_lines, first_lines, has_problems, look_at, report
-from efficientnet.mammography.image_files import data_folder, every_image, find_images, name_hint
+from efficientnet.mammography.dicom.headers import Header, count_lines, has_problems
+from efficientnet.mammography.image_files import data_folder
 from efficientnet.mammography.prepare.benchmark import benchmark
+from efficientnet.mammography.prepare.check import (
+    Split,
+    check_lines,
+    look_at_all,
+    progress_bar,
+    read_splits,
+    survey_of,
+)
 from efficientnet.mammography.prepare.contact_sheet import contact_sheet
 from efficientnet.mammography.prepare.folder import check_settings, read_description, write_description
 from efficientnet.mammography.prepare.pictures import Job, count_notes, prepare
 from efficientnet.mammography.preprocessing import MOST_BITS, Preprocessing
-from efficientnet.mammography.raster import Survey, look, sample
 from efficientnet.mammography.settings import PICTURE_OPTIONS, ScreeningSettings
-from efficientnet.mammography.table import Table, read_table
-from efficientnet.mammography.table_columns import check_columns
 
 PROGRAM = "python -m efficientnet.mammography.prepare"
-
-
-@dataclass(frozen=True)
-class Split:
-    """train.csv or test.csv, and the image file of each row."""
-
-    name: str
-    table: Table
-    files: list[Path | None]
-
-    @property
-    def folder(self) -> str:
-        return f"{self.name}_images"
-
-
-def read_splits(data: Path, columns: dict[str, str] | None) -> list[Split]:
-    """The tables that exist, one or both. Raises TableError."""
-    splits = []
-    for name in ("train", "test"):
-        path = data / f"{name}.csv"
-        if path.exists():
-            if name == "train":  # a test table need not have the labels that --columns names
-                check_columns(path, columns or {})
-            table = read_table(path, columns=columns, labels="none")
-            splits.append(Split(name, table, find_images(table, data, f"{name}_images")))
-    return splits
 
 
 def find_jobs(splits: list[Split], output: Path) -> list[Job]:
@@ -77,8 +51,7 @@ def find_jobs(splits: list[Split], output: Path) -> list[Job]:
     return [
         Job(file, output / split.folder / row.patient_id / f"{row.image_id}.png", row.laterality)
         for split in splits
-        for row, file in zip(split.table.rows, split.files, strict=True)
-        if file is not None
+        for row, file in split.images
     ]
 
 
@@ -87,56 +60,9 @@ def open_output(output: Path, data: Path, settings: Preprocessing) -> None:
     if read_description(data) is not None:
         raise UserError(f"{data}: is itself prepared; --data names the folder with the original images")
     strange = output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir())
-    if strange and read_description(output) is None:
+    if check_settings(output, settings) is None and strange:
         raise UserError(f"{output}: is not empty and holds no prepared images; choose an empty or new folder")
-    check_settings(output, settings)
     output.mkdir(parents=True, exist_ok=True)
-
-
-def look_at_all(files: list[Path], raw: bool, limits: dict[str, Any]) -> dict[Path, Header | Failure]:
-    """The header of each file."""
-    found = {}
-    with progress_bar(len(files), "headers") as bar:
-        for path, header in run_isolated(partial(look_at, raw=raw), files, **limits):
-            found[path] = header
-            bar.update()
-    return {path: found[path] for path in files}
-
-
-def survey_of(files: list[Path], limits: dict[str, Any]) -> Survey:
-    """What the PNG, JPEG and TIFF files look like, from a sample."""
-    return Survey.of(dict(run_isolated(look, [path for part in sample(files) for path in part], **limits)))
-
-
-def table_lines(splits: list[Split], data: Path) -> list[str]:
-    """Lines for a person: the size of the tables, and rows without files and files without rows."""
-    lines = []
-    for split in splits:
-        counts = split.table.counts
-        lines.append(f"{split.name + '.csv':<17}{counts.images:>7,}  images of {counts.patients:,} patients")
-        lines += count_lines("  machine_id", (row.machine_id or "-" for row in split.table.rows))
-        rows = zip(split.table.rows, split.files, strict=True)
-        missing = [f"{row.patient_id}/{row.image_id}" for row, file in rows if file is None]
-        lines += first_lines("  without a file", missing)
-        if hint := name_hint(split.table, split.files, data, split.folder) if missing else None:
-            lines.append(f"{'':>24}  hint: {hint}")
-        lines += [f"  warning: {text}" for text in split.table.warnings]
-    # Both tables may share a folder of images, so a file without a row in one table may have one in the other.
-    found = [file for split in splits for file in split.files if file is not None]
-    strangers, links = set(), set()
-    for split in splits:
-        there, left_out = every_image(data, split.folder, found)
-        strangers |= there
-        links |= set(left_out)
-    lines += first_lines("files without row", sorted(strangers - set(map(str, found))))
-    lines += first_lines("links outside", sorted(links))
-    return lines
-
-
-def progress_bar(total: int, name: str, initial: int = 0) -> tqdm:
-    """Progress, speed and remaining time, if stderr is a terminal."""
-    hidden = not sys.stderr.isatty()
-    return tqdm(desc=name, total=total, initial=initial, unit=" images", disable=hidden, leave=False, smoothing=0.05)
 
 
 def write_failures(output: Path, failures: dict[Path, str], headers: dict[Path, Header | Failure]) -> None:
@@ -163,20 +89,17 @@ def summary(
     if failures:
         path, reason = next(iter(failures.items()))
         lines.append(f"{len(failures):,} failed, and {output / 'failures.csv'} says why; the first: {path}: {reason}")
-    command = "train.py" if (output / "train.csv").exists() else "evaluate.py --checkpoint RUN/best.pt"
     lines += count_lines("note", Counter(notes).elements())
-    return "\n".join([*lines, f"next: python {command} --data {shlex.quote(str(output))}"])
+    if len(failures) < images:
+        command = "train.py" if (output / "train.csv").exists() else "evaluate.py --checkpoint RUN/best.pt"
+        lines.append(f"next: python {command} --data {shlex.quote(str(output))}")
+    return "\n".join(lines)
 
 
 def write_preview(
     path: Path, splits: list[Split], settings: Preprocessing, count: int, seed: int, limits: dict[str, Any]
 ) -> None:
-    images = [
-        (file, row.laterality)
-        for split in splits
-        for row, file in zip(split.table.rows, split.files, strict=True)
-        if file is not None
-    ]
+    images = [(file, row.laterality) for split in splits for row, file in split.images]
     if not images:
         raise UserError("not one row of the tables has an image file")
     chosen = random.Random(seed).sample(images, min(count, len(images)))
@@ -224,18 +147,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     limits = {"workers": arguments.workers, "seconds": arguments.timeout, "memory": arguments.memory}
     data, output = data_folder(arguments.data, ("train.csv", "test.csv")), arguments.output
     splits = read_splits(data, getattr(arguments, "columns", None))
-    every_file = [file for split in splits for file in split.files if file is not None]
+    every_file = [file for split in splits for _, file in split.images]
     survey = survey_of(every_file, limits)
     settings = Preprocessing(**{"bits": survey.bits or MOST_BITS} | given)
     pictures = [f"{name:<24}  {text}" for name, text in survey.lines(settings)]
     if arguments.check:
-        headers = look_at_all(every_file, settings.accept_raw, limits)
-        print("\n".join([*table_lines(splits, data), report(headers), *pictures]))
+        headers, samples = look_at_all(every_file, settings.accept_raw, limits)
+        print("\n".join([*check_lines(splits, data, headers, samples, limits), *pictures]))
         without_file = any(None in split.files for split in splits)
         return int(has_problems(headers) or bool(survey.unreadable) or without_file)
 
     if arguments.benchmark:
-        print(benchmark(look_at_all(every_file, settings.accept_raw, limits), settings, limits))
+        print(benchmark(look_at_all(every_file, settings.accept_raw, limits)[0], settings, limits))
         return 0
     if arguments.preview is not None:
         write_preview(arguments.preview, splits, settings, arguments.preview_images, arguments.seed, limits)
@@ -252,8 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_description(output, settings, complete=False)
     copy_tables(splits, output)
     if to_do:
-        headers = look_at_all([job.source for job in to_do], settings.accept_raw, limits)
-        print("\n".join([*table_lines(splits, data), report(headers), *pictures]), flush=True)
+        headers, samples = look_at_all([job.source for job in to_do], settings.accept_raw, limits)
+        print("\n".join([*check_lines(splits, data, headers, samples, limits), *pictures]), flush=True)
         try:
             with progress_bar(len(jobs), "prepare", len(jobs) - len(to_do)) as bar:
                 for job, reason in prepare(to_do, bar, settings, limits):

@@ -53,24 +53,25 @@ def prepared_settings(root: Path) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
-def check_settings(root: Path, settings: Preprocessing, names: Collection[str] = PICTURE_SETTINGS) -> None:
-    """Raise UserError if the folder was prepared with settings other than these, of those with these names."""
+def check_settings(
+    root: Path, settings: Preprocessing, names: Collection[str] = PICTURE_SETTINGS
+) -> dict[str, Any] | None:
+    """`read_description`, which must agree with these settings in those of these names. Raises UserError otherwise."""
     description = read_description(root)
     if description is None:
-        return
+        return None
     wanted, there = settings.to_dict(), description["settings"] | description["source"]
     different = [
         f"{name} {there[name]}, not {wanted[name]}" for name in names if there.get(name, wanted[name]) != wanted[name]
     ]
     if not different and description["version"] == VERSION:
-        return
+        return description
     reason = "; ".join(different) or f"version {description['version']} of the preprocessing, not {VERSION}"
     raise UserError(f"{root}: was prepared with {reason}; name the folder that it was made from, or prepare another")
 
 
 def check_prepared(root: Path, settings: Preprocessing, names: Collection[str] = PICTURE_SETTINGS) -> None:
     """Raise UserError if the folder was prepared with settings other than these, or not to the end."""
-    check_settings(root, settings, names)
-    description = read_description(root)
+    description = check_settings(root, settings, names)
     if description is not None and not description["complete"]:
         raise UserError(f"{root}: is not finished; give the same prepare command again, and it goes on")

@@ -27,20 +27,29 @@ class Job:
     target: Path
     laterality: str
 
-    def origin(self, settings: Preprocessing) -> str:
-        """The inputs that decide the picture besides the key of the settings, as stored in the prepared file."""
+    def origin(self, settings: Preprocessing, dated: bool = True) -> str:
+        """The inputs that decide the picture besides the key of the settings, as stored in the prepared file.
+
+        Older versions stored no time of modification, as without `dated`.
+        """
         name = self.source.name.encode("ascii", "backslashreplace").decode()  # PNG stores other text differently
         ways = ("accept_raw",) if is_dicom(self.source) else ("bits", "invert_bright")
         defaults = {field.name: field.default for field in fields(settings)}  # older files have no more than these
         read = [f"{way} {value}" for way in ways if (value := getattr(settings, way)) != defaults[way]]
-        return ", ".join([name, f"{self.source.stat().st_size} bytes", self.laterality, *read])
+        state = self.source.stat()
+        modified = [f"modified {state.st_mtime_ns} ns"] if dated else []
+        return ", ".join([name, f"{state.st_size} bytes", *modified, self.laterality, *read])
 
     def is_done(self, settings: Preprocessing) -> bool:
-        """Whether the prepared file is complete, with these settings, from this source, and no older than it."""
+        """Whether the prepared file is complete, with these settings, and from this source as it is now.
+
+        A copy of the source that was given a new date counts as another: a needless run is better than a wrong picture.
+        """
         try:
-            if not is_prepared(self.target, settings, self.origin(settings)):
-                return False
-            return self.source.stat().st_mtime <= self.target.stat().st_mtime
+            if is_prepared(self.target, settings, self.origin(settings)):
+                return True
+            undated = is_prepared(self.target, settings, self.origin(settings, dated=False))
+            return undated and self.source.stat().st_mtime <= self.target.stat().st_mtime
         except OSError:  # such as a broken link, which fails with a reason when it is prepared
             return False
 
@@ -48,10 +57,13 @@ class Job:
 def prepare_image(job: Job, settings: Preprocessing) -> bytes | Failure:
     """The content of the prepared file."""
     try:
+        origin = job.origin(settings)  # first, so that a file that is replaced meanwhile is prepared again
         picture, notes = read_noted_picture(job.source, settings, job.laterality)
-        return encode_picture(picture, settings, job.origin(settings), notes)
+        return encode_picture(picture, settings, origin, notes)
     except ImageError as error:
         return Failure(str(error).removeprefix(f"{job.source}: "))
+    except OSError as error:
+        return Failure(f"it cannot be opened ({error.strerror or error}); check the path")
 
 
 def prepare(jobs: list[Job], bar: tqdm, settings: Preprocessing, limits: dict[str, Any]) -> Iterator[tuple[Job, str]]:

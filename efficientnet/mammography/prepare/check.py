@@ -1,0 +1,185 @@
+"""The tables, their files and the headers of those: what --check prints, and each run before the long work."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from tqdm import tqdm
+
+from efficientnet.common.isolated import Failure, run_isolated
+from efficientnet.mammography.dicom.headers import Header, count_lines, first_lines, look_at, report
+from efficientnet.mammography.image_files import every_image, find_images, is_dicom, name_hint
+from efficientnet.mammography.raster import Survey, look, sample
+from efficientnet.mammography.table import Row, Table, read_table
+from efficientnet.mammography.table_columns import check_columns
+
+SAMPLE = 2**16  # bytes from the middle of the pixel data, which shows tissue: many images begin and end with background
+
+
+@dataclass(frozen=True)
+class Split:
+    """train.csv or test.csv, and the image file of each row."""
+
+    name: str
+    table: Table
+    files: list[Path | None]
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name}_images"
+
+    @property
+    def images(self) -> list[tuple[Row, Path]]:
+        """The rows that have a file, with it."""
+        return [(row, file) for row, file in zip(self.table.rows, self.files, strict=True) if file is not None]
+
+
+def read_splits(data: Path, columns: dict[str, str] | None) -> list[Split]:
+    """The tables that exist, one or both. Raises TableError."""
+    splits = []
+    for name in ("train", "test"):
+        path = data / f"{name}.csv"
+        if path.exists():
+            if name == "train":  # a test table need not have the labels that --columns names
+                check_columns(path, columns or {})
+            table = read_table(path, columns=columns, labels="none")
+            splits.append(Split(name, table, find_images(table, data, f"{name}_images")))
+    return splits
+
+
+def survey_of(files: list[Path], limits: dict[str, Any]) -> Survey:
+    """What the PNG, JPEG and TIFF files look like, from a sample."""
+    return Survey.of(dict(run_isolated(look, [path for part in sample(files) for path in part], **limits)))
+
+
+def look_at_all(
+    files: list[Path], raw: bool, limits: dict[str, Any]
+) -> tuple[dict[Path, Header | Failure], dict[Path, bytes]]:
+    """The header of each file, and the digest of a sample of those that have one."""
+    seen = call_on_all(partial(look_at_file, raw=raw), files, "headers", limits)
+    headers = {path: result if isinstance(result, Failure) else result[0] for path, result in seen.items()}
+    return headers, {path: result[1] for path, result in seen.items() if not isinstance(result, Failure)}
+
+
+def look_at_file(path: Path, raw: bool) -> tuple[Header, bytes] | Failure:
+    header = look_at(path, raw)
+    return header if isinstance(header, Failure) else (header, digest(path, SAMPLE))
+
+
+def call_on_all(function: Callable[[Path], Any], files: list[Path], name: str, limits: dict[str, Any]) -> dict:
+    """`function(file)` or Failure of each file, in their order. `limits` are those of `run_isolated`."""
+    found = {}
+    with progress_bar(len(files), name) as bar:
+        for path, result in run_isolated(function, files, **limits):
+            found[path] = result
+            bar.update()
+    return {path: found[path] for path in files}
+
+
+def progress_bar(total: int, name: str, initial: int = 0) -> tqdm:
+    """Progress, speed and remaining time, if stderr is a terminal."""
+    hidden = not sys.stderr.isatty()
+    return tqdm(desc=name, total=total, initial=initial, unit=" images", disable=hidden, leave=False, smoothing=0.05)
+
+
+def check_lines(
+    splits: list[Split],
+    data: Path,
+    headers: Mapping[Path, Header | Failure],
+    samples: Mapping[Path, bytes],
+    limits: dict[str, Any],
+) -> list[str]:
+    """Lines for a person: the tables, the files that were looked at, and how both disagree."""
+    patients = {file: row.patient_id for split in splits for row, file in split.images}
+    lines = [*table_lines(splits, data), report(headers)]
+    lines += first_lines("laterality", contradicted_sides(splits, headers))
+    if pairs := shared_images(samples, patients, limits):
+        lines += first_lines("equal images", [f"{one} and {other}" for one, other in pairs])
+        lines.append(
+            f"{'':>24}  hint: the same pixels under two patient_ids may be trained on and validated with; "
+            "give both patients one id"
+        )
+    return lines
+
+
+def table_lines(splits: list[Split], data: Path) -> list[str]:
+    """The size of the tables, and rows without files and files without rows."""
+    lines = []
+    for split in splits:
+        counts = split.table.counts
+        lines.append(f"{split.name + '.csv':<17}{counts.images:>7,}  images of {counts.patients:,} patients")
+        lines += count_lines("  machine_id", (row.machine_id or "-" for row in split.table.rows))
+        rows = zip(split.table.rows, split.files, strict=True)
+        missing = [f"{row.patient_id}/{row.image_id}" for row, file in rows if file is None]
+        lines += first_lines("  without a file", missing)
+        if hint := name_hint(split.table, split.files, data, split.folder) if missing else None:
+            lines.append(f"{'':>24}  hint: {hint}")
+        lines += [f"  warning: {text}" for text in split.table.warnings]
+    # Both tables may share a folder of images, so a file without a row in one table may have one in the other.
+    found = [file for split in splits for _, file in split.images]
+    strangers, links = set(), set()
+    for split in splits:
+        there, left_out = every_image(data, split.folder, found)
+        strangers |= there
+        links |= set(left_out)
+    lines += first_lines("files without row", sorted(strangers - set(map(str, found))))
+    lines += first_lines("links outside", sorted(links))
+    return lines
+
+
+def contradicted_sides(splits: list[Split], headers: Mapping[Path, Header | Failure]) -> list[str]:
+    """The files whose header names the other side than the table."""
+    other = {"L": "R", "R": "L"}
+    return [
+        f"{file}: {header.laterality} in its header, {row.laterality} in {split.table.path.name}"
+        for split in splits
+        for row, file in split.images
+        if isinstance(header := headers.get(file), Header) and header.laterality == other[row.laterality]
+    ]
+
+
+def shared_images(
+    samples: Mapping[Path, bytes], patients: Mapping[Path, str], limits: dict[str, Any]
+) -> list[tuple[Path, Path]]:
+    """Two files of two patients for each image that several patients have.
+
+    Only files that agree in the sample are read in full. `patients` names the patient of each file.
+    """
+    alike = [path for group in of_several(samples, patients) for path in group]
+    groups = of_several(call_on_all(digest, alike, "equal images", limits), patients)
+    return [(one, next(path for path in rest if patients[path] != patients[one])) for one, *rest in groups]
+
+
+def of_several(digests: Mapping[Path, bytes | Failure], patients: Mapping[Path, str]) -> list[list[Path]]:
+    """The groups of files with one digest that are not all of one patient."""
+    groups = defaultdict(list)
+    for path, value in digests.items():
+        if isinstance(value, bytes):
+            groups[value].append(path)
+    return [group for group in groups.values() if len({patients[path] for path in group}) > 1]
+
+
+def digest(path: Path, most: int | None = None) -> bytes:
+    """Of the length and the content of the encoded pixel data, or of so many bytes in its middle at most.
+
+    A copy of a DICOM file for a second patient has another header, so that is left out. Of other files, and of deflated
+    ones, it is not.
+    """
+    size, start = path.stat().st_size, 0
+    with open(path, "rb") as file:
+        if is_dicom(path):
+            header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+            start = file.tell() + (8 if header.original_encoding[0] else 12)  # PS3.5 7.1: implicit or explicit VR
+            start = start if start < size else 0
+        length = size - start
+        count = length if most is None else min(most, length)
+        file.seek(start + (length - count) // 2)
+        return hashlib.sha256(length.to_bytes(8, "big") + file.read(count)).digest()

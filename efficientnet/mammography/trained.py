@@ -1,0 +1,118 @@
+"""Checkpoints without their networks: what they were trained on, and whom they may score."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from efficientnet.mammography.preprocessing import Preprocessing
+from efficientnet.mammography.split import Split
+from efficientnet.mammography.table import Table, TableError
+from efficientnet.training.checkpoint import CheckpointError, misfit
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint without its network.
+
+    threshold: tuned on its held-out patients.  split: None in older checkpoints.  data: what it was trained on; None:
+    the embedded phantoms.
+    """
+
+    path: Path
+    preprocessing: Preprocessing
+    targets: tuple[str, ...]
+    logit_shift: float
+    prior: float
+    threshold: float | None
+    training_patients: frozenset[str]
+    split: Split | None
+    data: str | None
+    seed: int
+    augmentation: float
+    folds: int
+    columns: dict[str, str]
+
+    @classmethod
+    def from_checkpoint(cls, path: Path, content: Mapping[str, Any]) -> Trained:
+        """Raises CheckpointError where something is missing."""
+        try:
+            plan = content["plan"]
+            return cls(
+                path,
+                Preprocessing.from_dict(content["preprocessing"]),
+                tuple(content["targets"]),
+                content["logit_shift"],
+                content["prior"],
+                content["metrics"].get("threshold"),
+                frozenset(content["training_patients"]),
+                Split(**content["split"]) if "split" in content else None,
+                plan["data"],
+                plan["recipe"]["seed"],
+                plan["recipe"]["augmentation"],
+                plan["settings"]["folds"],
+                plan["settings"]["columns"] or {},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise misfit(path, error) from None
+
+    def was_trained_on(self, root: Path) -> bool:
+        """Whether the folder is that of its training."""
+        return self.data is not None and Path(self.data).resolve() == root.resolve()
+
+
+def split_warnings(members: Sequence[Trained], table: Table, root: Path) -> list[str]:
+    """What a person should know where the table is not the one that the members were trained from."""
+    patients, lines = set(table.patients), []
+    elsewhere = [member for member in members if member.data is not None and not member.was_trained_on(root)]
+    if trained_on := patients & set().union(*(member.training_patients for member in elsewhere)):
+        lines.append(
+            f"{len(trained_on)} of these patients have identifiers that were trained on in {elsewhere[0].data}, and "
+            "count as trained on; if they are other people, --split all scores everybody"
+        )
+    splits = [(member, member.split.fold_of) for member in members if member.split]
+    new = len(patients.difference(*(fold_of for _, fold_of in splits)))
+    if splits and 0 < new < len(patients):
+        lines.append(f"{new} of these patients are not in the table that was trained from")
+    for (first, fold_of), (member, its_fold_of) in itertools.pairwise(splits):
+        common = patients & set(fold_of) & set(its_fold_of)
+        moved = sum(fold_of[patient] != its_fold_of[patient] for patient in common)
+        if moved and (first.seed, first.folds) == (member.seed, member.folds):
+            lines.append(
+                f"{first.path} and {member.path} began with different tables, and have {moved} of {len(common)} "
+                "patients in different folds; each is scored by those that did not train on them"
+            )
+    return lines
+
+
+def check_alike(members: Sequence[Trained]) -> None:
+    """Raises CheckpointError for checkpoints that cannot be scored together."""
+    first = members[0]
+    for member in members[1:]:
+        if member.targets != first.targets:
+            raise CheckpointError(
+                f"{member.path}: predicts {', '.join(member.targets)}, but {first.path} predicts "
+                f"{', '.join(first.targets)}; an ensemble needs the same targets"
+            )
+        if (member.data is None) != (first.data is None):
+            raise CheckpointError(
+                "some of these checkpoints were trained on the embedded phantoms and some on other data: name those of "
+                "one"
+            )
+
+
+def held_out(members: Sequence[Trained], table: Table) -> Table:
+    """The patients that at least one member did not train on. Raises TableError where there is none."""
+    patients = {p for p in table.patients if any(p not in member.training_patients for member in members)}
+    if not patients:
+        raise TableError(f"{table.path}: every patient in it was trained on; --split all scores them nevertheless")
+    strangers = [str(member.path) for member in members if not member.training_patients & set(table.patients)]
+    if strangers and len(members) > len(strangers):
+        raise TableError(
+            f"{', '.join(strangers)}: trained on no patient of {table.path}, so that it would score those whom the "
+            "others trained on; leave it out, or use --split all"
+        )
+    return table.of_patients(patients)
