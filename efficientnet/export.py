@@ -4,9 +4,10 @@
     python -m efficientnet.export --checkpoint runs/b3-1/best.pt --program b3.pt2
     python -m efficientnet.export --checkpoint runs/b3-1/best.pt --onnx b3.onnx --features
 
-The input is "images", float32 (N, C, H, W) of any N, H and W from 32, preprocessed and normalised as the metadata of
-the file say; the output is "logits", float32 (N, T), whose sigmoid is the probability of each target. With --features
-it is "features", float32 (N, F): what the classifier would see, the mean over the pixels of the last layer.
+The input is "images", float32 (N, C, H, W) of any N, and any H and W from 32 in ONNX and from 33 in a program,
+preprocessed and normalised as the metadata of the file say; the output is "logits", float32 (N, T), whose sigmoid is
+the probability of each target. With --features it is "features", float32 (N, F): what the classifier would see, the
+mean over the pixels of the last layer.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from efficientnet.common.command_line import Parser, command, leave, output_file
 from efficientnet.common.extras import require
 from efficientnet.common.files import atomic_file, write_bytes
 from efficientnet.inference.fast_path import optimize_for_inference
-from efficientnet.mammography.evaluation import Trained
 from efficientnet.mammography.task import Screening
+from efficientnet.mammography.trained import Trained
 from efficientnet.training.ensemble import load_member
 
 PROGRAM = "python -m efficientnet.export"
@@ -47,9 +48,10 @@ class Corrected(nn.Module):
 
 
 def exported(network: nn.Module, channels: int) -> ExportedProgram:
-    """`torch.export` of a network of images (N, channels, H, W) for any N, H and W.
+    """`torch.export` of a network of images (N, channels, H, W) for any N, and any H and W from 33.
 
     The example is of a size that no padding leaves alone, and of two images, since one is a constant to the exporter.
+    So is a size of one pixel, to which the strides bring 32, and a program's guards refuse that. ONNX has no guards.
     """
     example = torch.zeros(2, channels, 97, 66)
     sizes = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.utils.checkpoint import checkpoint
 
 from efficientnet.baselines.layers import Bottleneck, DepthwiseSeparable, MaxPool
@@ -27,10 +29,13 @@ class EfficientNet(nn.Module):
     stochastic_depth: the rate that the last block approaches; block i of N has stochastic_depth * i / N, counted over
         the scaled blocks, so the first never drops.
     checkpoint_activations: in training, keep only each block's input and compute the rest again in the backward
-        pass: less memory for more time, with the same gradients and batch-norm statistics.
+        pass: less memory for more time, with the same gradients and batch-norm statistics, under torch.compile too.
 
     Attributes: stages, num_features (channels before the classifier), in_channels, num_classes, convention.
     `create_model` adds provenance and load_report.
+
+    torch.compile, torch.export, torch.jit.trace and torch.fx.symbolic_trace take it, and so does torchvision's
+    `create_feature_extractor`. What torch.fx traced does not check its input.
     """
 
     def __init__(
@@ -81,12 +86,9 @@ class EfficientNet(nn.Module):
 
     def stage_outputs(self, x: Tensor) -> Iterator[Tensor]:
         """The output of the stem and of each stage between it and the head, in order."""
-        check_input(x, self.in_channels)
-        if x.shape[0] == 1 and x.shape[2] == x.shape[3] == SMALLEST_IMAGE and batch_norm_learns(self):
-            raise ValueError(
-                "training on 32x32 pixels needs two images a rank: batch norm in the last stages would see one value "
-                "per channel. Use a larger batch or larger images."
-            )
+        if not isinstance(x, Proxy):  # of torch.fx.symbolic_trace, which has no values to check
+            check_input(x, self.in_channels)
+            self.check_batch(x)
         x = self.stem(x)
         yield x
         for stage in self.body:
@@ -94,16 +96,20 @@ class EfficientNet(nn.Module):
                 x = self.run_block(block, x)
             yield x
 
+    def check_batch(self, x: Tensor) -> None:
+        if x.shape[0] == 1 and x.shape[2] == x.shape[3] == SMALLEST_IMAGE and batch_norm_learns(self):
+            raise ValueError(
+                "training on 32x32 pixels needs two images a rank: batch norm in the last stages would see one value "
+                "per channel. Use a larger batch or larger images."
+            )
+
     def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
         if not (self.checkpoint_activations and self.training):
             return block(x)
-        # The second forward pass must not update batch norm's running statistics a second time.
-        return checkpoint(
-            block,
-            x,
-            use_reentrant=False,
-            context_fn=lambda: (contextlib.nullcontext(), frozen_statistics(block)),
-        )
+        # The second forward pass must not update batch norm's running statistics a second time. Under torch.compile
+        # it never does, and a context_fn of this kind is an error.
+        contexts = {"context_fn": lambda: (contextlib.nullcontext(), frozen_statistics(block))}
+        return checkpoint(block, x, use_reentrant=False, **{} if torch.compiler.is_dynamo_compiling() else contexts)
 
     def __prepare_scriptable__(self) -> nn.Module:
         """PyTorch calls this in `torch.jit.script`, whose language has no generators."""

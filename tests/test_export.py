@@ -11,7 +11,9 @@ from tiny_runs import SMALL
 from efficientnet import create_model
 from efficientnet.training.checkpoint import load_checkpoint, serialise, write_checkpoint
 
-SIZES = [(1, 64, 131), (3, 97, 64), (2, 96, 96)]
+SIZES = [(1, 64, 131), (3, 97, 64), (2, 96, 96), (1, 33, 97), (3, 33, 33)]
+# Too small for a program of torch.export, whose guards do not allow one pixel in the last stages.
+SMALLEST = [(1, 32, 32), (3, 32, 64), (1, 64, 32)]
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +73,14 @@ def test_onnxruntime_gives_the_networks_logits_at_any_batch_and_size(checkpoints
     session = onnxruntime.InferenceSession(path)
     extra = {"metadata.json": ""}
     loaded = torch.export.load(program, extra_files=extra).module()
-    for size in SIZES:
+    for size in SIZES + SMALLEST:
         images = random_images(*size)
         logits = expected(checkpoint, images)
         scale = np.abs(logits).max()
         (found,) = session.run(["logits"], {"images": images})
         assert np.abs(found - logits).max() < 1e-4 * scale
-        assert np.abs(loaded(torch.from_numpy(images)).detach().numpy() - logits).max() < 1e-4 * scale
+        if size in SIZES:
+            assert np.abs(loaded(torch.from_numpy(images)).detach().numpy() - logits).max() < 1e-4 * scale
     properties = session.get_modelmeta().custom_metadata_map
     assert properties["architecture"] == "b0 with depth 0.5, width 0.2"
     assert json.loads(extra["metadata.json"]) == properties

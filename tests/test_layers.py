@@ -74,6 +74,14 @@ def test_stochastic_depth_drops_whole_images_and_rescales_survivors():
     assert torch.equal(layer.eval()(x), x)
 
 
+def test_stochastic_depth_keeps_bf16_and_rescales_within_its_rounding():
+    x = torch.ones(1000, 1, 1, 1, dtype=torch.bfloat16)
+    for rate in (0.0125, 0.1, 0.1875, 0.5):
+        values = StochasticDepth(rate)(x)
+        assert values.dtype == torch.bfloat16
+        assert float(values.max()) * (1 - rate) == pytest.approx(1, abs=2**-8)
+
+
 def test_stochastic_depth_at_rate_zero_is_the_identity_in_training():
     x = torch.randn(2, 3, 4, 4)
     assert StochasticDepth(0.0)(x) is x

@@ -1,5 +1,6 @@
 """The assembled network: sizes, channels, drop rates, feature maps, activation checkpointing."""
 
+import copy
 import subprocess
 import sys
 
@@ -13,9 +14,18 @@ from efficientnet.layers import MBConv
 from efficientnet.model import stochastic_depth_rates
 from efficientnet.weights.load import save_weights
 
+SMALL = scale(B0, Coefficients(depth=0.5, width=0.2))
+
 
 def blocks(model):
     return [module for module in model.modules() if isinstance(module, MBConv)]
+
+
+def gradients_and_statistics(model, x):
+    """With the same stochastic depth and dropout in each call."""
+    torch.manual_seed(1)
+    model(x).square().sum().backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()} | dict(model.named_buffers())
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 32), (47, 101), (224, 96), (65, 64)])
@@ -156,6 +166,28 @@ def test_a_trace_gives_the_networks_logits_at_other_sizes():
             torch.testing.assert_close(traced(images), model(images))
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_symbolic_trace_is_the_same_function_at_any_size(training):
+    model = create_model(SMALL, 3, 1).train(training)
+    traced = torch.fx.symbolic_trace(copy.deepcopy(model))
+    for size in ((4, 64, 48), (2, 33, 97)):
+        images = torch.randn(size[0], 1, *size[1:])
+        expected, found = gradients_and_statistics(model, images), gradients_and_statistics(traced, images)
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor)
+
+
+def test_torchvisions_feature_extractor_takes_it():
+    feature_extraction = pytest.importorskip("torchvision.models.feature_extraction")
+    model = create_model(SMALL, 3, 1).eval()
+    extractor = feature_extraction.create_feature_extractor(model, {"body.1": "map", "head": "head"}).eval()
+    images = torch.randn(2, 1, 97, 64)
+    with torch.no_grad():
+        found = extractor(images)
+        torch.testing.assert_close(found["map"], model.feature_maps(images)[1])
+        torch.testing.assert_close(found["head"], model.forward_features(images))
+
+
 def test_training_at_32_pixels_works_with_two_images():
     create_model("b0", 2, 1)(torch.randn(2, 1, 32, 32)).sum().backward()
 
@@ -173,6 +205,17 @@ def test_activation_checkpointing_changes_neither_gradients_nor_statistics():
         assert torch.allclose(a.grad, b.grad, rtol=1e-4, atol=1e-6), name
     for (name, a), b in zip(plain.named_buffers(), saving.buffers(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_compiled_training_with_activation_checkpointing_is_the_same():
+    model = create_model(SMALL, 3, 1, checkpoint_activations=True, stochastic_depth=0.5, dropout=0.5)
+    compiled = copy.deepcopy(model)
+    x = torch.randn(4, 1, 64, 48)
+    expected = gradients_and_statistics(model, x)
+    compiled.compile(backend="aot_eager")
+    found = gradients_and_statistics(compiled, x)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
 
 
 def test_activation_checkpointing_saves_memory():

@@ -300,7 +300,7 @@ def test_a_plot_makes_its_folder_and_fails_in_one_line_where_it_cannot_be_writte
     path = tmp_path / "new" / "x.png"
     assert run("scale.py", "--plot", path).returncode == 0 and path.exists()
     (tmp_path / "x.png").mkdir()
-    assert_one_line_error(run("scale.py", "--plot", tmp_path / "x.png"), 1, f"{tmp_path / 'x.png'}: Is a directory")
+    assert_one_line_error(run("scale.py", "--plot", tmp_path / "x.png"), 2, f"{tmp_path / 'x.png'} is a folder")
 
 
 def test_the_plot_stops_where_it_is_drawn_to(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import functools
 import math
 import os
@@ -11,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from efficientnet.common.errors import UserError
 
@@ -19,6 +21,11 @@ from efficientnet.common.errors import UserError
 def rank() -> int:
     """The rank that torchrun gave this process; 0 without it."""
     return int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    """The number of ranks; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def is_first_here() -> bool:
@@ -64,10 +71,44 @@ def leave(code: int) -> NoReturn:
     collective, and it would wait for them.
     """
     if code and "RANK" in os.environ:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
         os._exit(code)
     raise SystemExit(code)
+
+
+class Output:
+    """A standard stream whose failure does not end a command that may have worked for hours.
+
+    After a failed write its text is discarded: the reader has left (`train.py | head`, a closed terminal), or a disk is
+    full, which `error` keeps. A character that its encoding lacks is written as an escape.
+    """
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        # None: it was closed before the start.
+        self.stream = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115
+        self.error: OSError | None = None
+        if hasattr(self.stream, "reconfigure"):  # not in notebooks
+            self.stream.reconfigure(errors="backslashreplace", line_buffering=True)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        self.attempt(self.stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self.attempt(self.stream.flush)
+
+    def attempt(self, action: Callable[..., object], *arguments: str) -> None:
+        try:
+            action(*arguments)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                self.error = self.error or error
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self.stream.fileno())
 
 
 def command(program: str) -> Callable[[Callable[..., int | None]], Callable[..., int]]:
@@ -75,23 +116,28 @@ def command(program: str) -> Callable[[Callable[..., int | None]], Callable[...,
 
     argv: the arguments; None takes those of the command line.
     The code is 0 or the one that `main` returns; 2 with one line for a usage error; 1 with one line for a UserError or
-    a failure of the file system; 1 with the traceback for a bug; 130 for Ctrl-C; 0 for a closed pipe.
+    a failure of the file system, also of a full disk under its output; 1 with the traceback for a bug; 130 for Ctrl-C.
+    A reader of its output that leaves early (`scale.py --table | head`) changes neither the code nor the work.
     """
 
     def decorate(main: Callable[..., int | None]) -> Callable[..., int]:
         @functools.wraps(main)
         def guarded(argv: Sequence[str] | None = None, **options: Any) -> int:
-            try:
-                code = main(argv, **options) or 0
-                sys.stdout.flush()
+            output = Output(sys.stdout)
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(Output(sys.stderr)):
+                code = outcome(argv, **options)
+                output.flush()
+                if output.error and not code:
+                    return fail(program, f"its output could not be written: {output.error.strerror}")
                 return code
+
+        def outcome(argv: Sequence[str] | None, **options: Any) -> int:
+            try:
+                return main(argv, **options) or 0
             except SystemExit as leaving:  # argparse: a usage error, or --help
                 return leaving.code
             except UserError as error:
                 return fail(program, error)
-            except BrokenPipeError:  # `scale.py --table | head`: the reader has seen enough
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                return 0
             except OSError as error:  # a full disk, a folder without permission
                 return fail(program, f"{error.filename}: {error.strerror}" if error.filename else error)
             except Exception:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # The ending of `atomic_file`'s temporary files. One that is left behind may be deleted once its writer is gone.
 UNFINISHED = ".unfinished"
-TEXT = {"encoding": "utf-8", "newline": ""}
+TEXT = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}  # a file's name may be any bytes
 
 
 class CheckpointError(UserError):

@@ -92,7 +92,11 @@ class InferenceModel(nn.Module):
 
     H and W are at least 32 pixels. It has the attributes `stages`, `in_channels`, `num_classes` and `num_features` of
     the `EfficientNet`, and its methods `forward_features` and `feature_maps`. It is for prediction only: no gradient
-    goes through it, and `train()` changes nothing.
+    goes through it, and `train()` changes nothing. It stays on its device and in its types: `to`, `cuda`, `half` and
+    the like raise TypeError if they would change one.
+
+    `state_dict()` holds all weights, and loads into a fast path that was made with the same options. `parameters()`
+    leaves out those of convolutions, which are not parameters here: count the ones of the `EfficientNet`.
 
     kept: names of the layers that are not as built and stay as they are: "stem", "body.1.0", "head".
     """
@@ -166,6 +170,17 @@ class InferenceModel(nn.Module):
 
     def train(self, mode: bool = True) -> InferenceModel:
         return super().train(False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InferenceModel:
+        """Called by `to`, `cuda`, `half` and the like. Refuse them: kernels were chosen for one type and device."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            new = fn(tensor)
+            if (new.dtype, new.device) != (tensor.dtype, tensor.device):
+                raise TypeError(
+                    f"this fast path is for {self.precision} on {tensor.device} and cannot be converted or moved: make "
+                    "another, optimize_for_inference(model.to(device), precision=...)"
+                )
+        return super()._apply(fn, recurse)
 
     __prepare_scriptable__ = EfficientNet.__prepare_scriptable__
 

@@ -110,10 +110,10 @@ def copy_of(module: nn.Module, name: str) -> nn.Module:
 
 
 def as_linear(conv: nn.Conv2d, dtype: torch.dtype) -> nn.Linear:
-    """The linear layer that does to one pixel what the 1x1 convolution does to each."""
+    """The linear layer that does to one pixel what the 1x1 convolution does to each, with weights of its own."""
     linear = nn.Linear(conv.in_channels, conv.out_channels, device="meta")  # the weights follow
-    linear.weight = nn.Parameter(conv.weight.detach().flatten(1).to(dtype), requires_grad=False)
-    linear.bias = nn.Parameter(conv.bias.detach().to(dtype), requires_grad=False)
+    linear.weight = nn.Parameter(conv.weight.detach().flatten(1).to(dtype, copy=True), requires_grad=False)
+    linear.bias = nn.Parameter(conv.bias.detach().to(dtype, copy=True), requires_grad=False)
     return linear
 
 

@@ -71,7 +71,7 @@ class FusedConvolution(FoldedConvolution):
         return self.plain_weight()
 
     def set_extra_state(self, weight: Tensor) -> None:
-        self.cached = None, 0, weight
+        self.cached = None, 0, self.plain_weight().copy_(weight)
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for copies and pickles, with the plain weight."""

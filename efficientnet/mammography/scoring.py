@@ -80,7 +80,7 @@ def bytes_of(write: Callable[..., None], *arguments: Any) -> bytes:
     """The content that `write(file, *arguments)` gives a text file."""
     file = io.StringIO()
     write(file, *arguments)
-    return file.getvalue().encode()
+    return file.getvalue().encode(errors="surrogateescape")
 
 
 def write_predictions(

@@ -281,7 +281,7 @@ class Screening:
             metrics.with_intervals,
         )
         predictions = bytes_of(write_predictions, metrics.scores, self.train.target_names, self.split.fold_of)
-        return {"predictions.csv": predictions, "MODEL_CARD.md": card.encode()}
+        return {"predictions.csv": predictions, "MODEL_CARD.md": card.encode(errors="surrogateescape")}
 
     def state(self) -> dict[str, Any]:
         return {

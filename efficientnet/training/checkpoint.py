@@ -65,9 +65,9 @@ def write_numbered(folder: Path, number: int, data: bytes | memoryview, keep: in
             file.write(checksum_path(path).read_text(encoding="utf-8").replace(path.name, last.name))
     except OSError:
         write_checkpoint(last, data)
-    numbered = numbered_checkpoints(folder)
-    place = numbered.index(path)
-    for old in numbered[:place] + numbered[place + keep :]:
+    others = [other for other in numbered_checkpoints(folder) if other != path]  # a network disk may not list it yet
+    kept = [other for other in others if other < path][: keep - 1]
+    for old in set(others) - set(kept):
         checksum_path(old).unlink(missing_ok=True)
         old.unlink(missing_ok=True)
 

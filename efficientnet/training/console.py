@@ -145,7 +145,7 @@ def print_end(plan: Plan, folder: Path, progress: Progress) -> None:
         print(f"\n{skipped} updates were left out, because their loss or gradients were not finite")
     unreadable = progress.history[-1]["unreadable_images"]
     if unreadable:
-        listed = (folder / "unreadable.txt").read_text(encoding="utf-8").splitlines()
+        listed = (folder / "unreadable.txt").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         print(f"\n{unreadable} images could not be read and were replaced or left out; unreadable.txt lists them:")
         print("\n".join(f"  {line}" for line in listed[:5]))
     if not (folder / "best.pt").exists():

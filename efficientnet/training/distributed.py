@@ -15,8 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from efficientnet.common.command_line import rank
+from efficientnet.common.command_line import rank, world_size
 from efficientnet.common.cpu import keep_freed_memory
+
+# In these, srun and MPI's mpirun tell each process how many they have started.
+LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,9 @@ def start(device: str | None, backend: str | None, timeout_minutes: float = 10) 
 
     device: "cuda" or "cpu"; by default CUDA if there is one.  backend: by default nccl with CUDA, else gloo.
     timeout_minutes: how long a rank waits for the others, here and in every later exchange, before it fails.
-    Raises ValueError where more ranks than GPUs would share them under nccl, where CUDA is asked for and absent, and
-    for several processes on Windows.
+    Raises ValueError where more ranks than GPUs would share them under nccl, where CUDA is asked for and absent, for
+    several processes on Windows, and for those that a launcher other than torchrun has started.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
     local_rank, local_world = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind == "cuda" and not torch.cuda.is_available():
@@ -117,6 +119,13 @@ def start(device: str | None, backend: str | None, timeout_minutes: float = 10) 
         chosen = torch.device("cpu")
         keep_freed_memory()
     if "RANK" not in os.environ:
+        started = max(int(os.environ.get(name, 1)) for name in LAUNCHERS)
+        if started > 1:
+            raise ValueError(
+                f"{started} processes were started without torchrun, and each would be a run of its own: use srun "
+                "--ntasks-per-node=1 torchrun --nproc_per_node=GPUS train.py ..., or torchrun --nproc_per_node=1 for "
+                "such runs"
+            )
         return Process(0, 1, 0, 1, chosen)
     if not dist.is_available() or sys.platform == "win32":
         raise ValueError("several processes need torch.distributed on Linux or macOS: use plain python train.py")
@@ -127,12 +136,12 @@ def start(device: str | None, backend: str | None, timeout_minutes: float = 10) 
     # message then aborts a process that has done all its work. So import it before there is a group.
     importlib.import_module("torch.distributed.fsdp")
 
-    store = fresh_store(world_size, timeout)
-    dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size, timeout=timeout, device_id=bound)
-    return Process(rank(), world_size, local_rank, local_world, chosen, backend)
+    store, ranks = fresh_store(world_size(), timeout), world_size()
+    dist.init_process_group(backend, store=store, rank=rank(), world_size=ranks, timeout=timeout, device_id=bound)
+    return Process(rank(), ranks, local_rank, local_world, chosen, backend)
 
 
-def fresh_store(world_size: int, timeout: timedelta) -> dist.Store:
+def fresh_store(ranks: int, timeout: timedelta) -> dist.Store:
     """The store in which the ranks find each other, under a prefix that no earlier start has used.
 
     torchrun keeps one store through its restarts (https://github.com/pytorch/pytorch/issues/135712). A rank that found
@@ -147,7 +156,7 @@ def fresh_store(world_size: int, timeout: timedelta) -> dist.Store:
         store.set(f"joined/{start}/{rank()}", "")
         return dist.PrefixStore(f"start/{start}", store)
     start, deadline = store.add("starts", 1), time.monotonic() + timeout.total_seconds()
-    missing = set(range(1, world_size))
+    missing = set(range(1, ranks))
     while missing:
         for other in list(missing):
             store.set(f"answer/{other}/{store.add(f'asked/{other}', 0)}", str(start))

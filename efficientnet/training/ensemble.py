@@ -24,8 +24,8 @@ from efficientnet.inference import optimize_for_inference
 from efficientnet.inference.prediction import predict
 from efficientnet.model import EfficientNet
 from efficientnet.training.checkpoint import check_task, load_checkpoint, misfit
-from efficientnet.training.loaders import timed
-from efficientnet.training.task import Evaluation, Task, collate
+from efficientnet.training.loaders import loader_options, timed
+from efficientnet.training.task import Evaluation, Task
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,7 @@ def predict_mean(
             evaluation.dataset(places[0]),
             batch_size,
             sampler=np.flatnonzero(allowed[places].any(axis=0)).tolist(),
-            num_workers=min(8, usable_cores()) if workers is None else workers,
-            collate_fn=collate,
-            pin_memory=device.type == "cuda",
+            **loader_options(min(8, usable_cores()) if workers is None else workers, device),
         )
         for batch, seconds in timed(loader):
             waited += seconds

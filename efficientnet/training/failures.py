@@ -7,15 +7,26 @@ import re
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
 
 from efficientnet.common.errors import UserError
+from efficientnet.training.signals import handles_signals
 
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|timed out|socket|broken pipe", re.IGNORECASE)
+MORE_SHARED_MEMORY = (
+    "a loader process found no shared memory: lower --workers or --batch-size, or enlarge /dev/shm (docker run "
+    "--shm-size=8g)"
+)
 KILLED = re.compile(r"DataLoader worker \(pid\(?s?\)? [\d, ]+\) (is killed by signal: (?P<name>[\w ]+)|exited)")
+# What PyTorch says where a tensor for another process finds no place: in memory, or among the open files.
+NO_SHARED_MEMORY = re.compile(
+    r"unable to (allocate shared memory|write to file </torch_|resize file </torch_|open shared memory object)"
+)
+TOO_MANY_FILES = re.compile(r"Too many open files|received \d+ items of ancdata")
 LESS_MEMORY = (
     "lower --batch-size (and raise --accumulate by as much), add --checkpoint-activations, or lower --image-size"
 )
@@ -25,12 +36,12 @@ LESS_MEMORY = (
 def explained_failures(timeout_minutes: float | None = None, less_memory: str = LESS_MEMORY) -> Iterator[None]:
     """Turn such failures into UserError. Everything else, such as a bug, passes unchanged.
 
-    timeout_minutes: --timeout of a command that has ranks.  less_memory: advice for too little memory.
+    timeout_minutes: --timeout, where there are several ranks.  less_memory: advice for too little memory.
     """
     try:
         with killed_loaders_told_once():
             yield
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OSError) as error:
         text = explain_failure(error, timeout_minutes, less_memory)
         if text is None:
             raise
@@ -51,13 +62,18 @@ def explain_failure(
                 "lower --workers or --batch-size"
             )
         if name.startswith("Bus error"):
-            return "a loader process found no shared memory: lower --workers or --batch-size, or enlarge /dev/shm"
+            return MORE_SHARED_MEMORY
         return f"a loader process ended with the signal {name.strip().rstrip('.')!r}; --workers 0 shows why"
+    if TOO_MANY_FILES.search(text):
+        return "too many open files: lower --workers, or raise the limit (ulimit -n)"
+    if NO_SHARED_MEMORY.search(text):
+        return MORE_SHARED_MEMORY
     if isinstance(error, torch.OutOfMemoryError):
         return f"out of GPU memory: {less_memory}"
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return f"out of memory: lower --workers; {less_memory}"
-    if timeout_minutes is not None and (isinstance(error, dist.DistError) or LOST.search(text)):
+    lost = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and LOST.search(text))
+    if timeout_minutes is not None and lost:
         return (
             f"lost another rank: it has ended, or has not answered for the {timeout_minutes:g} minutes of --timeout; "
             "its own output tells why, and exit code -9 (SIGKILL) usually means that memory ran out"
@@ -86,8 +102,9 @@ def killed_loaders_told_once() -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, (ConnectionError, EOFError)):
             time.sleep(1)  # the handler raises in here
-        if hasattr(signal, "SIGCHLD"):  # not on Windows
+        if hasattr(signal, "SIGCHLD") and handles_signals():  # not on Windows
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        traceback.clear_frames(error.__traceback__)  # ends the loaders, which the traceback would keep alive
         raise
     finally:
         sys.unraisablehook = before

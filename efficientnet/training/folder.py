@@ -90,10 +90,12 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Keep other runs out of the folder until this process ends: the kernel holds the lock.
 
-        Raises UserError where another run has it. A run that was just killed is given three seconds to be gone.
+        Raises UserError where another run has it. A run that was just killed is given three seconds to be gone. Where
+        there are no locks, as on some network disks, there is a warning instead.
         """
+        warning = f"train.py: warning: no file locks here; start no second run in {self.path}"
         if fcntl is None:
-            print(f"train.py: warning: no file locks here; start no second run in {self.path}", file=sys.stderr)
+            print(warning, file=sys.stderr)
             yield
             return
         # Of the two kinds of lock, the one that loader processes do not inherit; they may outlive a killed rank.
@@ -112,6 +114,9 @@ class RunFolder:
                             "--output"
                         ) from None
                     time.sleep(0.1)
+                except OSError as error:
+                    print(f"{warning} ({error.strerror})", file=sys.stderr)
+                    break
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
             yield
@@ -119,14 +124,13 @@ class RunFolder:
             os.close(handle)
 
     @property
-    def is_free(self) -> bool:
-        """Whether a new run may have it: it is not there, or holds only what a run writes before its config.json."""
-        if not self.path.exists():
-            return True
-        return self.path.is_dir() and all(
-            path.name in (LOCK, LAUNCH) or (path.name.startswith(".config.json.") and path.suffix == UNFINISHED)
-            for path in self.path.iterdir()
-        )
+    def in_the_way(self) -> Path | None:
+        """The first file that a new run may not have beside it: any but what a run writes before its config.json."""
+        for path in sorted(self.path.iterdir()) if self.path.exists() else []:
+            unfinished = path.name.startswith(".config.json.") and path.suffix == UNFINISHED
+            if path.name not in (LOCK, LAUNCH) and not unfinished:
+                return path
+        return None
 
     @property
     def is_run(self) -> bool:
@@ -190,7 +194,7 @@ class RunFolder:
             lines.append(json.dumps(clean) + "\n")
         files = {"metrics.jsonl": "".join(lines).encode()}
         if unreadable:
-            files["unreadable.txt"] = "".join(f"{line}\n" for line in unreadable).encode()
+            files["unreadable.txt"] = "".join(f"{line}\n" for line in unreadable).encode(errors="surrogateescape")
         return files
 
 

@@ -233,7 +233,7 @@ def take_step(
     finite = loss_is_finite and bool(norm.isfinite())
     if finite:
         scaler.step(optimizer)
-    if loss_is_finite:
+    if loss_is_finite or not scaler.is_enabled():
         scaler.update()
     else:  # it looks at gradients only, which may be finite: after these it would raise its scale
         scaler.update(scaler.get_scale() * scaler.get_backoff_factor())

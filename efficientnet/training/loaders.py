@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import multiprocessing.queues
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
 from efficientnet.common.cpu import usable_cores
@@ -51,13 +55,8 @@ class Loaders:
             recipe.seed,
         )
         self.workers = default_workers(process) if workers is None else workers
-        common: dict[str, Any] = {
-            "num_workers": self.workers,
-            "collate_fn": collate,
-            "pin_memory": process.device.type == "cuda",
-            "worker_init_fn": leave_signals_to_parent,
-            "generator": torch.Generator(),  # or loaders would draw from the numbers of dropout
-        }
+        # A generator, or loaders would draw from the numbers of dropout.
+        common = {**loader_options(self.workers, process.device), "generator": torch.Generator()}
         self.train = DataLoader(
             datasets.train, batch_sampler=self.sampler, persistent_workers=self.workers > 0, **common
         )
@@ -87,6 +86,56 @@ class Loaders:
     def number(self, progress: Progress) -> int:
         """How many updates the run has tried: the number of a checkpoint."""
         return progress.epoch * self.sampler.updates + progress.position
+
+
+def loader_options(workers: int, device: torch.device) -> dict[str, Any]:
+    """The arguments that every DataLoader has here. Raises UserError where the system permits too few open files."""
+    raise_file_limit(64 + 16 * workers if workers else 0)  # a loader process with its batches needs about ten
+    return {
+        "num_workers": workers,
+        "collate_fn": collate,
+        "pin_memory": device.type == "cuda",
+        "worker_init_fn": begin_loading,
+    }
+
+
+def raise_file_limit(needed: int) -> None:
+    """Let this process have as many open files as the system permits. Raises UserError if they are less than needed."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):  # macOS may grant less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if 0 <= limit < needed:  # -1 is no limit
+        raise UserError(
+            f"the loader processes may need {needed} open files, and {limit} are permitted: lower --workers, or raise "
+            "the limit (ulimit -n)"
+        )
+
+
+def begin_loading(worker: int) -> None:
+    """Prepare a loader process. Its parent gets the signals, and the error if a batch cannot be handed over.
+
+    Without that, multiprocessing prints the error, such as too little shared memory, and the parent waits for ever.
+    """
+    leave_signals_to_parent(worker)
+
+    def send_instead(queue: multiprocessing.queues.Queue, error: Exception, item: tuple[int, Any]) -> None:
+        where = f"in DataLoader worker process {worker}"
+        queue.put((item[0], ExceptionWrapper((type(error), error, error.__traceback__), where)))
+
+    multiprocessing.queues.Queue._on_queue_feeder_error = send_instead
+
+
+@atexit.register
+def end_loaders() -> None:
+    """Kill the loader processes that a failure has left: Python would send SIGTERM, which they ignore, and wait."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 def default_workers(process: Process) -> int:

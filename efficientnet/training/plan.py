@@ -184,9 +184,10 @@ def split_options(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
 def check_free(folder: RunFolder, resume: str | None) -> None:
     """ValueError where the folder holds anything that a new run must not overwrite."""
-    if folder.in_the_way is None or RunFolder.of_this_launch(folder.path) or (folder.is_run and resume == "auto"):
+    found = folder.in_the_way
+    if found is None or RunFolder.of_this_launch(folder.path) is not None or (folder.is_run and resume == "auto"):
         return
-    holds = f"{folder.in_the_way.name}, and no run to --resume:"
+    holds = f"{found.name}, and no run to --resume:"
     if folder.is_run:
         holds = f"a run: go on there with --resume auto --output {shlex.quote(str(folder.path))}, or"
     raise ValueError(f"{folder.path} already holds {holds} choose another --output")

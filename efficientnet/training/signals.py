@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from types import FrameType, TracebackType
 
@@ -55,7 +56,8 @@ class StopRequest:
         self.before: dict[int, object] = {}
 
     def listen(self) -> None:
-        self.before = {number: signal.signal(number, self.receive) for number in SIGNALS}
+        if handles_signals():
+            self.before = {number: signal.signal(number, self.receive) for number in SIGNALS}
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         if not self.signal:
@@ -71,6 +73,11 @@ class StopRequest:
             signal.signal(number, handler)
         if isinstance(error, RuntimeError) and self.signal and rank() != 0:
             os.kill(os.getpid(), self.signal)
+
+
+def handles_signals() -> bool:
+    """Whether this is the main thread: Python lets no other set what a signal does."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def leave_signals_to_parent(worker: int) -> None:

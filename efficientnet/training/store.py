@@ -42,6 +42,7 @@ class CheckpointStore:
 
     `save` copies the state in memory, so that training can go on; the thread waits for the disk. If a file cannot be
     written (a full disk), the store warns, leaves the file that was there before, and tries again with the next save.
+    Any other exception in the thread is raised by the next call of `wait`, `save` or `close`.
 
     active: False on all ranks but 0, where nothing is due and `save` does nothing.
     """
@@ -50,6 +51,7 @@ class CheckpointStore:
         self.folder, self.every, self.keep, self.active = folder, every, keep, active
         self.error: OSError | None = None  # of the last save, if anything of it failed
         self.pending: dict[str, partial[None]] = {}
+        self.failure: Exception | None = None  # of the thread, other than an OSError
         self.thread = threading.Thread()
         self.saved = time.monotonic()
 
@@ -88,6 +90,14 @@ class CheckpointStore:
         self.thread.start()
 
     def write(self, say: str) -> None:
+        try:
+            self.write_pending()
+            if say:
+                tqdm.write(say, file=sys.stdout)  # above a progress bar, if there is one
+        except Exception as failure:
+            self.failure = failure
+
+    def write_pending(self) -> None:
         self.error = None
         for name, write in list(self.pending.items()):
             try:
@@ -96,20 +106,20 @@ class CheckpointStore:
             except OSError as error:
                 self.error = error
                 tqdm.write(
-                    f"train.py: warning: {self.folder / name} could not be saved ({error.strerror}); "
+                    f"train.py: warning: {self.folder / name} could not be saved ({error.strerror or error}); "
                     "what was there before is whole, and the next save tries again",
                     file=sys.stderr,
                 )
-        if say:
-            tqdm.write(say, file=sys.stdout)  # above a progress bar, if there is one
 
     def wait(self) -> None:
         """Wait until the last save has been written or has failed."""
         if self.thread.is_alive():
             self.thread.join()
+        if self.failure is not None:
+            raise self.failure
 
     def close(self, what: str) -> None:
         """`wait`; raises UserError, which begins with `what`, if the last save failed."""
         self.wait()
         if self.error:
-            raise UserError(f"{what}, but {self.folder} could not be written: {self.error.strerror}")
+            raise UserError(f"{what}, but {self.folder} could not be written: {self.error.strerror or self.error}")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from efficientnet.common.command_line import Parser, command, leave
+from efficientnet.common.command_line import Parser, command, leave, output_file
 from efficientnet.common.errors import UserError
 from efficientnet.create import create_model
 from efficientnet.weights.conventions import CONVENTIONS
@@ -51,7 +51,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         for name in ("mean", "std"):
             text = f"{name} of the training's pixels in [0, 1], one or one per channel (default: recognised)"
             added.add_argument(f"--{name}", type=float, nargs="+", metavar="X", help=text)
-    conversion.add_argument("out", type=Path, metavar="OUT", help=".pth, .pt, .bin or .safetensors")
+    conversion.add_argument("out", type=output_file, metavar="OUT", help=".pth, .pt, .bin or .safetensors")
     conversion.add_argument("--to", default=OURS.library, help="library of the new names (default: ours)", **libraries)
     conversion.add_argument("--any-convention", action="store_true", help="even if that library pads differently")
     arguments = parser.parse_args(argv)
@@ -59,8 +59,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         out = arguments.out
         if out.suffix not in WEIGHT_SUFFIXES:
             parser.error(f"{out}: OUT ends in {', '.join(WEIGHT_SUFFIXES)}")
-        if not out.parent.is_dir():
-            parser.error(f"{out}: there is no folder {out.parent}")
         if out.resolve() == Path(arguments.file).resolve():
             parser.error(f"{out}: OUT is IN; give it another name")
     if (arguments.mean is None) != (arguments.std is None):

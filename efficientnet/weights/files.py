@@ -6,6 +6,7 @@ PyTorch's files are read with weights_only=True, and what else they hold becomes
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,10 @@ class DictStandIn:
         return OrderedDict()
 
 
+# Modules that PyTorch puts around others, at any depth: torch.compile, FSDP and checkpoint_wrapper.
+WRAPPED = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+
+
 class WeightsError(UserError, ValueError):
     """A file of weights cannot be used; str() is one or two lines that name it and say why."""
 
@@ -63,7 +68,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
         content, recorded = read_file(path)
     except CheckpointError as error:
         raise WeightsError(str(error)) from None
-    return find_state_dict(path, content), recorded if is_ours(recorded) else {}
+    tensors = {WRAPPED.sub("", name): tensor for name, tensor in find_state_dict(path, content).items()}
+    return tensors, recorded if is_ours(recorded) else {}
 
 
 def read_file(path: Path) -> tuple[Any, Any]:

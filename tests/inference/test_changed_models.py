@@ -207,6 +207,56 @@ def test_a_changed_network_keeps_its_function(change):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("change", ["none", "no classifier", "MLP", "quantised", "group norm", "frozen norm", "pruned"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("fused", WAYS)
+def test_the_fast_path_shares_no_memory_with_its_model(change, precision, fused):
+    images = torch.randn(2, 3, 64, 96)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model = network(alter=(AS_BUILT | CHANGES)[change]).to(memory_format=layout)
+        fast = optimize_for_inference(model, precision, fused=fused)
+        assert not storages(fast) & storages(model)
+        expected = fast(images)
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                tensor.zero_()
+        assert torch.equal(fast(images), expected)
+
+
+def storages(model):
+    """Addresses of the memory of all weights, also of those that are no parameters."""
+    return {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+
+
+def test_a_loaded_state_dict_is_copied_and_converted():
+    model = network()
+    source, target = optimize_for_inference(model), optimize_for_inference(network(), "bf16")
+    expected = optimize_for_inference(model, "bf16")(torch.ones(1, 3, 64, 64))
+    target.load_state_dict(source.state_dict())
+    assert not storages(source) & storages(target)
+    torch.testing.assert_close(target(torch.ones(1, 3, 64, 64)), expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("fused", WAYS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("change", ["none", "wrapped block", "no classifier"])
+def test_a_fast_path_is_neither_converted_nor_moved(change, precision, fused):
+    fast = optimize_for_inference(network(alter=(AS_BUILT | CHANGES)[change]), precision, fused=fused)
+    images = torch.randn(1, 3, 64, 64)
+    expected = fast(images)
+    for convert in (
+        *(nn.Module.double, nn.Module.half, lambda model: model.to("meta")),
+        nn.Module.bfloat16 if precision == "fp32" else nn.Module.float,
+    ):
+        with pytest.raises(
+            TypeError, match=rf"for {precision} on cpu.*optimize_for_inference\(model.to\(device\), prec"
+        ):
+            convert(fast)
+        assert torch.equal(fast(images), expected)
+    for same in (nn.Module.cpu, nn.Module.share_memory, lambda model: model.to(memory_format=torch.channels_last)):
+        torch.testing.assert_close(same(fast)(images), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_synchronised_norms_are_the_same_in_evaluation():
     assert not assert_same(nn.SyncBatchNorm.convert_sync_batchnorm(network()).eval()).kept
 

@@ -49,6 +49,18 @@ def test_without_cuda_nccl_and_cuda_are_refused(monkeypatch):
         start("cpu", "nccl")
 
 
+@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"])
+def test_processes_that_srun_or_mpirun_started_without_torchrun_are_refused(monkeypatch, name):
+    pretend(monkeypatch, gpus=0, ranks=1)
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "2")  # of the job: also in its script and in an interactive shell
+    monkeypatch.setenv(name, "1")
+    assert start(None, None).world_size == 1
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(ValueError, match=r"2 processes .* srun --ntasks-per-node=1 torchrun"):
+        start(None, None)
+
+
 def test_plain_python_is_one_process_on_the_cpu(monkeypatch):
     pretend(monkeypatch, gpus=0, ranks=1)
     monkeypatch.delenv("RANK", raising=False)

@@ -11,11 +11,15 @@ import sys
 import time
 
 import pytest
-from commands import assert_one_line_error, run, running, running_ranks
+import torch
+from commands import assert_one_line_error, python, run, running, running_ranks
 from tiny_runs import ALWAYS, LONG, RECIPE, assert_same_run, children, kill, start, train, wait_for
+from torch.utils.data import DataLoader
 
+from efficientnet.common.errors import UserError
 from efficientnet.training.checkpoint import load_newest
-from efficientnet.training.failures import explain_failure, killed_loaders_told_once
+from efficientnet.training.failures import explain_failure, explained_failures, killed_loaders_told_once
+from efficientnet.training.loaders import loader_options
 
 
 def kill_repeatedly(folder, data, kills, generator):
@@ -143,6 +147,97 @@ def test_failures_of_the_machinery_are_told_and_mistakes_of_ours_are_not_hidden(
     )
     assert "out of memory" in explain_failure(MemoryError(), 30)
     assert explain_failure(RuntimeError("The size of tensor a (3) must match"), 30) is None
+
+
+class Unsendable:
+    """A batch that cannot be handed over, since it cannot be pickled."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __reduce__(self):
+        raise RuntimeError(self.text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on device (28)", "/dev/shm"),
+        ("unable to write to file </torch_722_783672312_1>: No space left on device (28)", "/dev/shm"),
+        ("unable to resize file </torch_22438_38> to the right size: Invalid argument (22)", "/dev/shm"),
+        ("unable to open shared memory object </torch_2_1> in read-write mode: Too many open files (24)", "ulimit -n"),
+        ("received 0 items of ancdata", "ulimit -n"),
+        ("another mistake", None),
+    ],
+)
+def test_a_batch_that_cannot_be_handed_over_is_an_error_of_the_run(text, words):
+    options = {**loader_options(1, torch.device("cpu")), "collate_fn": lambda items: Unsendable(items[0])}
+    error, message = (UserError, words) if words else (RuntimeError, text)
+    with pytest.raises(error, match=message), explained_failures():
+        next(iter(DataLoader([text], **options)))
+
+
+def test_too_little_shared_memory_is_told_in_one_line():
+    """The system refuses shared memory of more than the limit on the size of a file."""
+    loader = DataLoader(
+        torch.zeros(2, 50_000), 2, **{**loader_options(1, torch.device("cpu")), "collate_fn": torch.stack}
+    )
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"found no shared memory.*--workers.*/dev/shm"), explained_failures():
+            next(iter(loader))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+FAILED_RUN = """
+import sys, torch
+from torch.utils.data import DataLoader
+from efficientnet.training.failures import explained_failures
+from efficientnet.training.loaders import loader_options
+
+class Bad(list):
+    def __getitem__(self, index):
+        raise ValueError("a mistake")
+
+batches = iter(DataLoader(Bad([1]), **loader_options(1, torch.device("cpu"))))
+try:
+    with explained_failures():
+        next(batches)
+except ValueError as error:
+    sys.last_value = error  # as an interpreter keeps it, with all that its traceback refers to
+    sys.exit(3)
+"""
+
+
+def test_loaders_that_a_failure_has_left_do_not_keep_the_process_from_ending():
+    assert python("-c", FAILED_RUN, timeout=60).returncode == 3
+
+
+def test_loading_may_have_all_files_that_the_system_permits():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+    try:
+        loader_options(0, torch.device("cpu"))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_too_few_open_files_for_the_loader_processes_are_told_before_they_start(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (100, 100))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    loader_options(0, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"128 open files, and 100 .*--workers.*ulimit -n"):
+        loader_options(4, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("timeout", [None, 30])
+def test_only_a_run_of_several_ranks_can_lose_one(timeout):
+    explained = explain_failure(RuntimeError("a decoder: broken pipe"), timeout)
+    assert (explained is None) == (timeout is None)
+    assert explain_failure(TimeoutError(110, "Connection timed out", "/mnt/x.dcm"), timeout) is None  # a network disk
 
 
 def test_too_many_broken_updates_in_a_row_stop_the_run_with_their_images(tiny_data, tmp_path):

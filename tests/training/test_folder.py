@@ -1,5 +1,6 @@
 """The run folder: one run at a time in it, and the mark of a run that was asked to stop."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -53,6 +54,18 @@ def test_a_run_that_is_just_ending_is_waited_for(tmp_path, monkeypatch):
     assert first.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_disk_without_locks_is_a_warning(tmp_path, number, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    with RunFolder(tmp_path).lock():
+        (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("train.py: warning: no file locks here; start no second run in ")
+    assert str(tmp_path) in line and os.strerror(number) in line
+
+
 def test_what_a_killed_run_left_half_written_goes_and_nothing_else(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with atomic_file(tmp_path / "last.pt"):
@@ -97,8 +110,9 @@ def planned(folder, *arguments):
 def test_a_folder_that_no_run_of_ours_began_is_refused(tmp_path, content, resume):
     for name, text in content.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match="--resume"):
+    with pytest.raises(ValueError, match="--resume") as caught:
         planned(tmp_path, *resume)
+    assert f"already holds {max(content)}, and no run" in str(caught.value)  # the name of what is in the way
 
 
 @pytest.mark.parametrize("content", [(), (".lock",), (".lock", ".launch", ".config.json.a8_x.unfinished")])

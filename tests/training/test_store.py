@@ -68,6 +68,16 @@ def test_checkpoints_after_the_one_that_a_run_went_back_to_are_no_longer_its_own
     assert [path.name for path in numbered_checkpoints(tmp_path)] == ["update-00000011.pt", "update-00000010.pt"]
 
 
+def test_a_network_disk_that_does_not_list_the_new_file_yet_loses_no_checkpoint(tmp_path, monkeypatch):
+    write_numbered(tmp_path, 1, content(1), keep=2)
+    listed = numbered_checkpoints(tmp_path)
+    monkeypatch.setattr("efficientnet.training.checkpoint.numbered_checkpoints", lambda folder: listed)
+    write_numbered(tmp_path, 2, content(2), keep=2)
+    names = ["update-00000002.pt", "update-00000001.pt"]
+    assert [path.name for path in numbered_checkpoints(tmp_path)] == names
+    assert load_checkpoint(tmp_path / "last.pt")["number"] == 2
+
+
 def test_without_hard_links_last_is_a_copy(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EPERM, "Operation not permitted")
@@ -144,6 +154,18 @@ def test_a_full_disk_is_a_warning_keeps_the_old_files_and_is_tried_again(tmp_pat
     assert load_checkpoint(tmp_path / "best.pt")["number"] == 2  # of the failed save, which had nothing newer
     assert load_newest(tmp_path)[1]["number"] == 3
     assert (tmp_path / "metrics.jsonl").read_bytes() == b"one\ntwo\n"
+
+
+def test_an_unexpected_error_in_the_thread_reaches_the_run(tmp_path, monkeypatch):
+    def mistaken(*_):
+        raise ValueError("a mistake")
+
+    monkeypatch.setattr("efficientnet.training.store.write_numbered", mistaken)
+    store = CheckpointStore(tmp_path, Interval(updates=1), keep=2)
+    store.save(1, state(1))
+    for proceed in (store.wait, lambda: store.save(2, state(2)), lambda: store.close("the run is finished")):
+        with pytest.raises(ValueError, match="a mistake"):
+            proceed()
 
 
 def test_what_was_serialised_does_not_follow_the_weights(tmp_path):

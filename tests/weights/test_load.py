@@ -362,7 +362,7 @@ def test_the_commands_errors_are_lines(plain, tmp_path):
         ("convert b0.pt out.pt --to torchvision", 1, "padding"),
         ("convert b0.pt out.pt --mean .5", 2, "--std"),
         ("convert b0.pt out.pt --mean .5 .5 --std .5", 1, "mean has 2 values"),
-        ("convert b0.pt absent/out.pt", 2, "absent"),
+        ("convert b0.pt b0.pt/out.pt", 2, "is not a folder"),
         ("convert b0.pt ./b0.pt", 2, "b0.pt"),
         ("convert b0.pt out.onnx", 2, ".safetensors"),
         ("convert b0.pt out.pt --variant b77", 2, "b77"),

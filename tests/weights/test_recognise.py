@@ -60,6 +60,12 @@ def test_the_prefix_is_in_the_report(model, tmp_path):
     assert found.load_report.text().endswith("\n360 tensors loaded, without the prefix net.backbone.")
 
 
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
+def test_modules_around_single_blocks_are_left_out(model, tmp_path, wrapper):
+    state = {name.replace("body.1.0.", f"body.1.0.{wrapper}."): tensor for name, tensor in model.state_dict().items()}
+    assert_same_tensors(loaded(state, tmp_path), model)
+
+
 @pytest.mark.parametrize("name", ["criterion.pos_weight", "loss_fn.weight", "n_averaged", "total_ops", "total_params"])
 @pytest.mark.parametrize("prefix", ["", "model."])
 def test_tensors_of_losses_and_profilers_are_ignored_and_named(exported, prefix, name):

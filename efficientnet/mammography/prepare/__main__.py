@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from efficientnet.common.command_line import Parser, command, leave, number
+from efficientnet.common.command_line import Parser, command, leave, number, output_file, output_folder
 from efficientnet.common.cpu import usable_cores
 from efficientnet.common.errors import UserError
 from efficientnet.common.files import atomic_file, remove_unfinished, write_bytes
@@ -113,13 +113,15 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dic
     """The arguments, and those settings of the pictures that are among them."""
     parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with train.csv or test.csv")
-    parser.add_argument("--output", type=Path, metavar="CACHE", help="new folder, or one to go on in")
+    parser.add_argument("--output", type=output_folder, metavar="CACHE", help="new folder, or one to go on in")
     add_options(parser.add_argument_group("pictures"), ScreeningSettings, names=PICTURE_OPTIONS)
     parser.add_argument("--check", action="store_true", help="look at all headers, and stop")
     parser.add_argument(
         "--benchmark", action="store_true", help="measure decoding and the rest on some files, and stop"
     )
-    parser.add_argument("--preview", type=Path, metavar="FILE.png", help="show some images before and after, and stop")
+    parser.add_argument(
+        "--preview", type=output_file, metavar="FILE.png", help="show some images before and after, and stop"
+    )
     parser.add_argument("--preview-images", type=number(int, 1), default=12, metavar="N", help="how many (12)")
     parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="which of them (0)")
     cores = usable_cores()
