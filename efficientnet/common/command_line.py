@@ -77,6 +77,9 @@ def leave(code: int) -> NoReturn:
     raise SystemExit(code)
 
 
+LOST_READER = (errno.EPIPE, errno.EIO, *([errno.EINVAL] if os.name == "nt" else []))
+
+
 class Output:
     """A standard stream whose failure does not end a command that may have worked for hours.
 
@@ -105,10 +108,11 @@ class Output:
         try:
             action(*arguments)
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):
+            if error.errno not in LOST_READER:
                 self.error = self.error or error
-            with open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), self.stream.fileno())
+            with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self.stream.fileno())  # also for what native code writes
+            self.stream = open(os.devnull, "w")  # noqa: SIM115
 
 
 def command(program: str) -> Callable[[Callable[..., int | None]], Callable[..., int]]:
@@ -164,9 +168,9 @@ def output_folder(text: str) -> Path:
 
 
 def writable(path: Path, is_folder: bool) -> Path:
-    if path.exists() and path.is_dir() != is_folder:
-        kind, wanted = ("a file", "a folder") if is_folder else ("a folder", "a file in it")
-        raise argparse.ArgumentTypeError(f"{path} is {kind}; name {wanted}")
+    if path.exists() and not (path.is_dir() if is_folder else path.is_file()):
+        kind = "a folder" if path.is_dir() else "a file" if path.is_file() else "a device"
+        raise argparse.ArgumentTypeError(f"{path} is {kind}; name {'a folder' if is_folder else 'a file'}")
     place = path if is_folder else path.parent
     while not (place.exists() or place.is_symlink()):
         place = place.parent

@@ -20,8 +20,8 @@ from efficientnet.mammography.dicom.headers import check_decoders
 from efficientnet.mammography.image_files import data_folder, find_images
 from efficientnet.mammography.loss import lower_first
 from efficientnet.mammography.prepare.folder import check_prepared
-from efficientnet.mammography.preprocessing import PICTURE_SETTINGS, SOURCE_SETTINGS, Preprocessing
-from efficientnet.mammography.raster import folder_bits, survey
+from efficientnet.mammography.preprocessing import MOST_BITS, PICTURE_SETTINGS, SOURCE_SETTINGS, Preprocessing
+from efficientnet.mammography.raster import Survey, survey
 from efficientnet.mammography.report import metric_texts, score_line
 from efficientnet.mammography.scoring import bytes_of, score_breasts, sigmoid, write_predictions, write_submission
 from efficientnet.mammography.settings import DEMO_PATIENTS, ScreeningSettings, column_mapping, phantom_folder
@@ -90,9 +90,10 @@ class ScreeningEvaluation:
         self.table = held_out(members, whole) if self.split == "validation" else whole
         self.files = [files[row] for row in self.table.rows]
         check_decoders([file for file in self.files if file is not None])
-        ways = as_it_is_read(self.root, self.files, members) | dict(source)
+        seen = survey(self.files)
+        ways = as_it_is_read(self.root, seen, members) | dict(source)
         self.members = [replace(each, preprocessing=replace(each.preprocessing, **ways)) for each in members]
-        looks = survey(self.files).lines(self.members[0].preprocessing)
+        looks = seen.lines(self.members[0].preprocessing)
 
         trained_on = frozenset.union(*(member.training_patients for member in members)) & set(whole.patients)
         # Whether the members' thresholds were tuned on other patients than these, and on breasts scored in this way.
@@ -193,12 +194,12 @@ class ScreeningEvaluation:
         return Report(values, "\n".join(lines), files, problem)
 
 
-def as_it_is_read(root: Path, files: Sequence[Path | None], members: Sequence[Trained]) -> dict[str, Any]:
+def as_it_is_read(root: Path, seen: Survey, members: Sequence[Trained]) -> dict[str, Any]:
     """SOURCE_SETTINGS for a folder: those of the training on it; elsewhere the depth is that of its own files."""
     own = next((member for member in members if member.was_trained_on(root)), None)
     used = (own or members[0]).preprocessing
     ways = {name: getattr(used, name) for name in SOURCE_SETTINGS}
-    return ways if own else ways | {"bits": folder_bits(files)}
+    return ways if own else ways | {"bits": seen.bits or MOST_BITS}
 
 
 def write_images(file: IO[str], table: Table, probabilities: np.ndarray) -> None:

@@ -11,13 +11,12 @@ import contextlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from efficientnet.common.isolated import Failure
 from efficientnet.mammography.dicom.grayscale import ShownImage
@@ -67,23 +66,28 @@ def read_raster(path: Path) -> Raster:
             values = pixels(image)
             inverted = values.dtype != np.uint8 and tags.get(PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO
             return Raster(values, inverted, image.info.get(SETTINGS_KEY))
-    except ImageError:
-        raise
     except MemoryError:  # usually a damaged file
         raise ImageError(f"{path}: cannot be read as an image (it claims more memory than there is)") from None
-    except Exception as error:  # Pillow raises nearly anything for a damaged file
-        reason = " ".join(str(error).split())
-        raise ImageError(f"{path}: cannot be read as an image ({reason}); replace it or take it out") from None
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """The file, of which the header is read; without Pillow's warnings about defects that it tolerates."""
+    """The file, of which the header is read; without Pillow's warnings about defects that it tolerates.
+
+    Raises ImageError, also for what fails while it is open.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # By its name, Pillow would map an uncompressed TIFF into memory, and get the size of a turned one wrong.
-        with open(path, "rb") as file, Image.open(file) as image:
-            yield image
+        try:
+            # By its name, Pillow would map an uncompressed TIFF into memory, and get the size of a turned one wrong.
+            with open(path, "rb") as file, Image.open(file) as image:
+                yield image
+        except (ImageError, MemoryError):
+            raise
+        except Exception as error:  # Pillow raises nearly anything for a damaged file
+            is_other = isinstance(error, UnidentifiedImageError)
+            reason = "it is of no known kind" if is_other else " ".join(str(error).split())
+            raise ImageError(f"{path}: cannot be read as an image ({reason}); replace it or take it out") from None
 
 
 def reason_to_refuse(image: Image.Image) -> str | None:
@@ -162,13 +166,12 @@ class Look:
     is_bright: bool
 
 
-@lru_cache(maxsize=4 * LOOKED_AT)
 def look(path: Path) -> Look | Failure | None:
     """None for a prepared picture, whose source is no longer in question."""
     try:
         raster = read_raster(path)
-        is_deep = raster.values.dtype.kind in "iu" and raster.values.dtype != np.uint8
-        highest = int(raster.values.max()) if is_deep else None
+        has_more_bits = raster.values.dtype.kind in "iu" and raster.values.dtype != np.uint8
+        highest = int(raster.values.max()) if has_more_bits else None
         picture = brightness(raster, depth(highest or 0), path)
     except ImageError as error:
         return Failure(str(error).removeprefix(f"{path}: "))
@@ -180,7 +183,7 @@ def is_deep(path: Path) -> bool:
     try:
         with opened(path) as image:
             return image.mode.startswith("I")
-    except Exception:  # as in `read_raster`, which says why
+    except ImageError:  # `read_raster` says why
         return False
 
 
@@ -210,7 +213,7 @@ class Survey:
 
     @property
     def bits(self) -> int | None:
-        """Of the files of more than 8 bits, None without such."""
+        """The depth of the files of more than 8 bits: what holds all their values. None without such files."""
         highest = [seen.highest for seen in self.looks.values() if seen.highest is not None]
         return depth(max(highest)) if highest else None
 
@@ -242,8 +245,3 @@ class Survey:
 def survey(files: Iterable[Path | None]) -> Survey:
     """Look at a sample of these files."""
     return Survey.of({path: look(path) for part in sample(files) for path in part})
-
-
-def folder_bits(files: Iterable[Path | None]) -> int:
-    """The depth of a folder's files of more than 8 bits: what holds all values of a sample of them."""
-    return Survey.of({path: look(path) for path in sample(files)[0]}).bits or MOST_BITS

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from efficientnet.mammography.table import Table, TableError, assign_folds
+from efficientnet.training.checkpoint import misfit
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,17 @@ class Split:
         return cls(assign_folds(table, folds, seed), positive_patients(table), images)
 
     @classmethod
+    def of_checkpoint(cls, checkpoint: Mapping[str, Any]) -> Split | None:
+        """The split that a checkpoint holds; older ones hold none. Raises CheckpointError where it is damaged."""
+        try:
+            return cls(**checkpoint["split"]) if "split" in checkpoint else None
+        except TypeError as error:
+            raise misfit("the split of the checkpoint", error) from None
+
+    @classmethod
     def kept(cls, checkpoint: Mapping[str, Any], table: Table, folds: int, fold: int, seed: int) -> Split:
         """The split of the run that the checkpoint is of. Raises TableError where the table contradicts it."""
-        if "split" in checkpoint:
-            split = cls(**checkpoint["split"])
+        if split := cls.of_checkpoint(checkpoint):
             split.check(table, fold)
             return split
         # Older checkpoints name the patients that they trained on, and no more.
@@ -51,7 +59,7 @@ class Split:
         return split
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))
 
     def held_out(self, fold: int) -> set[str]:
         """The patients of this fold."""

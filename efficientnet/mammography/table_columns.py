@@ -48,7 +48,7 @@ class Header(NamedTuple):
 
 
 def default_targets(path: str | Path, columns: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """cancer, and those of the competition's other targets for which the table has a column. Reads only the header."""
+    """cancer, and those of the competition's other targets for which the table has a column. Parses only the header."""
     scored, *others = RSNA_TARGETS
     columns = columns or {}
     names = read_header(Path(path), read_records(Path(path))).names
@@ -56,14 +56,14 @@ def default_targets(path: str | Path, columns: Mapping[str, str] | None = None) 
 
 
 def check_columns(path: str | Path, columns: Mapping[str, str]) -> None:
-    """Raise TableError for a mapping that names columns which the table does not have. Reads only the header."""
+    """Raise TableError for a mapping that names columns which the table does not have. Parses only the header."""
     header = read_header(Path(path), read_records(Path(path)))
     if absent := [name for name, column in columns.items() if column not in header.names]:
         raise TableError(no_such_columns(Path(path), header, absent, columns))
 
 
 def without_absent_labels(path: str | Path, columns: Mapping[str, str]) -> dict[str, str]:
-    """The mapping without the labels that the table does not have, as for test.csv. Reads only the header."""
+    """The mapping without the labels that the table does not have, as for test.csv. Parses only the header."""
     names = read_header(Path(path), read_records(Path(path))).names
     return {name: column for name, column in columns.items() if name in FIELDS or column in names}
 

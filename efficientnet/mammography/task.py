@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from efficientnet.mammography.loss import (
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
 from efficientnet.mammography.prepare.folder import check_prepared, prepared_settings
 from efficientnet.mammography.preprocessing import COMPARED_SETTINGS, MOST_BITS, PICTURE_SETTINGS, Preprocessing
-from efficientnet.mammography.raster import folder_bits, survey
+from efficientnet.mammography.raster import survey
 from efficientnet.mammography.report import model_card, score_line
 from efficientnet.mammography.scoring import BreastScores, bytes_of, score_breasts, sigmoid, write_predictions
 from efficientnet.mammography.settings import DEMO, DEMO_PATIENTS, RECIPE, ScreeningSettings, phantom_folder
@@ -128,18 +129,23 @@ class Screening:
         check_prepared(self.root, self.preprocessing, PICTURE_SETTINGS if checkpoint else COMPARED_SETTINGS)
         table = self.read_table(checkpoint)
         files = find_images(table, self.root)
-        self.settle_bits(files, checkpoint is None)
+        self.survey = process.broadcast(survey(files) if process.is_main else None)
+        if self.settings.bits is None:  # runs from before it could be decided keep theirs
+            bits = self.survey.bits if checkpoint is None else None
+            self.settings = replace(self.settings, bits=bits or MOST_BITS)
+            self.preprocessing = replace(self.preprocessing, bits=self.settings.bits)
         # A patient's fold is that of the whole table, however much of it has been downloaded.
         if checkpoint is None:
             self.split = Split.deal(table, self.settings.folds, self.recipe.seed)
         else:
             self.split = Split.kept(checkpoint, table, self.settings.folds, self.settings.fold, self.recipe.seed)
         self.divide(table, files, strict)
+        self.check_ranks(process)
         check_decoders([*self.train_files, *self.validation_files][process.rank :: process.world_size], process.gather)
         self.num_outputs = len(table.target_names)
         self.positives = self.train.labels[:, 0] == 1
         present = (~np.isnan(self.train.labels)).mean(0, dtype=np.float32)
-        self.label_shares = torch.from_numpy(np.where(present > 0, present, np.float32(1)))
+        self.label_shares = torch.from_numpy(np.where(present > 0, present, np.float32(1))).to(process.device)
         self.prior = float(self.positives.mean())
         self.sampled = sampled_share(self.prior, self.recipe.positive_share)
         self.logit_shift = prior_shift(self.sampled, self.prior) if self.settings.prior_correction else 0.0
@@ -167,6 +173,17 @@ class Screening:
             parts.append((replace(table, rows=tuple(row for row, _ in chosen)), [file for _, file in chosen]))
         (self.train, self.train_files), (self.validation, self.validation_files) = parts
 
+    def check_ranks(self, process: Process) -> None:
+        """Raise UserError where the ranks have found different images: a place in the table means one on all of them.
+
+        Each machine may have the data on a disk of its own.
+        """
+        rows = repr((self.train.rows, self.validation.rows)).encode()
+        if len(set(process.gather(hashlib.sha256(rows).digest()))) > 1:
+            raise UserError(
+                f"{self.root}: the ranks have found different images there; give all machines the same data"
+            )
+
     def changes(self, table: Table, checkpoint: Mapping[str, Any] | None) -> Iterator[str]:
         """A line for each way in which the data differ from those that a resumed run began with."""
         if change := self.split.changes(table):
@@ -187,12 +204,6 @@ class Screening:
             yield f"no held-out breast has {scored}: the epoch with the lowest validation loss becomes best.pt"
         if self.without_file:
             yield f"{self.without_file} rows of the table have no image file and are left out"
-
-    def settle_bits(self, files: Sequence[Path | None], is_new: bool) -> None:
-        """Decide the depth of the files, where no flag has. Runs from before it could be decided keep theirs."""
-        if self.settings.bits is None:
-            self.settings = replace(self.settings, bits=folder_bits(files) if is_new else MOST_BITS)
-            self.preprocessing = replace(self.preprocessing, bits=self.settings.bits)
 
     def read_table(self, checkpoint: Mapping[str, Any] | None) -> Table:
         path, columns = self.root / "train.csv", self.settings.columns or {}
@@ -219,7 +230,7 @@ class Screening:
                 )
             )
         lines += [("warning", text) for text in self.warnings]
-        lines += survey([*self.train_files, *self.validation_files]).lines(self.preprocessing)
+        lines += self.survey.lines(self.preprocessing)
         lines.append(("targets", ", ".join(self.train.target_names)))
         used = self.preprocessing
         lines.append(("normalised", f"mean {used.mean:.4g}, std {used.std:.4g} of pixels in [0, 1]"))
@@ -251,7 +262,7 @@ class Screening:
             targets,
             self.settings.auxiliary_weight,
             self.recipe.label_smoothing,
-            self.label_shares.to(logits.device),
+            self.label_shares,
         )
 
     def evaluate(self, logits: np.ndarray, indices: Sequence[int]) -> ScreeningMetrics:

@@ -49,7 +49,7 @@ class Trained:
                 content["prior"],
                 content["metrics"].get("threshold"),
                 frozenset(content["training_patients"]),
-                Split(**content["split"]) if "split" in content else None,
+                Split.of_checkpoint(content),
                 plan["data"],
                 plan["recipe"]["seed"],
                 plan["recipe"]["augmentation"],

@@ -91,6 +91,8 @@ class Loaders:
 def loader_options(workers: int, device: torch.device) -> dict[str, Any]:
     """The arguments that every DataLoader has here. Raises UserError where the system permits too few open files."""
     raise_file_limit(64 + 16 * workers if workers else 0)  # a loader process with its batches needs about ten
+    if workers:
+        atexit.register(end_loaders)
     return {
         "num_workers": workers,
         "collate_fn": collate,
@@ -105,9 +107,11 @@ def raise_file_limit(needed: int) -> None:
         import resource
     except ImportError:  # Windows has no such limit
         return
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with contextlib.suppress(OSError, ValueError):  # macOS may grant less
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (most, max(now, needed)):
+        with contextlib.suppress(OSError, ValueError):  # macOS does not grant all that it calls permitted
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+            break
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if 0 <= limit < needed:  # -1 is no limit
         raise UserError(
@@ -130,7 +134,6 @@ def begin_loading(worker: int) -> None:
     multiprocessing.queues.Queue._on_queue_feeder_error = send_instead
 
 
-@atexit.register
 def end_loaders() -> None:
     """Kill the loader processes that a failure has left: Python would send SIGTERM, which they ignore, and wait."""
     for process in multiprocessing.active_children():

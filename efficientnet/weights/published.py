@@ -97,8 +97,7 @@ PUBLISHED = {
     "timm:tf_efficientnet_lite3.in1k": "tf_efficientnet_lite3-b733e338.pth",
     "timm:tf_efficientnet_lite4.in1k": "tf_efficientnet_lite4-741542c3.pth",
 }
-# The hash in a file's name, and not a date.
-HASH = re.compile(r"-(?!20\d{6}\.)([0-9a-f]{8,64})\.\w+$")
+HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # in a file's name
 # Seconds for which the other processes of a machine wait for the download of the first.
 PATIENCE = 600
 
@@ -147,6 +146,8 @@ def download(url: str) -> Path:
     if parts.query:
         folders.append(hashlib.sha256(parts.query.encode()).hexdigest()[:8])
     found = HASH.search(name)
+    if found and found[1].isdigit() and not url.startswith(tuple(URLS.values())):
+        found = None  # elsewhere it is rather a date or the number of a step
     cache = Path(torch.hub.get_dir(), "checkpoints")
     path = cache.joinpath(*([] if found else folders), name)
     deadline = time.monotonic() + (0 if is_first_here() else PATIENCE)

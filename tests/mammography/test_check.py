@@ -15,7 +15,7 @@ from tiny_data import write_tiny_data
 
 from efficientnet.mammography.dicom.headers import Header, has_problems, report
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
-from efficientnet.mammography.prepare.check import SAMPLE, digest, shared_images
+from efficientnet.mammography.prepare.check import SAMPLE, shared_images
 
 PREPARE = "efficientnet.mammography.prepare"
 LIMITS = {"workers": 1, "seconds": 60, "memory": 4}
@@ -199,7 +199,7 @@ def test_equal_images_are_found_by_their_pixels_alone(tmp_path):
     assert pixels.nbytes > 2 * SAMPLE
 
     def shared(patients: dict[Path, str]) -> list[tuple[Path, Path]]:
-        return shared_images({path: digest(path, SAMPLE) for path in patients}, patients, LIMITS)
+        return shared_images(patients, LIMITS)
 
     patients = {}
     for patient, (values, syntax) in enumerate(

@@ -16,9 +16,7 @@ from efficientnet.mammography.picture import chunk
 from efficientnet.mammography.preprocessing import Preprocessing, as_shown, breast_box, reduce
 from efficientnet.mammography.raster import (
     brightness,
-    folder_bits,
     has_bright_background,
-    look,
     read_raster,
     sample,
     survey,
@@ -193,14 +191,14 @@ def write_folder(folder, values: np.ndarray, count: int = 40, suffix: str = "png
 @pytest.mark.parametrize("highest, bits", [(255, 8), (256, 10), (3000, 12), (4095, 12), (4096, 14), (60000, 16)])
 def test_the_depth_of_a_folder_holds_the_values_of_a_sample(tmp_path, highest, bits):
     values = np.linspace(0, highest, 600).reshape(30, 20).round().astype(np.uint16)
-    assert folder_bits([None, *(write_folder(tmp_path, values, 1))]) == bits
+    assert survey([None, *(write_folder(tmp_path, values, 1))]).bits == bits
 
 
 def test_the_depth_does_not_depend_on_the_order_of_the_files_or_on_those_of_eight_bits(tmp_path):
     deep = write_folder(tmp_path, np.linspace(0, 4095, 600).reshape(30, 20).astype(np.uint16), suffix="tif")
     others = write_folder(tmp_path, np.linspace(0, 255, 600).reshape(30, 20).astype(np.uint8), 100)
-    assert folder_bits([*others, *deep]) == folder_bits([*deep[::-1], *others]) == folder_bits(deep) == 12
-    assert folder_bits(others) == 16  # of no file
+    assert survey([*others, *deep]).bits == survey([*deep[::-1], *others]).bits == survey(deep).bits == 12
+    assert survey(others).bits is None
     assert [len(part) for part in sample([*deep, *others])] == [32, 32]
 
 
@@ -208,7 +206,7 @@ def test_files_that_cannot_be_read_do_not_decide_the_depth(tmp_path):
     deep = write_folder(tmp_path, np.linspace(0, 4095, 600).reshape(30, 20).astype(np.uint16), 6)
     deep[-1].write_bytes(deep[-1].read_bytes()[:60])
     (tmp_path / "a.dcm").write_bytes(b"")
-    assert folder_bits([*deep, tmp_path / "a.dcm", tmp_path / "nothing.png"]) == 12
+    assert survey([*deep, tmp_path / "a.dcm", tmp_path / "nothing.png"]).bits == 12
 
 
 def test_a_survey_says_the_depth_and_the_bright_backgrounds(tmp_path):
@@ -307,9 +305,3 @@ def test_the_backgrounds_of_the_real_films():
             assert_judged_right(shown, (path.stem, name))
         top, bottom, left, right = breast_box(image)
         assert_judged_right(image[top:bottom, left:right], (path.stem, "cropped"))
-
-
-def test_a_file_is_looked_at_once(tmp_path):
-    (path,) = write_folder(tmp_path, RAMP, 1)
-    before = look.cache_info().hits
-    assert look(path) == look(path) and look.cache_info().hits > before

@@ -1,14 +1,19 @@
 """Ranks: what they share, and which starts are refused."""
 
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from commands import python, rank_environment, ranks, rendezvous
 from tiny_runs import RECIPE
 
-from efficientnet.training.distributed import start
+from efficientnet.common.errors import UserError
+from efficientnet.mammography.task import Screening
+from efficientnet.training.distributed import Process, start
 from efficientnet.training.folder import RUNS, RunFolder
+from efficientnet.training.plan import make_parser, make_plan
 
 
 def test_two_ranks_share_objects_buffers_and_gradients():
@@ -33,6 +38,23 @@ def pretend(monkeypatch, gpus, ranks):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+
+
+def test_ranks_that_find_different_images_are_refused(tiny_data):
+    """Logits are gathered by the place of an image in the table, which has to be the same place everywhere."""
+    plan = make_plan(make_parser("", Screening).parse_args(["--data", str(tiny_data)]), Screening)
+    plan.task.load(Process(0, 1, 0, 1, torch.device("cpu")), False, None, None)
+    plan.task.check_ranks(SimpleNamespace(gather=lambda own: [own, own]))
+    row = plan.task.validation.rows[0]
+    other = Screening(plan.task.data, plan.task.settings, plan.recipe)
+    other.train, other.root = plan.task.train, plan.task.root
+    other.validation = replace(
+        plan.task.validation, rows=(replace(row, laterality="R"), *plan.task.validation.rows[1:])
+    )
+    found = []
+    other.check_ranks(SimpleNamespace(gather=lambda own: found.append(own) or found))
+    with pytest.raises(UserError, match="ranks have found different images"):
+        plan.task.check_ranks(SimpleNamespace(gather=lambda own: [own, *found]))
 
 
 def test_more_ranks_than_gpus_is_refused_with_the_number(monkeypatch):

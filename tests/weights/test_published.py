@@ -117,6 +117,7 @@ def test_urls_are_kept_by_their_place_so_that_equal_names_do_not_meet(model, con
         "/timm/efficientnet_b0.ra_in1k/resolve/main/model.safetensors",
         "/timm/me/model.safetensors",
         "/weights.pth",
+        "/b0-step-00050000.pt",  # a number, not a hash
     )
     with serving(dict.fromkeys(paths, content)) as server:
         found = create_model(weights=server.url + paths[0])
@@ -126,8 +127,9 @@ def test_urls_are_kept_by_their_place_so_that_equal_names_do_not_meet(model, con
             read_weights(server.url + paths[1])
         for query in ("", "?version=1", "?version=2", "?version=2"):
             find_file(server.url + paths[2] + query)
-        assert len(server.requests) == 5
-    assert len(files(cache)) == 5 and not any(".." in name for name in files(cache))
+        find_file(server.url + paths[3])
+        assert len(server.requests) == 6
+    assert len(files(cache)) == 6 and not any(".." in name for name in files(cache))
 
 
 def test_a_url_cannot_name_a_place_outside_of_the_cache(content, cache):

@@ -1,4 +1,4 @@
-"""DICOM files to brightness.
+"""DICOM files to brightness. For a notebook: `read_image(path)`, and `read_pixels(path)` for the stored values.
 
 reading         a file to an image: start here
 decoding        encoded pixel data to stored values

@@ -83,7 +83,6 @@ def read_header(path: str | os.PathLike[str]) -> tuple[FileDataset, UID | None]:
 def read_image(path: str | os.PathLike[str], window: int = 0, raw: bool = False) -> NDArray[np.float32]:
     """The picture at full resolution: float32 (H, W) in [0, 1], tissue bright. See `read_shown_image`."""
     image = read_shown_image(path, window, raw=raw)
-    assert image.brightness is not None
     return image.brightness[image.values]
 
 

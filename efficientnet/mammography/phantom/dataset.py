@@ -105,7 +105,11 @@ def is_complete(output: Path, parameters: Parameters) -> bool:
             reason = "; ".join(different)
             raise UserError(f"{output}: holds phantoms of {reason}; choose another folder, or delete this one")
         return True
-    if not (output / "phantom.incomplete").exists() and any(output.iterdir()):
+    # A second process may be writing: it has made the marker before anything that is not hidden, and renames it last.
+    strange = any(not path.name.startswith(".") for path in output.iterdir())
+    if strange and not (output / "phantom.incomplete").exists():
+        if (output / "phantom.json").exists():
+            return is_complete(output, parameters)
         raise UserError(f"{output}: is not empty and holds no phantoms; choose an empty or new folder")
     return False
 

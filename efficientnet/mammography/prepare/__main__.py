@@ -30,7 +30,7 @@ from efficientnet.mammography.dicom.headers import Header, count_lines, has_prob
 from efficientnet.mammography.image_files import data_folder
 from efficientnet.mammography.prepare.benchmark import benchmark
 from efficientnet.mammography.prepare.check import (
-    Split,
+    TableFiles,
     check_lines,
     look_at_all,
     progress_bar,
@@ -46,7 +46,7 @@ from efficientnet.mammography.settings import PICTURE_OPTIONS, ScreeningSettings
 PROGRAM = "python -m efficientnet.mammography.prepare"
 
 
-def find_jobs(splits: list[Split], output: Path) -> list[Job]:
+def find_jobs(splits: list[TableFiles], output: Path) -> list[Job]:
     """A job for each row that has a file, in the order of the tables."""
     return [
         Job(file, output / split.folder / row.patient_id / f"{row.image_id}.png", row.laterality)
@@ -74,7 +74,7 @@ def write_failures(output: Path, failures: dict[Path, str], headers: dict[Path, 
             writer.writerow([path, reason, header.transfer_syntax if isinstance(header, Header) else ""])
 
 
-def copy_tables(splits: list[Split], output: Path) -> None:
+def copy_tables(splits: list[TableFiles], output: Path) -> None:
     """Copy tables that differ. Labels may have changed even if all pictures are up to date."""
     for split in splits:
         content, copy = split.table.path.read_bytes(), output / f"{split.name}.csv"
@@ -97,7 +97,7 @@ def summary(
 
 
 def write_preview(
-    path: Path, splits: list[Split], settings: Preprocessing, count: int, seed: int, limits: dict[str, Any]
+    path: Path, splits: list[TableFiles], settings: Preprocessing, count: int, seed: int, limits: dict[str, Any]
 ) -> None:
     images = [(file, row.laterality) for split in splits for row, file in split.images]
     if not images:
@@ -154,13 +154,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Preprocessing(**{"bits": survey.bits or MOST_BITS} | given)
     pictures = [f"{name:<24}  {text}" for name, text in survey.lines(settings)]
     if arguments.check:
-        headers, samples = look_at_all(every_file, settings.accept_raw, limits)
-        print("\n".join([*check_lines(splits, data, headers, samples, limits), *pictures]))
+        headers = look_at_all(every_file, settings.accept_raw, limits)
+        print("\n".join([*check_lines(splits, data, headers, limits), *pictures]))
         without_file = any(None in split.files for split in splits)
         return int(has_problems(headers) or bool(survey.unreadable) or without_file)
 
     if arguments.benchmark:
-        print(benchmark(look_at_all(every_file, settings.accept_raw, limits)[0], settings, limits))
+        print(benchmark(look_at_all(every_file, settings.accept_raw, limits), settings, limits))
         return 0
     if arguments.preview is not None:
         write_preview(arguments.preview, splits, settings, arguments.preview_images, arguments.seed, limits)
@@ -177,8 +177,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_description(output, settings, complete=False)
     copy_tables(splits, output)
     if to_do:
-        headers, samples = look_at_all([job.source for job in to_do], settings.accept_raw, limits)
-        print("\n".join([*check_lines(splits, data, headers, samples, limits), *pictures]), flush=True)
+        headers = look_at_all([job.source for job in to_do], settings.accept_raw, limits)
+        print("\n".join([*check_lines(splits, data, headers, limits), *pictures]), flush=True)
         try:
             with progress_bar(len(jobs), "prepare", len(jobs) - len(to_do)) as bar:
                 for job, reason in prepare(to_do, bar, settings, limits):

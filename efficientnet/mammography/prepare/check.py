@@ -25,7 +25,7 @@ SAMPLE = 2**16  # bytes from the middle of the pixel data, which shows tissue: m
 
 
 @dataclass(frozen=True)
-class Split:
+class TableFiles:
     """train.csv or test.csv, and the image file of each row."""
 
     name: str
@@ -42,7 +42,7 @@ class Split:
         return [(row, file) for row, file in zip(self.table.rows, self.files, strict=True) if file is not None]
 
 
-def read_splits(data: Path, columns: dict[str, str] | None) -> list[Split]:
+def read_splits(data: Path, columns: dict[str, str] | None) -> list[TableFiles]:
     """The tables that exist, one or both. Raises TableError."""
     splits = []
     for name in ("train", "test"):
@@ -51,7 +51,7 @@ def read_splits(data: Path, columns: dict[str, str] | None) -> list[Split]:
             if name == "train":  # a test table need not have the labels that --columns names
                 check_columns(path, columns or {})
             table = read_table(path, columns=columns, labels="none")
-            splits.append(Split(name, table, find_images(table, data, f"{name}_images")))
+            splits.append(TableFiles(name, table, find_images(table, data, f"{name}_images")))
     return splits
 
 
@@ -60,18 +60,9 @@ def survey_of(files: list[Path], limits: dict[str, Any]) -> Survey:
     return Survey.of(dict(run_isolated(look, [path for part in sample(files) for path in part], **limits)))
 
 
-def look_at_all(
-    files: list[Path], raw: bool, limits: dict[str, Any]
-) -> tuple[dict[Path, Header | Failure], dict[Path, bytes]]:
-    """The header of each file, and the digest of a sample of those that have one."""
-    seen = call_on_all(partial(look_at_file, raw=raw), files, "headers", limits)
-    headers = {path: result if isinstance(result, Failure) else result[0] for path, result in seen.items()}
-    return headers, {path: result[1] for path, result in seen.items() if not isinstance(result, Failure)}
-
-
-def look_at_file(path: Path, raw: bool) -> tuple[Header, bytes] | Failure:
-    header = look_at(path, raw)
-    return header if isinstance(header, Failure) else (header, digest(path, SAMPLE))
+def look_at_all(files: list[Path], raw: bool, limits: dict[str, Any]) -> dict[Path, Header | Failure]:
+    """The header of each file."""
+    return call_on_all(partial(look_at, raw=raw), files, "headers", limits)
 
 
 def call_on_all(function: Callable[[Path], Any], files: list[Path], name: str, limits: dict[str, Any]) -> dict:
@@ -91,26 +82,18 @@ def progress_bar(total: int, name: str, initial: int = 0) -> tqdm:
 
 
 def check_lines(
-    splits: list[Split],
+    splits: list[TableFiles],
     data: Path,
     headers: Mapping[Path, Header | Failure],
-    samples: Mapping[Path, bytes],
     limits: dict[str, Any],
 ) -> list[str]:
     """Lines for a person: the tables, the files that were looked at, and how both disagree."""
-    patients = {file: row.patient_id for split in splits for row, file in split.images}
     lines = [*table_lines(splits, data), report(headers)]
     lines += first_lines("laterality", contradicted_sides(splits, headers))
-    if pairs := shared_images(samples, patients, limits):
-        lines += first_lines("equal images", [f"{one} and {other}" for one, other in pairs])
-        lines.append(
-            f"{'':>24}  hint: the same pixels under two patient_ids may be trained on and validated with; "
-            "give both patients one id"
-        )
-    return lines
+    return lines + shared_image_lines(splits, limits)
 
 
-def table_lines(splits: list[Split], data: Path) -> list[str]:
+def table_lines(splits: list[TableFiles], data: Path) -> list[str]:
     """The size of the tables, and rows without files and files without rows."""
     lines = []
     for split in splits:
@@ -135,7 +118,7 @@ def table_lines(splits: list[Split], data: Path) -> list[str]:
     return lines
 
 
-def contradicted_sides(splits: list[Split], headers: Mapping[Path, Header | Failure]) -> list[str]:
+def contradicted_sides(splits: list[TableFiles], headers: Mapping[Path, Header | Failure]) -> list[str]:
     """The files whose header names the other side than the table."""
     other = {"L": "R", "R": "L"}
     return [
@@ -146,13 +129,25 @@ def contradicted_sides(splits: list[Split], headers: Mapping[Path, Header | Fail
     ]
 
 
-def shared_images(
-    samples: Mapping[Path, bytes], patients: Mapping[Path, str], limits: dict[str, Any]
-) -> list[tuple[Path, Path]]:
-    """Two files of two patients for each image that several patients have.
+def shared_image_lines(splits: list[TableFiles], limits: dict[str, Any]) -> list[str]:
+    """Lines for a person about images that several patients have."""
+    patients = {file: row.patient_id for split in splits for row, file in split.images}
+    pairs = shared_images(patients, limits)
+    lines = first_lines("equal images", [f"{one} and {other}" for one, other in pairs])
+    if pairs:
+        lines.append(
+            f"{'':>24}  hint: the same pixels under two patient_ids may be trained on and validated with; "
+            "give both patients one id"
+        )
+    return lines
 
-    Only files that agree in the sample are read in full. `patients` names the patient of each file.
+
+def shared_images(patients: Mapping[Path, str], limits: dict[str, Any]) -> list[tuple[Path, Path]]:
+    """Two files of two patients for each image that several patients have, by the patient of each file.
+
+    Only files that agree in a sample are read in full.
     """
+    samples = call_on_all(partial(digest, most=SAMPLE), list(patients), "equal images", limits)
     alike = [path for group in of_several(samples, patients) for path in group]
     groups = of_several(call_on_all(digest, alike, "equal images", limits), patients)
     return [(one, next(path for path in rest if patients[path] != patients[one])) for one, *rest in groups]
