@@ -10,9 +10,10 @@ The preprocessing that each model was trained with comes from its checkpoint.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from efficientnet.training.failures import explained_failures
 from efficientnet.training.task import Task
 
 PROGRAM = "evaluate.py"
+OUTPUTS = ("output", "json", "submission")
 METRICS = Path("metrics.json")  # in --output
 
 
@@ -37,7 +39,12 @@ def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Na
     )
     task.add_evaluation_arguments(parser)
     parser.add_argument("--output", type=output_folder, help="folder for predictions and metrics.json")
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the metrics there; - is the terminal")
+    parser.add_argument(
+        "--json",
+        type=lambda text: Path(text) if text == "-" else output_file(text),
+        metavar="FILE",
+        help="write the metrics there; - is the terminal",
+    )
     parser.add_argument("--flip", action="store_true", help="average each image with its mirror image")
     parser.add_argument("--batch-size", type=number(int, 1), default=8, metavar="N", help="default 8")
     parser.add_argument("--workers", type=number(int, 0), metavar="N", help="processes that read images")
@@ -48,6 +55,9 @@ def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Na
     )
     parser.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
     arguments = parser.parse_args(argv)
+    named = [path.resolve() for name, path in vars(arguments).items() if name in OUTPUTS and path is not None]
+    if len(set(named)) < len(named):
+        parser.error(f"--{', --'.join(OUTPUTS)}: two of them have the same name")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch sees no CUDA device here; leave the flag out")
     return arguments
@@ -90,22 +100,26 @@ def evaluate(arguments: argparse.Namespace, task: type[Task]) -> None:
     text = json.dumps(result, indent=2) + "\n"
     if to_terminal:
         print(text, end="")
-    files = {path: data for path, data in report.files.items() if path.is_absolute()}
+    files = [(path, data) for path, data in report.files.items() if path.is_absolute() or arguments.output is not None]
+    files = [(path if arguments.output is None else arguments.output / path, data) for path, data in files]
     if arguments.output is not None:
-        files |= {arguments.output / path: data for path, data in (report.files | {METRICS: text.encode()}).items()}
+        files.append((arguments.output / METRICS, text.encode()))
     if arguments.json is not None and not to_terminal:
-        files[arguments.json] = text.encode()
+        files.append((arguments.json, text.encode()))
     write_all(files)
     if report.problem is not None:
         raise UserError(report.problem)
 
 
-def write_all(files: Mapping[Path, bytes]) -> None:
+def write_all(files: Sequence[tuple[Path, bytes]]) -> None:
     """Write each file that can be written; raises UserError for the others."""
-    failures = []
-    for path, data in files.items():
+    failures, written = [], set()
+    for path, data in files:
         try:
+            if path.resolve() in written:
+                raise OSError(errno.EEXIST, "another output has this name")
             write_bytes(path, data)
+            written.add(path.resolve())
         except OSError as error:
             failures.append(f"{path} ({error.strerror})")
     if failures:

@@ -192,6 +192,29 @@ def test_test_patients_that_were_trained_on_are_counted_and_nothing_is_called_un
     assert "given_threshold" not in json.loads((tmp_path / "m.json").read_text())
 
 
+def test_a_patient_who_was_renamed_is_not_held_out(trained, tmp_path):
+    content = torch.load(trained[2][0], weights_only=True)
+    data = shutil.copytree(trained[1], tmp_path / "data")
+    patient = content["training_patients"][0]
+    table = (data / "train.csv").read_text()
+    (data / "train.csv").write_text(table.replace(f"\n{patient},", "\nrenamed,"))
+    (data / "train_images" / patient).rename(data / "train_images" / "renamed")
+    content["plan"]["data"] = str(data)
+    torch.save(content, tmp_path / "best.pt")
+    process = evaluate("--checkpoint", tmp_path / "best.pt")
+    assert "6 patients of 12 (the others were trained on)" in process.stdout
+    assert "1 of these patients have images that were trained on under other patient_ids" in process.stdout
+
+
+def test_two_outputs_of_one_name_are_told(trained, tmp_path):
+    path, folder = tmp_path / "x", tmp_path / "o"
+    arguments = ("--checkpoint", trained[2][0])
+    assert_one_line_error(run("evaluate.py", *arguments, "--json", path, "--submission", path), 2, "the same name")
+    process = run("evaluate.py", *arguments, "--output", folder, "--submission", folder / "predictions.csv")
+    assert_one_line_error(process, 1, "predictions.csv (another output has this name)")
+    assert {each.name for each in folder.iterdir()} == {"predictions.csv", "images.csv", "metrics.json"}
+
+
 def test_flipping_for_a_model_that_saw_no_mirror_images_is_said(trained, tmp_path):
     content = torch.load(trained[2][0], weights_only=True)
     content["plan"]["recipe"]["augmentation"] = 0.0

@@ -368,6 +368,12 @@ def test_without_a_positive_to_learn_from_there_is_a_warning_and_no_threshold(tm
     assert lines(tmp_path / "r")[0]["threshold"] is None and " at -" in process.stdout
 
 
+def test_a_column_of_positives_alone_is_said(tmp_path):
+    data = a_few_images(tmp_path / "data", 4, positives=range(4))
+    process = run("train.py", "--data", data, *SHORT, "--image-size", 64, "--dry-run")
+    assert "warning     every training image has cancer" in process.stdout
+
+
 def test_a_fold_without_a_positive_is_said_and_the_loss_decides(tmp_path):
     data = a_few_images(tmp_path / "data", 4, positives=[0])
     arguments = ("--data", data, *SHORT, "--image-size", 64, "--output", tmp_path / "r", "--fold", 1, "--epochs", 3)

@@ -158,8 +158,8 @@ def command(program: str) -> Callable[[Callable[..., int | None]], Callable[...,
 
 
 def output_file(text: str) -> Path:
-    """An argparse type: a file that can be written, which is found out before the work. - may mean the terminal."""
-    return Path(text) if text == "-" else writable(Path(text), is_folder=False)
+    """An argparse type: a file that can be written, which is found out before the work."""
+    return writable(Path(text), is_folder=False)
 
 
 def output_folder(text: str) -> Path:

@@ -19,7 +19,7 @@ from efficientnet.mammography.dataset import MammogramDataset
 from efficientnet.mammography.dicom.headers import check_decoders
 from efficientnet.mammography.image_files import data_folder, find_images
 from efficientnet.mammography.loss import lower_first
-from efficientnet.mammography.prepare.folder import check_prepared
+from efficientnet.mammography.prepare.folder import check_prepared, otherwise_read
 from efficientnet.mammography.preprocessing import MOST_BITS, PICTURE_SETTINGS, SOURCE_SETTINGS, Preprocessing
 from efficientnet.mammography.raster import Survey, survey
 from efficientnet.mammography.report import metric_texts, score_line
@@ -46,8 +46,10 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--aggregate", choices=["mean", "max"], default="mean", help="images to breast (default mean)")
     parser.add_argument("--columns", type=column_mapping, metavar="OURS=THEIRS,...", help="default: the checkpoint's")
-    as_trained = dict.fromkeys(SOURCE_SETTINGS)
-    add_options(parser.add_argument_group("files of --data"), ScreeningSettings, as_trained, SOURCE_SETTINGS)
+    group = parser.add_argument_group(
+        "files of --data", "default: as in training, but for --bits of another folder, which its own files decide"
+    )
+    add_options(group, ScreeningSettings, dict.fromkeys(SOURCE_SETTINGS), SOURCE_SETTINGS)
 
 
 class ScreeningEvaluation:
@@ -81,13 +83,18 @@ class ScreeningEvaluation:
         self.root = data_folder(data, ("train.csv", "test.csv"))
         for member in members:
             check_prepared(self.root, replace(member.preprocessing, **source), (*PICTURE_SETTINGS, *source))
+        self.warnings = [
+            text
+            for member in members
+            if member.was_trained_on(self.root) and (text := otherwise_read(self.root, member.preprocessing))
+        ][:1]
         has_train = (self.root / "train.csv").exists() and data.name != "test.csv"
         self.split = split or ("validation" if has_train else "test")
         self.is_test = self.split == "test"
         whole = self.read_table(first.columns if columns is None else columns)
         self.image_folder = self.root / ("test_images" if self.is_test else "train_images")
         files = dict(zip(whole.rows, find_images(whole, self.root, self.image_folder.name), strict=True))
-        self.table = held_out(members, whole) if self.split == "validation" else whole
+        self.table = held_out(members, whole, self.root) if self.split == "validation" else whole
         self.files = [files[row] for row in self.table.rows]
         check_decoders([file for file in self.files if file is not None])
         seen = survey(self.files)
@@ -95,20 +102,23 @@ class ScreeningEvaluation:
         self.members = [replace(each, preprocessing=replace(each.preprocessing, **ways)) for each in members]
         looks = seen.lines(self.members[0].preprocessing)
 
-        trained_on = frozenset.union(*(member.training_patients for member in members)) & set(whole.patients)
+        known = [member.known_patients(whole, self.root) for member in members]
+        trained_on = set().union(*known)
         # Whether the members' thresholds were tuned on other patients than these, and on breasts scored in this way.
         self.is_fresh = not trained_on and aggregate == "mean"
         self.allowed = np.ones((len(members), len(self.table.rows)), dtype=bool)
-        self.warnings = [] if self.is_test else list(whole.warnings)  # a test table need not have labels
+        self.warnings += [] if self.is_test else whole.warnings  # a test table need not have labels
         if self.split == "validation":
-            self.allowed = np.array(
-                [[row.patient_id not in member.training_patients for row in self.table.rows] for member in members]
-            )
+            self.allowed = np.array([[row.patient_id not in its for row in self.table.rows] for its in known])
             self.warnings += split_warnings(members, whole, self.root)
         elif trained_on:
             self.warnings.append(
                 f"{len(trained_on)} of these patients were trained on, by their identifiers; their scores say nothing "
                 "about new ones"
+            )
+        if earlier := set(self.table.patients) & set().union(*(member.earlier_patients for member in members)):
+            self.warnings.append(
+                f"{len(earlier)} of these patients were trained on for the --weights that the training began with"
             )
         if flip and not all(member.augmentation for member in members):
             self.warnings.append("--flip, though trained without mirror images (--augmentation 0)")

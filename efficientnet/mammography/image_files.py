@@ -65,6 +65,13 @@ def find_images(table: Table, root: Path, folder: str = "train_images") -> list[
         if any(files_there) and os.path.basename(place) not in patients:
             deeper[place] = files_there
     if len(deeper) > 1:
+        nearly = {loosely(patient): patient for patient in patients}
+        for place in deeper:
+            if patient := nearly.get(loosely(os.path.basename(place))):
+                raise TableError(
+                    f"{place}: is nearly patient {patient!r} of {table.path.name}, but names must agree to the letter; "
+                    "perhaps a spreadsheet has changed the table"
+                )
         more = f" and {len(deeper) - 2} others" if len(deeper) > 2 else ""
         raise TableError(
             f"{base}: has images of {table.path.name} in {' and in '.join(list(deeper)[:2])}{more}; leave one of them "
@@ -128,8 +135,9 @@ def has_suffix(name: str) -> bool:
 
 
 def loosely(name: str) -> str:
-    """A name without suffixes, decimals, leading zeros and capitals."""
-    return re.sub(r"(\.([a-z]\w*|0+))+$", "", name.lower()).lstrip("0")
+    """A name without suffixes, decimals, leading zeros, capitals and marks of thousands."""
+    name = re.sub(r"(\.([a-z]\w*|0+))+$", "", name.lower()).lstrip("0")
+    return re.sub(r"(?<=\d)[.,'](?=\d{3}\b)", "", name)
 
 
 def folders_in(base: Path, inside: Sequence[str]) -> list[str]:

@@ -28,6 +28,7 @@ from efficientnet.mammography.preprocessing import Image as Brightness
 SETTINGS_KEY = "Prepared-By"  # in the header of a prepared picture: the key of its settings
 
 DEPTHS = (8, 10, 12, 14, MOST_BITS)
+MIXED_SHARE = 0.25  # of those looked at: so many have fewer bits than the folder only if they are of other machines
 LOOKED_AT, PROBED = 32, 256  # of a folder's files: pixels read, and headers to find those of more than 8 bits
 PHOTOMETRIC_INTERPRETATION, WHITE_IS_ZERO = 262, 0  # a tag of TIFF
 
@@ -226,8 +227,12 @@ class Survey:
             if self.bits == settings.bits:
                 lines.append(("pictures", f"16-bit {kinds} holding {self.bits} bits (--bits overrules)"))
             else:
-                text = f"16-bit {kinds} read as {settings.bits} bits, while those looked at hold {self.bits}"
+                text = f"16-bit {kinds} read as {settings.bits} bits, while those looked at hold {self.bits} (--bits)"
                 lines.append(("warning", text))
+            fewer = sum(depth(self.looks[path].highest) < self.bits for path in deep)
+            if fewer > MIXED_SHARE * len(deep):
+                text = f"{fewer} of {len(deep)} 16-bit pictures looked at hold fewer than {self.bits} bits"
+                lines.append(("warning", f"{text}: if they are of other machines, they come out dark"))
         if bright := sum(seen.is_bright for seen in self.looks.values()):
             text = f"{bright} of {count} pictures looked at have a bright background"
             lines.append(

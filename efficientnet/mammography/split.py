@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from efficientnet.mammography.table import Table, TableError, assign_folds
@@ -59,7 +60,13 @@ class Split:
         return split
 
     def to_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
+        return {"fold_of": self.fold_of, "positives": self.positives, "images": self.images}
+
+    @cached_property
+    def owner(self) -> dict[str, str]:
+        """The patient of each image whose identifier is nobody else's, so that it can be followed to another."""
+        owners = Counter(image for images in self.images.values() for image in images)
+        return {image: patient for patient, images in self.images.items() for image in images if owners[image] == 1}
 
     def held_out(self, fold: int) -> set[str]:
         """The patients of this fold."""
@@ -81,12 +88,9 @@ class Split:
         """Raise TableError where the table moves an image between training and validation, or is of other patients."""
         if not set(table.patients) & set(self.fold_of):
             raise TableError(f"{table.path}: has none of the run's patients; name the data that it was trained on")
-        # Only images whose identifier is nobody else's can be followed from one patient to another.
-        owners = Counter(image for images in self.images.values() for image in images)
-        owner = {image: patient for patient, images in self.images.items() for image in images if owners[image] == 1}
         held_out = self.held_out(fold)
         for row in table.rows:
-            before, now = owner.get(row.image_id, row.patient_id), row.patient_id
+            before, now = self.owner.get(row.image_id, row.patient_id), row.patient_id
             if now in self.fold_of and (before in held_out) != (now in held_out):
                 raise TableError(
                     f"{table.path}: image {row.image_id} was patient {before}'s when the run began and is patient "

@@ -32,7 +32,7 @@ from efficientnet.mammography.loss import (
     start_classifier_at,
 )
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
-from efficientnet.mammography.prepare.folder import check_prepared, prepared_settings
+from efficientnet.mammography.prepare.folder import check_prepared, otherwise_read, prepared_settings
 from efficientnet.mammography.preprocessing import COMPARED_SETTINGS, MOST_BITS, PICTURE_SETTINGS, Preprocessing
 from efficientnet.mammography.raster import survey
 from efficientnet.mammography.report import model_card, score_line
@@ -149,8 +149,16 @@ class Screening:
         self.prior = float(self.positives.mean())
         self.sampled = sampled_share(self.prior, self.recipe.positive_share)
         self.logit_shift = prior_shift(self.sampled, self.prior) if self.settings.prior_correction else 0.0
+        before, start = checkpoint or {}, pretrained or {}
+        # Also those who are no longer there: the weights have seen them.
+        self.training_patients = list(dict.fromkeys([*self.train.patients, *before.get("training_patients", ())]))
+        self.earlier_patients = [
+            *before.get("earlier_patients", ()),
+            *start.get("training_patients", ()),
+            *start.get("earlier_patients", ()),
+        ]
         self.warnings = [*self.changes(table, checkpoint), *self.warnings_of_labels(), *table.warnings]
-        if leaked := set((pretrained or {}).get("training_patients", ())) & set(self.validation.patients):
+        if leaked := set(self.earlier_patients) & set(self.validation.patients):
             self.warnings.append(
                 f"{len(leaked)} held-out patients were trained on for --weights: they make the scores too good, unless "
                 "they are other people; take weights of the same --fold, --folds and --seed"
@@ -188,6 +196,8 @@ class Screening:
         """A line for each way in which the data differ from those that a resumed run began with."""
         if change := self.split.changes(table):
             yield change
+        if checkpoint is not None and (text := otherwise_read(self.root, self.preprocessing)):
+            yield text
         now = [len(self.train_files), len(self.validation_files)]
         before = now if checkpoint is None else checkpoint.get("images", now)  # older checkpoints have no count
         if now != before:
@@ -198,6 +208,8 @@ class Screening:
 
     def warnings_of_labels(self) -> Iterator[str]:
         scored = self.train.target_names[0]
+        if self.positives.all():
+            yield f"every training image has {scored}: nothing can be learned about it"
         if not self.positives.any():
             yield f"no training image has {scored}: nothing can be learned about it"
         if not self.validation.positive_counts.breasts:
@@ -300,7 +312,8 @@ class Screening:
             "preprocessing": self.preprocessing.to_dict(),
             "logit_shift": self.logit_shift,
             "prior": self.prior,
-            "training_patients": list(self.train.patients),
+            "training_patients": self.training_patients,
+            "earlier_patients": self.earlier_patients,
             "split": self.split.to_dict(),
             "images": [len(self.train_files), len(self.validation_files)],
         }

@@ -18,8 +18,8 @@ from efficientnet.training.checkpoint import CheckpointError, misfit
 class Trained:
     """A checkpoint without its network.
 
-    threshold: tuned on its held-out patients.  split: None in older checkpoints.  data: what it was trained on; None:
-    the embedded phantoms.
+    threshold: tuned on its held-out patients.  earlier_patients: those that its --weights were trained on.  split: None
+    in older checkpoints.  data: what it was trained on; None: the embedded phantoms.
     """
 
     path: Path
@@ -29,6 +29,7 @@ class Trained:
     prior: float
     threshold: float | None
     training_patients: frozenset[str]
+    earlier_patients: frozenset[str]
     split: Split | None
     data: str | None
     seed: int
@@ -49,6 +50,7 @@ class Trained:
                 content["prior"],
                 content["metrics"].get("threshold"),
                 frozenset(content["training_patients"]),
+                frozenset(content.get("earlier_patients", ())),
                 Split.of_checkpoint(content),
                 plan["data"],
                 plan["recipe"]["seed"],
@@ -59,6 +61,19 @@ class Trained:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise misfit(path, error) from None
 
+    def known_patients(self, table: Table, root: Path) -> set[str]:
+        """The patients of a table that were trained on.
+
+        In the folder of the training also those who have an image of one under another patient_id; elsewhere an image
+        may have the same image_id by chance.
+        """
+        owner = self.split.owner if self.split and self.was_trained_on(root) else {}
+        return {
+            row.patient_id
+            for row in table.rows
+            if row.patient_id in self.training_patients or owner.get(row.image_id) in self.training_patients
+        }
+
     def was_trained_on(self, root: Path) -> bool:
         """Whether the folder is that of its training."""
         return self.data is not None and Path(self.data).resolve() == root.resolve()
@@ -68,10 +83,16 @@ def split_warnings(members: Sequence[Trained], table: Table, root: Path) -> list
     """What a person should know where the table is not the one that the members were trained from."""
     patients, lines = set(table.patients), []
     elsewhere = [member for member in members if member.data is not None and not member.was_trained_on(root)]
-    if trained_on := patients & set().union(*(member.training_patients for member in elsewhere)):
+    if trained_on := set().union(*(member.known_patients(table, root) for member in elsewhere)):
         lines.append(
             f"{len(trained_on)} of these patients have identifiers that were trained on in {elsewhere[0].data}, and "
             "count as trained on; if they are other people, --split all scores everybody"
+        )
+    renamed = set().union(*(member.known_patients(table, root) - member.training_patients for member in members))
+    if renamed:
+        lines.append(
+            f"{len(renamed)} of these patients have images that were trained on under other patient_ids, and count as "
+            f"trained on (such as {min(renamed)})"
         )
     splits = [(member, member.split.fold_of) for member in members if member.split]
     new = len(patients.difference(*(fold_of for _, fold_of in splits)))
@@ -104,12 +125,13 @@ def check_alike(members: Sequence[Trained]) -> None:
             )
 
 
-def held_out(members: Sequence[Trained], table: Table) -> Table:
+def held_out(members: Sequence[Trained], table: Table, root: Path) -> Table:
     """The patients that at least one member did not train on. Raises TableError where there is none."""
-    patients = {p for p in table.patients if any(p not in member.training_patients for member in members)}
+    known = [member.known_patients(table, root) for member in members]
+    patients = set(table.patients) - set.intersection(*known)
     if not patients:
         raise TableError(f"{table.path}: every patient in it was trained on; --split all scores them nevertheless")
-    strangers = [str(member.path) for member in members if not member.training_patients & set(table.patients)]
+    strangers = [str(member.path) for member, its in zip(members, known, strict=True) if not its]
     if strangers and len(members) > len(strangers):
         raise TableError(
             f"{', '.join(strangers)}: trained on no patient of {table.path}, so that it would score those whom the "

@@ -230,7 +230,11 @@ def find_checkpoint(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]
 
 def flag_text(value: Any) -> str:
     """A value as it stands after its flag."""
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, dict):
+        return ",".join(f"{name}={text}" for name, text in value.items())
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
 
 
 def folder_of(path: Path) -> Path:

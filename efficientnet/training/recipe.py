@@ -16,7 +16,9 @@ class Recipe:
     """
 
     seed: int = option(number(int, 0, 2**31), "decides initialisation, order, augmentation and splits", 0)
-    epochs: int = option(number(int, 1), "passes over as many images as the training set has", 10)
+    epochs: int = option(
+        number(int, 1), "passes over as many images as the training set has; more of them take a run further", 10
+    )
     batch_size: int = option(number(int, 1), "images per rank in one forward pass", 8)
     accumulate: int = option(number(int, 1), "forward passes whose gradients make one update", 1)
     learning_rate: float = option(number(float, above=0), "peak rate at 16 images an update; scales with them", 1e-4)

@@ -169,6 +169,11 @@ class Weights:
 
     def check_finite(self) -> None:
         """Raise WeightsError, in one line, if any of the values is NaN or infinite."""
+        strange = [name for name, t in self.tensors.items() if t.is_meta or t.layout != torch.strided]
+        if strange:
+            raise WeightsError(
+                f"{self.path}: {strange[0]} is sparse, or has no values (meta); save it as an ordinary tensor"
+            )
         floats = {name: t.float() for name, t in self.tensors.items() if t.is_floating_point() and t.numel()}
         # The smallest and the largest value are NaN if any is.
         bad = [name for name, t in floats.items() if not torch.stack(t.aminmax()).isfinite().all()]

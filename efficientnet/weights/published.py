@@ -27,7 +27,7 @@ import torch
 from efficientnet.common.command_line import is_first_here
 from efficientnet.common.files import CheckpointError
 from efficientnet.scaling import LITE_VARIANTS
-from efficientnet.weights.files import WeightsError, read_file
+from efficientnet.weights.files import WEIGHT_SUFFIXES, WeightsError, read_file
 
 URLS = {
     "torchvision": "https://download.pytorch.org/models/",
@@ -120,11 +120,18 @@ def find_file(weights: str | Path, variant: str | None = None) -> Path:
         return download(text)
     if text == "torchvision":
         if variant is None:
-            raise WeightsError("torchvision: say which network, such as torchvision:efficientnet_b3.imagenet1k_v1")
+            raise WeightsError(
+                "torchvision: say which network: by --variant, or as torchvision:efficientnet_b3.imagenet1k_v1"
+            )
         network = variant if f"torchvision:{variant}.imagenet1k_v1" in PUBLISHED else f"efficientnet_{variant}"
         text = f"torchvision:{network}.imagenet1k_v1"
     library, colon, _ = text.partition(":")
     if not colon or library not in URLS:
+        if not Path(text).exists() and Path(text).suffix not in WEIGHT_SUFFIXES:
+            raise WeightsError(
+                f"{text}: no such file, and no name of published weights: those are torchvision, timm:NAME (see "
+                "efficientnet/weights/published.py) and lite0 to lite2; a URL begins with https:"
+            )
         return Path(text)
     if text not in PUBLISHED:
         near = ", ".join(difflib.get_close_matches(text, PUBLISHED, 3, 0.7)) or "see efficientnet/weights/published.py"
@@ -143,6 +150,8 @@ def download(url: str) -> Path:
     parts = urlsplit(url)
     folders = [parts.netloc.rpartition("@")[2].replace(":", "_"), *parts.path.split("/")]
     *folders, name = (folder for folder in folders if folder.strip("."))
+    if not folders:
+        raise WeightsError(f"{url}: names no file")
     if parts.query:
         folders.append(hashlib.sha256(parts.query.encode()).hexdigest()[:8])
     found = HASH.search(name)

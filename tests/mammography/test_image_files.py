@@ -74,8 +74,16 @@ def test_a_patients_folder_is_not_searched_for_others(tmp_path):
 
 def test_folders_of_patients_under_other_names_are_said(tmp_path):
     write(tmp_path, "007/10.png", "008/11.png", "009/12.png")
-    with pytest.raises(TableError, match=r"007 and in .*008 and 1 others; .* name them by patient_id"):
+    with pytest.raises(TableError, match=r"007: is nearly patient '7' of train\.csv, .*a spreadsheet"):
         find_images(table_of(tmp_path, "7/10", "8/11", "9/12"), tmp_path)
+    with pytest.raises(TableError, match=r"007 and in .*008 and 1 others; .* name them by patient_id"):
+        find_images(table_of(tmp_path, "a/10", "b/11", "c/12"), tmp_path)
+
+
+def test_folders_whose_numbers_a_spreadsheet_has_grouped_are_said(tmp_path):
+    write(tmp_path, "45737/1.png", "46100/2.png")
+    with pytest.raises(TableError, match=r"45737: is nearly patient '45\.737' of train\.csv, .*a spreadsheet"):
+        find_images(table_of(tmp_path, "45.737/1", "46.100/2"), tmp_path)
 
 
 def test_names_differ_by_capitals_and_zeros(tmp_path):

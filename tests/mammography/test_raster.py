@@ -222,9 +222,17 @@ def test_a_survey_says_the_depth_and_the_bright_backgrounds(tmp_path):
     ]
     lines = looks.lines(Preprocessing((64, 64), invert_bright=True))
     assert lines == [
-        ("warning", "16-bit PNG read as 16 bits, while those looked at hold 12"),
+        ("warning", "16-bit PNG read as 16 bits, while those looked at hold 12 (--bits)"),
         ("pictures", "2 of 5 pictures looked at have a bright background and are inverted"),
     ]
+
+
+def test_a_folder_of_several_depths_is_said(tmp_path):
+    for number in range(8):
+        image = (draw(200, 120)[0] * (1023 if number < 4 else 65535)).astype(np.uint16)
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    text = "4 of 8 16-bit pictures looked at hold fewer than 16 bits: if they are of other machines, they come out dark"
+    assert ("warning", text) in survey(sorted(tmp_path.iterdir())).lines(Preprocessing((64, 64)))
 
 
 def is_bright(image: np.ndarray) -> bool:

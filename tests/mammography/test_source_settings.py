@@ -197,3 +197,12 @@ def test_the_next_command_can_be_pasted(tmp_path):
     data, output = write_tiny_data(tmp_path / "my data", 3), tmp_path / "it's a cache; $HOME"
     line = prepare(data, output).splitlines()[-1]
     assert line.startswith("next: ") and shlex.split(line)[-2:] == ["--data", str(output)]
+
+
+def test_a_folder_that_was_prepared_again_in_another_way_is_said(tmp_path, deep):
+    prepare(deep, tmp_path / "cache", "--invert-bright")
+    train(0, *RECIPE, "--data", tmp_path / "cache", "--output", tmp_path / "run", "--workers", 0)
+    prepare(deep, tmp_path / "cache")
+    said = "was prepared again: with invert_bright False, not True as in training"
+    assert said in run("evaluate.py", "--checkpoint", tmp_path / "run" / "best.pt").stdout
+    assert said in train(0, "--resume", tmp_path / "run", "--epochs", 2, "--workers", 0).stdout

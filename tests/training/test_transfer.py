@@ -60,6 +60,12 @@ def test_a_run_from_weights_says_so_and_remembers_everything(tiny_data, pretrain
     # In another fold, whose patients those weights have seen, that is said.
     other = run("train.py", "--data", tiny_data, "--weights", output / "best.pt", "--fold", 1, "--dry-run")
     assert "3 held-out patients were trained on for --weights" in other.stdout
+    other = run(
+        "train.py", *FAST, "--data", tiny_data, "--weights", output / "best.pt", "--fold", 1, "--output", tmp_path / "o"
+    )
+    assert other.returncode == 0, other.stderr
+    score = run("evaluate.py", "--checkpoint", tmp_path / "o" / "best.pt")
+    assert "warning: 3 of these patients were trained on for the --weights" in score.stdout
 
 
 def test_frozen_stages_keep_weights_and_statistics_to_the_bit(tiny_data, pretrained, tmp_path):

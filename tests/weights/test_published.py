@@ -99,7 +99,7 @@ def test_torchvision_is_its_imagenet1k_v1_of_the_variant(model, cache, tmp_path,
     assert torch.equal(create_model(found.stages, weights="torchvision").stem.conv.weight, peer.stem.conv.weight)
     for arguments in ({}, {"name_or_stages": [*found.stages[:2], *found.stages[-2:]]}):
         with pytest.raises(
-            WeightsError, match=r"say which network, such as torchvision:efficientnet_b3\.imagenet1k_v1"
+            WeightsError, match=r"say which network: by --variant, or as torchvision:efficientnet_b3\.imagenet1k_v1"
         ):
             create_model(**arguments, weights="torchvision")
 

@@ -70,6 +70,14 @@ def check_settings(
     raise UserError(f"{root}: was prepared with {reason}; name the folder that it was made from, or prepare another")
 
 
+def otherwise_read(root: Path, settings: Preprocessing) -> str | None:
+    """In one line, how the files of a prepared folder were read in another way than by these settings, if they were."""
+    description, wanted = read_description(root), settings.to_dict()
+    source = {} if description is None else description["source"]
+    different = [f"{name} {value}, not {wanted[name]}" for name, value in source.items() if value != wanted[name]]
+    return f"{root} was prepared again: with {'; '.join(different)} as in training" if different else None
+
+
 def check_prepared(root: Path, settings: Preprocessing, names: Collection[str] = PICTURE_SETTINGS) -> None:
     """Raise UserError if the folder was prepared with settings other than these, or not to the end."""
     description = check_settings(root, settings, names)
