@@ -16,7 +16,7 @@ from efficientnet.common.command_line import output_file
 from efficientnet.common.errors import UserError
 from efficientnet.common.options import add_options, given_options
 from efficientnet.mammography.dataset import MammogramDataset
-from efficientnet.mammography.dicom.headers import check_decoders
+from efficientnet.mammography.dicom.headers import check_decoders, refused_in_sample
 from efficientnet.mammography.image_files import data_folder, find_images
 from efficientnet.mammography.loss import lower_first
 from efficientnet.mammography.prepare.folder import check_prepared, otherwise_read
@@ -123,6 +123,7 @@ class ScreeningEvaluation:
         if flip and not all(member.augmentation for member in members):
             self.warnings.append("--flip, though trained without mirror images (--augmentation 0)")
         self.warnings += [text for name, text in looks if name == "warning"]
+        self.warnings += refused_in_sample(self.files, self.members[0].preprocessing.accept_raw)
         counts, everybody = self.table.counts, len(whole.patients)
         rest = f" of {everybody} (the others were trained on)" if counts.patients < everybody else ""
         self.description = (

@@ -80,6 +80,8 @@ def parse_column_mapping(text: str) -> dict[str, str]:
             raise TableError(f"--columns: {pair!r} is not of the form OUR_NAME=NAME_IN_FILE, as cancer=malignant.")
         if ours in columns:
             raise TableError(f"--columns: {ours!r} is given twice, as {columns[ours]!r} and as {theirs!r}.")
+        if theirs in columns.values():
+            raise TableError(f"--columns: the file's {theirs!r} is given for two of our names.")
         columns[ours] = theirs
     check_mapping(columns, ())
     return columns

@@ -21,7 +21,7 @@ from efficientnet.common.errors import UserError
 from efficientnet.common.options import add_options
 from efficientnet.mammography.augment import augment_draw
 from efficientnet.mammography.dataset import MammogramDataset
-from efficientnet.mammography.dicom.headers import check_decoders
+from efficientnet.mammography.dicom.headers import check_decoders, refused_in_sample
 from efficientnet.mammography.evaluation import ScreeningEvaluation, add_evaluation_arguments
 from efficientnet.mammography.image_files import data_folder, find_images, folder_of, name_hint
 from efficientnet.mammography.loss import (
@@ -158,6 +158,8 @@ class Screening:
             *start.get("earlier_patients", ()),
         ]
         self.warnings = [*self.changes(table, checkpoint), *self.warnings_of_labels(), *table.warnings]
+        if process.is_main:
+            self.warnings += refused_in_sample(files, self.preprocessing.accept_raw)
         if leaked := set(self.earlier_patients) & set(self.validation.patients):
             self.warnings.append(
                 f"{len(leaked)} held-out patients were trained on for --weights: they make the scores too good, unless "

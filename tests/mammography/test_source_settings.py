@@ -199,6 +199,20 @@ def test_the_next_command_can_be_pasted(tmp_path):
     assert line.startswith("next: ") and shlex.split(line)[-2:] == ["--data", str(output)]
 
 
+def test_raw_images_are_said_before_the_training(tmp_path):
+    data = write_tiny_data(tmp_path / "data", 6)
+    for number, path in enumerate(sorted(data.rglob("*.png"))):
+        values = np.asarray(Image.open(path), np.uint16) * 16
+        intent = "FOR PROCESSING" if number % 2 else "FOR PRESENTATION"
+        dataset = make(values, BitsStored=12, PresentationIntentType=intent)
+        dataset.save_as(path.with_suffix(".dcm"), enforce_file_format=True)
+        path.unlink()
+    arguments = (*RECIPE, "--data", data, "--dry-run")
+    said = train(0, *arguments).stdout
+    assert "12 of 24 DICOM files looked at cannot be used; first: " in said and "--accept-raw" in said
+    assert "cannot be used" not in train(0, *arguments, "--accept-raw").stdout
+
+
 def test_a_folder_that_was_prepared_again_in_another_way_is_said(tmp_path, deep):
     prepare(deep, tmp_path / "cache", "--invert-bright")
     train(0, *RECIPE, "--data", tmp_path / "cache", "--output", tmp_path / "run", "--workers", 0)

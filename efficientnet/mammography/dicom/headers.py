@@ -28,11 +28,12 @@ from efficientnet.mammography.dicom.elements import text, whole_number
 from efficientnet.mammography.dicom.grayscale import header_notes
 from efficientnet.mammography.dicom.reading import RAW, image_errors, is_raw, read_header, reason_to_refuse
 from efficientnet.mammography.image_files import is_dicom
-from efficientnet.mammography.raster import opened
+from efficientnet.mammography.raster import opened, spread
 from efficientnet.mammography.raster import reason_to_refuse as reason_to_refuse_raster
 
 MOST_LINES = 8  # of one kind of count; the remaining values are summed up
 MOST_FIRST = 5  # of files or rows that are named
+LOOKED_AT = 256  # files of a folder
 # The order in which pydicom tries the installed packages.
 ORDER_OF_DECODERS = ("gdcm", "pylibjpeg", "pyjpegls", "pillow", "pydicom")
 
@@ -157,6 +158,20 @@ def check_decoders(files: Iterable[Path], gather: Callable[[Any], list[Any]] = l
     reasons = sorted({reason for part in gather(own) for reason in part})
     if reasons:
         raise UserError(f"some of the files cannot be read: {reasons[0]}")
+
+
+def refused_in_sample(files: Iterable[Path | None], raw: bool = False) -> list[str]:
+    """A line where some DICOM files of a sample cannot be used, by their headers. `raw` accepts FOR PROCESSING."""
+    found = spread(sorted({file for file in files if file is not None and is_dicom(file)}), LOOKED_AT)
+    headers = {path: look_at(path, raw) for path in found}
+    refused = [
+        f"{path}: {header.reason if isinstance(header, Failure) else header.refused}"
+        for path, header in headers.items()
+        if isinstance(header, Failure) or header.refused
+    ]
+    return (
+        [f"{len(refused)} of {len(found)} DICOM files looked at cannot be used; first: {refused[0]}"] if refused else []
+    )
 
 
 def declared_syntax(path: Path) -> str:
