@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-import pytest
 from commands import ROOT, assert_one_line_error, python, run
 from dicom_files import NATIVE, make
 from pydicom.pixels import get_decoder
@@ -14,23 +13,10 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, 
 from tiny_data import write_tiny_data
 
 from efficientnet.mammography.dicom.headers import Header, has_problems, report
-from efficientnet.mammography.phantom.dataset import write_phantom_dataset
 from efficientnet.mammography.prepare.check import SAMPLE, shared_images
 
 PREPARE = "efficientnet.mammography.prepare"
 LIMITS = {"workers": 1, "seconds": 60, "memory": 4}
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory) -> Path:
-    """20 patients and 4 of a test set, with small pictures."""
-    return write_phantom_dataset(tmp_path_factory.mktemp("raw") / "set", 20, size=(200, 160), test_patients=4)
-
-
-@pytest.fixture
-def raw(phantoms, tmp_path) -> Path:
-    """The same in a folder that a test may change."""
-    return shutil.copytree(phantoms, tmp_path / "raw")
 
 
 def some_images(data: Path, count: int) -> list[Path]:

@@ -25,7 +25,6 @@ from efficientnet.common.files import UNFINISHED, write_bytes
 from efficientnet.mammography.dataset import MammogramDataset
 from efficientnet.mammography.dicom import read_image
 from efficientnet.mammography.image_files import find_images
-from efficientnet.mammography.phantom.dataset import write_phantom_dataset
 from efficientnet.mammography.picture import encode_picture
 from efficientnet.mammography.prepare.contact_sheet import BOX, GRAY
 from efficientnet.mammography.prepare.pictures import Job
@@ -38,18 +37,6 @@ SIZE = (64, 32)
 SETTINGS = Preprocessing(SIZE)
 PREPARE = "efficientnet.mammography.prepare"
 COMMAND = [sys.executable, "-m", PREPARE]
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory) -> Path:
-    """20 patients and 4 of a test set, with small pictures."""
-    return write_phantom_dataset(tmp_path_factory.mktemp("raw") / "set", 20, size=(200, 160), test_patients=4)
-
-
-@pytest.fixture
-def raw(phantoms, tmp_path) -> Path:
-    """The same in a folder that a test may change."""
-    return shutil.copytree(phantoms, tmp_path / "raw")
 
 
 def prepare(data: Path, output: Path, *arguments: object, size=SIZE, code: int = 0):
