@@ -17,7 +17,7 @@ class Recipe:
 
     seed: int = option(number(int, 0, 2**31), "decides initialisation, order, augmentation and splits", 0)
     epochs: int = option(
-        number(int, 1), "passes over as many images as the training set has; more of them take a run further", 10
+        number(int, 1), "passes over as many images as the training set has; --resume may raise them", 10
     )
     batch_size: int = option(number(int, 1), "images per rank in one forward pass", 8)
     accumulate: int = option(number(int, 1), "forward passes whose gradients make one update", 1)
