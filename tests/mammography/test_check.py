@@ -6,13 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+import pytest
 from commands import ROOT, assert_one_line_error, python, run
 from dicom_files import NATIVE, make
 from pydicom.pixels import get_decoder
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit, JPEGLosslessSV1
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+)
 from tiny_data import write_tiny_data
+from tiny_runs import SMALL
 
-from efficientnet.mammography.dicom.headers import Header, has_problems, report
+from efficientnet.common.errors import UserError
+from efficientnet.mammography.dicom.headers import Header, check_decoders, has_problems, report
 from efficientnet.mammography.prepare.check import SAMPLE, shared_images
 
 PREPARE = "efficientnet.mammography.prepare"
@@ -105,6 +114,25 @@ def test_check_tells_which_decoder_will_be_used_and_that_12_bits_need_another_th
     assert has_problems(headers)
     monkeypatch.setattr(decoder, "_available", {"pillow": None, "pylibjpeg": None})
     assert f"2  {name}: pylibjpeg, installed" in report(headers) and not has_problems(headers)
+
+
+def test_a_decoder_that_one_file_lacks_is_missed_before_the_training(raw, monkeypatch):
+    """Also where its codec is missing on one rank alone, and for a raw image that is accepted."""
+    path = some_images(raw, 9)[-1]
+    dataset = pydicom.dcmread(path)
+    dataset.compress(JPEG2000Lossless)
+    dataset.PresentationIntentType = "FOR PROCESSING"
+    dataset.save_as(path)
+    files = sorted((raw / "train_images").rglob("*.dcm"))
+    dry_run = ("train.py", "--data", raw, *SMALL, "--image-size", 64, "--workers", 0, "--dry-run", "--accept-raw")
+    assert run(*dry_run).returncode == 0
+    monkeypatch.setattr(get_decoder(JPEG2000Lossless), "_available", {})
+    assert_one_line_error(run(*dry_run), 1, "some of the files cannot be read", "JPEG 2000", "pip install")
+    found = []
+    with pytest.raises(UserError, match="JPEG 2000"):
+        check_decoders(files, lambda own: found.append(own) or [{}, own])
+    with pytest.raises(UserError, match="JPEG 2000"):
+        check_decoders([], lambda own: [own, *found])
 
 
 def test_check_passes_a_sound_folder(phantoms):
