@@ -175,7 +175,7 @@ def test_scores_are_there_though_one_of_the_outputs_fails(trained, tmp_path, mon
 def test_patients_with_the_identifiers_of_others_are_counted_and_scored_on_request(trained, tmp_path):
     elsewhere = write_tiny_data(tmp_path / "elsewhere", 15)
     process = evaluate("--checkpoint", trained[2][0], "--data", elsewhere)
-    assert "9 patients of 15 (the others were trained on)" in process.stdout
+    assert "9 of 15 patients (the others were trained on)" in process.stdout
     assert f"6 of these patients have identifiers that were trained on in {trained[1]}" in process.stdout
     assert "3 of these patients are not in the table that was trained from" in process.stdout
     assert ": 15 patients," in evaluate("--checkpoint", trained[2][0], "--data", elsewhere, "--split", "all").stdout
@@ -202,7 +202,7 @@ def test_a_patient_who_was_renamed_is_not_held_out(trained, tmp_path):
     content["plan"]["data"] = str(data)
     torch.save(content, tmp_path / "best.pt")
     process = evaluate("--checkpoint", tmp_path / "best.pt")
-    assert "6 patients of 12 (the others were trained on)" in process.stdout
+    assert "6 of 12 patients (the others were trained on)" in process.stdout
     assert "1 of these patients have images that were trained on under other patient_ids" in process.stdout
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -83,11 +83,6 @@ class ScreeningEvaluation:
         self.root = data_folder(data, ("train.csv", "test.csv"))
         for member in members:
             check_prepared(self.root, replace(member.preprocessing, **source), (*PICTURE_SETTINGS, *source))
-        self.warnings = [
-            text
-            for member in members
-            if member.was_trained_on(self.root) and (text := otherwise_read(self.root, member.preprocessing))
-        ][:1]
         has_train = (self.root / "train.csv").exists() and data.name != "test.csv"
         self.split = split or ("validation" if has_train else "test")
         self.is_test = self.split == "test"
@@ -107,29 +102,42 @@ class ScreeningEvaluation:
         # Whether the members' thresholds were tuned on other patients than these, and on breasts scored in this way.
         self.is_fresh = not trained_on and aggregate == "mean"
         self.allowed = np.ones((len(members), len(self.table.rows)), dtype=bool)
-        self.warnings += [] if self.is_test else whole.warnings  # a test table need not have labels
         if self.split == "validation":
             self.allowed = np.array([[row.patient_id not in its for row in self.table.rows] for its in known])
-            self.warnings += split_warnings(members, whole, self.root)
+        self.warnings = [
+            *self.warnings_about_patients(whole, trained_on),
+            *self.warnings_about_files(members, flip),
+            *(text for name, text in looks if name == "warning"),
+        ]
+        counts, everybody = self.table.counts, len(whole.patients)
+        whole_set = f" of {everybody}" if counts.patients < everybody else ""
+        rest = " (the others were trained on)" if whole_set else ""
+        self.description = (
+            f"{self.split} of {self.root}: {counts.patients}{whole_set} patients{rest}, {counts.breasts} breasts, "
+            f"{counts.images} images" + "".join(f", {text}" for name, text in looks if name != "warning")
+        )
+
+    def warnings_about_patients(self, whole: Table, trained_on: Collection[str]) -> Iterator[str]:
+        """whole: the table with those who are left out."""
+        if not self.is_test:  # a test table need not have labels
+            yield from whole.warnings
+        if self.split == "validation":
+            yield from split_warnings(self.members, whole, self.root)
         elif trained_on:
-            self.warnings.append(
+            yield (
                 f"{len(trained_on)} of these patients were trained on, by their identifiers; their scores say nothing "
                 "about new ones"
             )
-        if earlier := set(self.table.patients) & set().union(*(member.earlier_patients for member in members)):
-            self.warnings.append(
-                f"{len(earlier)} of these patients were trained on for the --weights that the training began with"
-            )
-        if flip and not all(member.augmentation for member in members):
-            self.warnings.append("--flip, though trained without mirror images (--augmentation 0)")
-        self.warnings += [text for name, text in looks if name == "warning"]
-        self.warnings += refused_in_sample(self.files, self.members[0].preprocessing.accept_raw)
-        counts, everybody = self.table.counts, len(whole.patients)
-        rest = f" of {everybody} (the others were trained on)" if counts.patients < everybody else ""
-        self.description = (
-            f"{self.split} of {self.root}: {counts.patients} patients{rest}, {counts.breasts} breasts, "
-            f"{counts.images} images" + "".join(f", {text}" for name, text in looks if name != "warning")
-        )
+        if earlier := set(self.table.patients) & set().union(*(member.earlier_patients for member in self.members)):
+            yield f"{len(earlier)} of these patients were trained on for the --weights that the training began with"
+
+    def warnings_about_files(self, as_trained: Sequence[Trained], flip: bool) -> Iterator[str]:
+        own = next((member for member in as_trained if member.was_trained_on(self.root)), None)
+        if own and (text := otherwise_read(self.root, own.preprocessing)):
+            yield text
+        yield from refused_in_sample(self.files, self.members[0].preprocessing.accept_raw)
+        if flip and not all(member.augmentation for member in self.members):
+            yield "--flip, though trained without mirror images (--augmentation 0)"
 
     @classmethod
     def from_arguments(
