@@ -100,10 +100,11 @@ def evaluate(arguments: argparse.Namespace, task: type[Task]) -> None:
     text = json.dumps(result, indent=2) + "\n"
     if to_terminal:
         print(text, end="")
-    files = [(path, data) for path, data in report.files.items() if path.is_absolute() or arguments.output is not None]
-    files = [(path if arguments.output is None else arguments.output / path, data) for path, data in files]
-    if arguments.output is not None:
-        files.append((arguments.output / METRICS, text.encode()))
+    output = arguments.output
+    if output is None:
+        files = [(path, data) for path, data in report.files.items() if path.is_absolute()]
+    else:
+        files = [(output / path, data) for path, data in (report.files | {METRICS: text.encode()}).items()]
     if arguments.json is not None and not to_terminal:
         files.append((arguments.json, text.encode()))
     write_all(files)

@@ -2,11 +2,11 @@
 
 task             start here: the `Task` that train.py and evaluate.py see
 settings         its options, and the recipe that mammograms want
-table            train.csv: rows, breasts, folds by patient
+table            train.csv: rows and breasts
 table_columns    its columns: what has to be there, under which names
 table_text       the text of a table: records and cells
 identifiers      patients and images, and what spreadsheets make of them
-split            the folds of a run, kept whatever becomes of its table
+split            folds by patient, and those of a run, kept whatever becomes of its table
 image_files      the image file of each row
 dicom            a folder: DICOM files to brightness
 preprocessing    brightness to a picture: crop, side, size

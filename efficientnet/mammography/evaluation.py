@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -89,7 +89,8 @@ class ScreeningEvaluation:
         whole = self.read_table(first.columns if columns is None else columns)
         self.image_folder = self.root / ("test_images" if self.is_test else "train_images")
         files = dict(zip(whole.rows, find_images(whole, self.root, self.image_folder.name), strict=True))
-        self.table = held_out(members, whole, self.root) if self.split == "validation" else whole
+        known = [member.known_patients(whole, self.root) for member in members]
+        self.table = held_out(members, known, whole) if self.split == "validation" else whole
         self.files = [files[row] for row in self.table.rows]
         check_decoders([file for file in self.files if file is not None])
         seen = survey(self.files)
@@ -97,15 +98,13 @@ class ScreeningEvaluation:
         self.members = [replace(each, preprocessing=replace(each.preprocessing, **ways)) for each in members]
         looks = seen.lines(self.members[0].preprocessing)
 
-        known = [member.known_patients(whole, self.root) for member in members]
-        trained_on = set().union(*known)
         # Whether the members' thresholds were tuned on other patients than these, and on breasts scored in this way.
-        self.is_fresh = not trained_on and aggregate == "mean"
+        self.is_fresh = not any(known) and aggregate == "mean"
         self.allowed = np.ones((len(members), len(self.table.rows)), dtype=bool)
         if self.split == "validation":
             self.allowed = np.array([[row.patient_id not in its for row in self.table.rows] for its in known])
         self.warnings = [
-            *self.warnings_about_patients(whole, trained_on),
+            *self.warnings_about_patients(whole, known),
             *self.warnings_about_files(members, flip),
             *(text for name, text in looks if name == "warning"),
         ]
@@ -117,13 +116,13 @@ class ScreeningEvaluation:
             f"{counts.images} images" + "".join(f", {text}" for name, text in looks if name != "warning")
         )
 
-    def warnings_about_patients(self, whole: Table, trained_on: Collection[str]) -> Iterator[str]:
-        """whole: the table with those who are left out."""
+    def warnings_about_patients(self, whole: Table, known: Sequence[set[str]]) -> Iterator[str]:
+        """whole: the table with those who are left out.  known: the patients in it that each member was trained on."""
         if not self.is_test:  # a test table need not have labels
             yield from whole.warnings
         if self.split == "validation":
-            yield from split_warnings(self.members, whole, self.root)
-        elif trained_on:
+            yield from split_warnings(self.members, known, whole, self.root)
+        elif trained_on := set().union(*known):
             yield (
                 f"{len(trained_on)} of these patients were trained on, by their identifiers; their scores say nothing "
                 "about new ones"

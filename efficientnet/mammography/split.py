@@ -5,13 +5,14 @@ Dealing anew from a corrected table would hold out patients whom the run has alr
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from efficientnet.mammography.table import Table, TableError, assign_folds
+from efficientnet.mammography.table import Row, Table, TableError
 from efficientnet.training.checkpoint import misfit
 
 
@@ -103,3 +104,31 @@ def positive_patients(table: Table) -> list[str]:
     """The patients with the scored target, in the table's order."""
     positive = {row.patient_id for row in table.rows if row.targets[0] == 1}
     return [patient for patient in table.patients if patient in positive]
+
+
+def assign_folds(table: Table, folds: int, seed: int = 0) -> dict[str, int]:
+    """Split the patients into folds: patient_id -> fold, from 0 to folds - 1, in the table's order of patients.
+
+    The patients are sorted by cancer, then site, then number of images, then a hash keyed by the seed, and dealt to the
+    folds in turn like cards. That spreads neighbours in the order evenly: the numbers of patients, of cancer patients,
+    and of both at each site differ between folds by at most one, and the numbers of images by little. The only
+    randomness is a cryptographic hash: the same patients, labels and seed give the same folds on every machine and
+    with every version, in any order of the rows.
+
+    Raises ValueError for fewer than two folds, or more folds than patients.
+    """
+    if not 2 <= folds <= len(table.patients):
+        raise ValueError(f"cannot make {folds} folds of {len(table.patients)} patients: at least 2, at most one each")
+    by_patient: dict[str, list[Row]] = {patient: [] for patient in table.patients}
+    for row in table.rows:
+        by_patient[row.patient_id].append(row)
+
+    def place_in_line(patient: str) -> tuple[bool, str, int, bytes]:
+        rows = by_patient[patient]
+        has_cancer = any(row.targets[0] == 1 for row in rows)
+        site = min(row.site_id or "" for row in rows)
+        return not has_cancer, site, len(rows), hashlib.sha256(f"{seed}:{patient}".encode()).digest()
+
+    line = sorted(table.patients, key=place_in_line)
+    dealt = {patient: place % folds for place, patient in enumerate(line)}
+    return {patient: dealt[patient] for patient in table.patients}

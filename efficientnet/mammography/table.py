@@ -1,4 +1,4 @@
-"""The table of a screening data set: train.csv or test.csv -> typed rows, breasts, and folds by patient.
+"""The table of a screening data set: train.csv or test.csv -> typed rows and breasts.
 
 Patient, side and view come from the table, since the DICOM headers of the competition hold almost none of them. Only
 patient_id, image_id, laterality and the targets are required, under these names or those of a column mapping. All
@@ -7,7 +7,6 @@ errors in a table are reported here, with file, line and column.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -161,34 +160,6 @@ def read_table(
     warnings = [f"{path}: no column for the target {name!r}; all of its labels are missing." for name in absent]
     warnings += [f"{texts[0]}; {len(texts)} of {len(rows)} values count as missing." for texts in unread.values()]
     return replace(table, warnings=(*warnings, *alike_patients(table), *disagreements(table, lines)))
-
-
-def assign_folds(table: Table, folds: int, seed: int = 0) -> dict[str, int]:
-    """Split the patients into folds: patient_id -> fold, from 0 to folds - 1, in the table's order of patients.
-
-    The patients are sorted by cancer, then site, then number of images, then a hash keyed by the seed, and dealt to the
-    folds in turn like cards. That spreads neighbours in the order evenly: the numbers of patients, of cancer patients,
-    and of both at each site differ between folds by at most one, and the numbers of images by little. The only
-    randomness is a cryptographic hash: the same patients, labels and seed give the same folds on every machine and
-    with every version, in any order of the rows.
-
-    Raises ValueError for fewer than two folds, or more folds than patients.
-    """
-    if not 2 <= folds <= len(table.patients):
-        raise ValueError(f"cannot make {folds} folds of {len(table.patients)} patients: at least 2, at most one each")
-    by_patient: dict[str, list[Row]] = {patient: [] for patient in table.patients}
-    for row in table.rows:
-        by_patient[row.patient_id].append(row)
-
-    def place_in_line(patient: str) -> tuple[bool, str, int, bytes]:
-        rows = by_patient[patient]
-        has_cancer = any(row.targets[0] == 1 for row in rows)
-        site = min(row.site_id or "" for row in rows)
-        return not has_cancer, site, len(rows), hashlib.sha256(f"{seed}:{patient}".encode()).digest()
-
-    line = sorted(table.patients, key=place_in_line)
-    dealt = {patient: place % folds for place, patient in enumerate(line)}
-    return {patient: dealt[patient] for patient in table.patients}
 
 
 def parse_row(path: Path, line: int, record: list[str], cells: list[Cell], unread: dict[str, list[str]]) -> Row:

@@ -79,16 +79,20 @@ class Trained:
         return self.data is not None and Path(self.data).resolve() == root.resolve()
 
 
-def split_warnings(members: Sequence[Trained], table: Table, root: Path) -> list[str]:
-    """What a person should know where the table is not the one that the members were trained from."""
+def split_warnings(members: Sequence[Trained], known: Sequence[set[str]], table: Table, root: Path) -> list[str]:
+    """What a person should know where the table is not the one that the members were trained from.
+
+    known: `known_patients` of each member.
+    """
     patients, lines = set(table.patients), []
-    elsewhere = [member for member in members if member.data is not None and not member.was_trained_on(root)]
-    if trained_on := set().union(*(member.known_patients(table, root) for member in elsewhere)):
+    pairs = list(zip(members, known, strict=True))
+    elsewhere = [(member, its) for member, its in pairs if member.data and not member.was_trained_on(root)]
+    if trained_on := set().union(*(its for _, its in elsewhere)):
         lines.append(
-            f"{len(trained_on)} of these patients have identifiers that were trained on in {elsewhere[0].data}, and "
+            f"{len(trained_on)} of these patients have identifiers that were trained on in {elsewhere[0][0].data}, and "
             "count as trained on; if they are other people, --split all scores everybody"
         )
-    renamed = set().union(*(member.known_patients(table, root) - member.training_patients for member in members))
+    renamed = set().union(*(its - member.training_patients for member, its in pairs))
     if renamed:
         lines.append(
             f"{len(renamed)} of these patients have images that were trained on under other patient_ids, and count as "
@@ -125,9 +129,11 @@ def check_alike(members: Sequence[Trained]) -> None:
             )
 
 
-def held_out(members: Sequence[Trained], table: Table, root: Path) -> Table:
-    """The patients that at least one member did not train on. Raises TableError where there is none."""
-    known = [member.known_patients(table, root) for member in members]
+def held_out(members: Sequence[Trained], known: Sequence[set[str]], table: Table) -> Table:
+    """The patients that at least one member did not train on. Raises TableError where there is none.
+
+    known: `known_patients` of each member.
+    """
     patients = set(table.patients) - set.intersection(*known)
     if not patients:
         raise TableError(f"{table.path}: every patient in it was trained on; --split all scores them nevertheless")

@@ -7,7 +7,8 @@ from itertools import cycle
 
 import pytest
 
-from efficientnet.mammography.table import Counts, Row, Table, assign_folds, read_table
+from efficientnet.mammography.split import assign_folds
+from efficientnet.mammography.table import Counts, Row, Table, read_table
 from efficientnet.mammography.table_columns import RSNA_TARGETS
 
 TRAIN_HEADER = (

@@ -30,7 +30,8 @@ from efficientnet.mammography.prepare.contact_sheet import BOX, GRAY
 from efficientnet.mammography.prepare.pictures import Job
 from efficientnet.mammography.prepare.pictures import prepare as prepare_all
 from efficientnet.mammography.preprocessing import Preprocessing, preprocess
-from efficientnet.mammography.table import assign_folds, read_table
+from efficientnet.mammography.split import assign_folds
+from efficientnet.mammography.table import read_table
 from efficientnet.training.task import collate
 
 SIZE = (64, 32)

@@ -198,9 +198,17 @@ def syntax_of_element(header: FileDataset, start: bytes) -> UID | None:
     tag = b"".join(half.to_bytes(2, order) for half in (0x7FE0, 0x0010))
     if not start.startswith(tag):
         return header.file_meta.TransferSyntaxUID
-    value = 12 if start[4:6] in (b"OB", b"OW", b"UN") else 8  # not what is declared: pydicom corrects that, too
+    value = value_place(start)
     length = int.from_bytes(start[value - 4 : value], order)
     return found_syntax(header, start[value:], None if length == UNDEFINED_LENGTH else length)
+
+
+def value_place(start: bytes) -> int:
+    """Where the value of PixelData begins in its element: after tag, VR, if there is one, and length (PS3.5 7.1).
+
+    The bytes tell, and not what is declared: pydicom corrects that, too.
+    """
+    return 12 if start[4:6] in (b"OB", b"OW", b"UN") else 8
 
 
 def reason_of_other_encoding(path: str | os.PathLike[str]) -> str | None:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from efficientnet.common.isolated import Failure, run_isolated
 from efficientnet.mammography.dicom.headers import Header, count_lines, first_lines, look_at, report
+from efficientnet.mammography.dicom.reading import value_place
 from efficientnet.mammography.image_files import every_image, find_images, is_dicom, name_hint
 from efficientnet.mammography.raster import Survey, look, sample
 from efficientnet.mammography.table import Row, Table, read_table
@@ -171,8 +172,8 @@ def digest(path: Path, most: int | None = None) -> bytes:
     size, start = path.stat().st_size, 0
     with open(path, "rb") as file:
         if is_dicom(path):
-            header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
-            start = file.tell() + (8 if header.original_encoding[0] else 12)  # PS3.5 7.1: implicit or explicit VR
+            pydicom.dcmread(file, stop_before_pixels=True, force=True)
+            start = file.tell() + value_place(file.read(6))
             start = start if start < size else 0
         length = size - start
         count = length if most is None else min(most, length)

@@ -60,22 +60,26 @@ def check_settings(
     description = read_description(root)
     if description is None:
         return None
-    wanted, there = settings.to_dict(), description["settings"] | description["source"]
-    different = [
-        f"{name} {there[name]}, not {wanted[name]}" for name in names if there.get(name, wanted[name]) != wanted[name]
-    ]
+    different = differences(description, settings, names)
     if not different and description["version"] == VERSION:
         return description
-    reason = "; ".join(different) or f"version {description['version']} of the preprocessing, not {VERSION}"
+    reason = different or f"version {description['version']} of the preprocessing, not {VERSION}"
     raise UserError(f"{root}: was prepared with {reason}; name the folder that it was made from, or prepare another")
 
 
 def otherwise_read(root: Path, settings: Preprocessing) -> str | None:
     """In one line, how the files of a prepared folder were read in another way than by these settings, if they were."""
-    description, wanted = read_description(root), settings.to_dict()
-    source = {} if description is None else description["source"]
-    different = [f"{name} {value}, not {wanted[name]}" for name, value in source.items() if value != wanted[name]]
-    return f"{root} was prepared again: with {'; '.join(different)} as in training" if different else None
+    description = read_description(root)
+    different = description and differences(description, settings, SOURCE_SETTINGS)
+    return f"{root} was prepared again: with {different} as in training" if different else None
+
+
+def differences(description: Mapping[str, Any], settings: Preprocessing, names: Collection[str]) -> str:
+    """The settings of these names in which a prepared folder differs; those that an older one lacks do not."""
+    wanted, there = settings.to_dict(), description["settings"] | description["source"]
+    return "; ".join(
+        f"{name} {there[name]}, not {wanted[name]}" for name in names if there.get(name, wanted[name]) != wanted[name]
+    )
 
 
 def check_prepared(root: Path, settings: Preprocessing, names: Collection[str] = PICTURE_SETTINGS) -> None:
