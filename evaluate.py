@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from efficientnet.common.command_line import Parser, command, leave, number, output_file, output_folder
+from efficientnet.common.command_line import Parser, command, leave, number, output_file, output_folder, program_name
 from efficientnet.common.cpu import keep_freed_memory
 from efficientnet.common.errors import UserError
 from efficientnet.common.files import write_bytes
@@ -27,7 +27,7 @@ from efficientnet.training.ensemble import load_member, predict_mean
 from efficientnet.training.failures import explained_failures
 from efficientnet.training.task import Task
 
-PROGRAM = "evaluate.py"
+PROGRAM = program_name("evaluate.py")
 OUTPUTS = ("output", "json", "submission")
 METRICS = Path("metrics.json")  # in --output
 

@@ -47,9 +47,9 @@ from efficientnet.architecture import (
     derive,
     is_given,
 )
-from efficientnet.common.command_line import Parser, command, leave, number, output_file
+from efficientnet.common.command_line import Parser, command, leave, number, output_file, program_name
 
-PROGRAM = "scale.py"
+PROGRAM = program_name("scale.py")
 BY_BUDGET = "--budget/--max-parameters"
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from efficientnet.common.command_line import command, leave, world_size
+from efficientnet.common.command_line import command, leave, program_name, world_size
 from efficientnet.common.errors import UserError
 from efficientnet.mammography.task import Screening
 from efficientnet.training import console
@@ -43,6 +43,8 @@ from efficientnet.training.state import checkpoint_of, restore
 from efficientnet.training.store import CheckpointStore
 from efficientnet.training.task import Task
 from efficientnet.training.validation import validate
+
+PROGRAM = program_name("train.py")
 
 # So many updates in a row without a finite loss and gradients, and the run gives up. fp16's scaler halves its scale of
 # 65,536 at each of them; after 20 it is far below what could still overflow for want of a smaller one.
@@ -150,17 +152,17 @@ def stop(stopped: Stopped, progress: Progress, store: CheckpointStore, folder: R
     folder.mark_stopped(where, process)
     if process.is_main:
         path = shlex.quote(str(folder.path))
-        print(f"train.py: {where}: all of it is saved, go on with --resume {path}", file=sys.stderr, flush=True)
+        print(f"{PROGRAM}: {where}: all of it is saved, go on with --resume {path}", file=sys.stderr, flush=True)
     process.barrier()  # torchrun ends the others when the first rank leaves
 
 
-@command("train.py")
+@command(PROGRAM)
 def main(argv: Sequence[str] | None = None, task: type[Task] = Screening) -> int:
     parser = make_parser(__doc__, task)
     arguments = parser.parse_args(argv)
     folder = RunFolder.stopped_before_restart(arguments.output)
     if folder is not None:
-        print(f"train.py: {folder.path} was stopped on request, so it is not started again", file=sys.stderr)
+        print(f"{PROGRAM}: {folder.path} was stopped on request, so it is not started again", file=sys.stderr)
         return 0
     code = 0
     with explained_failures(arguments.timeout if world_size() > 1 else None):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from efficientnet.layers import Convention, MBConv, SqueezeExcitation, StochasticDepth
     from efficientnet.model import EfficientNet
 
+__version__ = "0.1.0"
+
 __all__ = [
     "B0",
     "BASELINES",

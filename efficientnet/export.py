@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from efficientnet.common.command_line import Parser, command, leave, output_file
+from efficientnet.common.command_line import Parser, command, leave, output_file, program_name
 from efficientnet.common.extras import require
 from efficientnet.common.files import atomic_file, write_bytes
 from efficientnet.inference.fast_path import optimize_for_inference
@@ -31,7 +31,7 @@ from efficientnet.mammography.task import Screening
 from efficientnet.mammography.trained import Trained
 from efficientnet.training.ensemble import load_member
 
-PROGRAM = "python -m efficientnet.export"
+PROGRAM = program_name("python -m efficientnet.export")
 INPUT, LOGITS, FEATURES = "images", "logits", "features"
 
 

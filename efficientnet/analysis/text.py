@@ -6,6 +6,7 @@ from efficientnet.analysis.paper_tables import Reproduction
 from efficientnet.analysis.rows import closest_variant, fit_rows, table_rows
 from efficientnet.analysis.search import Candidate, networks
 from efficientnet.architecture import FACTORS, Architecture
+from efficientnet.common.command_line import program_name
 from efficientnet.complexity import complexity, stage_complexities
 from efficientnet.scaling import (
     ALPHA,
@@ -82,7 +83,7 @@ def architecture_text(derived: Architecture) -> str:
         line.format("", "total", "", "", "", "", layers, "", f"{total.parameters:,}", f"{total.multiply_adds:,}")
     )
 
-    lines += ["", f"to train it: python train.py {derived.flags}"]
+    lines += ["", f"to train it: {program_name('python train.py')} {derived.flags}"]
     variant, counts = closest_variant(total.multiply_adds)
     if derived.name == variant.name:
         return "\n".join(lines)

@@ -30,12 +30,12 @@ from efficientnet.benchmark.compare import (
 )
 from efficientnet.benchmark.scaling import compare_costs
 from efficientnet.benchmark.worker import PEERS, Task
-from efficientnet.common.command_line import Parser, command, leave, number, output_file
+from efficientnet.common.command_line import Parser, command, leave, number, output_file, program_name
 from efficientnet.common.errors import UserError
 from efficientnet.common.files import write_json
 from efficientnet.scaling import SMALLEST_IMAGE, VARIANTS
 
-PROGRAM = "python -m efficientnet.benchmark"
+PROGRAM = program_name("python -m efficientnet.benchmark")
 ROUNDS, SECONDS = 5, 3.0
 # Flags that exclude each other: --scaling and --checkpoint decide these themselves.
 DECIDED_BY = {

@@ -8,6 +8,7 @@ import errno
 import functools
 import math
 import os
+import re
 import sys
 import time
 import traceback
@@ -33,11 +34,31 @@ def is_first_here() -> bool:
     return int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
+INSTALLED = Path(sys.argv[0]).name.startswith("efficientnet-")  # by pip, and not started from a clone
+
+
+def program_name(start: str) -> str:
+    """The name of a command in messages: `start` in a clone, efficientnet-NAME where pip installed it.
+
+    start: such as "train.py", "python train.py" or "python -m efficientnet.export".
+    """
+    return f"efficientnet-{re.split('[ .]', start.removesuffix('.py'))[-1]}" if INSTALLED else start
+
+
+def examples(text: str) -> str:
+    """The text with the commands in it as `program_name` gives them."""
+    if not INSTALLED:
+        return text
+    text = re.sub(r"(torchrun \S+) train\.py", r"\1 --no-python efficientnet-train", text)
+    return re.sub(r"python (-m [\w.]+|\w+\.py)", lambda found: program_name(found[0]), text)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with errors in one line, without the usage before it, and without abbreviated flags."""
 
     def __init__(self, **options) -> None:
         options.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        options["description"] = examples(options.get("description") or "")
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:

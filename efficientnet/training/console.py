@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from efficientnet.common.command_line import program_name
 from efficientnet.complexity import complexity
 from efficientnet.training.distributed import Process
 from efficientnet.training.learner import Learner
@@ -155,4 +156,4 @@ def print_end(plan: Plan, folder: Path, progress: Progress) -> None:
     if progress.summary:  # checkpoints of older versions do not have it
         print(f"\n{progress.summary}")
     print(f"\nrun folder  {folder}")
-    print(f"next        python evaluate.py --checkpoint {shlex.quote(str(folder / 'best.pt'))}{data}")
+    print(f"next        {program_name('python evaluate.py')} --checkpoint {shlex.quote(str(folder / 'best.pt'))}{data}")

@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from efficientnet.common.command_line import program_name
 from efficientnet.common.errors import UserError
 from efficientnet.common.files import UNFINISHED, atomic_file, remove_unfinished, write_json
 from efficientnet.training.distributed import Process
@@ -93,7 +94,7 @@ class RunFolder:
         Raises UserError where another run has it. A run that was just killed is given three seconds to be gone. Where
         there are no locks, as on some network disks, there is a warning instead.
         """
-        warning = f"train.py: warning: no file locks here; start no second run in {self.path}"
+        warning = f"{program_name('train.py')}: warning: no file locks here; start no second run in {self.path}"
         if fcntl is None:
             print(warning, file=sys.stderr)
             yield

@@ -18,7 +18,7 @@ from efficientnet.architecture import (
     named_architecture,
     recorded_architecture,
 )
-from efficientnet.common.command_line import Parser, number, output_folder, rank
+from efficientnet.common.command_line import Parser, number, output_folder, program_name, rank
 from efficientnet.common.options import add_options, from_json, given_options, to_json
 from efficientnet.training.checkpoint import (
     NUMBERED,
@@ -42,7 +42,8 @@ CHANGEABLE = ("batch_size", "accumulate", "epochs")
 
 
 def make_parser(description: str, task: type[Task]) -> Parser:
-    parser = Parser(prog="train.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog=program_name("train.py"), description=description, formatter_class=raw)
     architectures.add_arguments(parser, default="--variant b3, or that of --weights")
     parser.add_argument("--data", type=Path, help="data folder (default: the task's demo)")
     parser.add_argument("--output", type=output_folder, help="run folder (default: runs/<architecture>-<n>)")
@@ -224,7 +225,7 @@ def find_checkpoint(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]
     path, content, damaged = load_newest(folder)
     if rank() == 0:
         for text in damaged:
-            print(f"train.py: warning: {text}: going on from {path}", file=sys.stderr)
+            print(f"{program_name('train.py')}: warning: {text}: going on from {path}", file=sys.stderr)
     return path, content
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from efficientnet.common.command_line import program_name
 from efficientnet.common.errors import UserError
 from efficientnet.common.files import write_bytes
 from efficientnet.training.checkpoint import serialise, write_checkpoint, write_numbered
@@ -106,8 +107,8 @@ class CheckpointStore:
             except OSError as error:
                 self.error = error
                 tqdm.write(
-                    f"train.py: warning: {self.folder / name} could not be saved ({error.strerror or error}); "
-                    "what was there before is whole, and the next save tries again",
+                    f"{program_name('train.py')}: warning: {self.folder / name} could not be saved "
+                    f"({error.strerror or error}); what was there before is whole, and the next save tries again",
                     file=sys.stderr,
                 )
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from efficientnet.common.command_line import Parser, command, leave, output_file
+from efficientnet.common.command_line import Parser, command, leave, output_file, program_name
 from efficientnet.common.errors import UserError
 from efficientnet.create import create_model
 from efficientnet.weights.conventions import CONVENTIONS
@@ -24,7 +24,7 @@ from efficientnet.weights.names import OURS
 from efficientnet.weights.recognise import TIMM_FAMILIES, UnknownFamily
 from efficientnet.weights.variants import ARCHITECTURES, nearest_architecture
 
-PROGRAM = "python -m efficientnet.weights"
+PROGRAM = program_name("python -m efficientnet.weights")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from efficientnet.common.command_line import Parser, command, leave, number, output_folder
+from efficientnet.common.command_line import Parser, command, leave, number, output_folder, program_name
 from efficientnet.common.cpu import usable_cores
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
 from efficientnet.mammography.phantom.image import DEFAULT_SIZE
 from efficientnet.mammography.phantom.patient import CANCER_RATE, MOST_PATIENTS, Parameters, phantom_patients
 from efficientnet.mammography.settings import DEMO_PATIENTS
 
-PROGRAM = "python -m efficientnet.mammography.phantom"
+PROGRAM = program_name("python -m efficientnet.mammography.phantom")
 
 
 @command(PROGRAM)

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from efficientnet.common.command_line import Parser, command, leave, number, output_file, output_folder
+from efficientnet.common.command_line import Parser, command, leave, number, output_file, output_folder, program_name
 from efficientnet.common.cpu import usable_cores
 from efficientnet.common.errors import UserError
 from efficientnet.common.files import atomic_file, remove_unfinished, write_bytes
@@ -43,7 +43,7 @@ from efficientnet.mammography.prepare.pictures import Job, count_notes, prepare
 from efficientnet.mammography.preprocessing import MOST_BITS, Preprocessing
 from efficientnet.mammography.settings import PICTURE_OPTIONS, ScreeningSettings
 
-PROGRAM = "python -m efficientnet.mammography.prepare"
+PROGRAM = program_name("python -m efficientnet.mammography.prepare")
 
 
 def find_jobs(splits: list[TableFiles], output: Path) -> list[Job]:
@@ -91,8 +91,10 @@ def summary(
         lines.append(f"{len(failures):,} failed, and {output / 'failures.csv'} says why; the first: {path}: {reason}")
     lines += count_lines("note", Counter(notes).elements())
     if len(failures) < images:
-        command = "train.py" if (output / "train.csv").exists() else "evaluate.py --checkpoint RUN/best.pt"
-        lines.append(f"next: python {command} --data {shlex.quote(str(output))}")
+        start = program_name("python evaluate.py") + " --checkpoint RUN/best.pt"
+        if (output / "train.csv").exists():
+            start = program_name("python train.py")
+        lines.append(f"next: {start} --data {shlex.quote(str(output))}")
     return "\n".join(lines)
 
 
