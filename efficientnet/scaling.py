@@ -68,13 +68,13 @@ class Stage:
     def __post_init__(self) -> None:
         for name, known in (("operator", OPERATORS), ("activation", ACTIVATIONS)):
             if getattr(self, name) not in known:
-                raise ValueError(f"a stage's {name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
+                raise ValueError(f"a stage's {name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
         for name in ("kernel_size", "stride", "expansion", "in_channels", "out_channels", "layers"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
-                raise ValueError(f"a stage's {name} is a whole number of at least 1, not {value!r}")
+                raise ValueError(f"a stage's {name} must be a whole number of at least 1, not {value!r}")
         if type(self.squeeze_ratio) not in (int, float) or not 0 <= self.squeeze_ratio <= 1:
-            raise ValueError(f"a stage's squeeze_ratio is a number from 0 to 1, not {self.squeeze_ratio!r}")
+            raise ValueError(f"a stage's squeeze_ratio must be a number from 0 to 1, not {self.squeeze_ratio!r}")
         if self.layers > MOST_LAYERS:
             raise TooLarge(f"a stage has at most {MOST_LAYERS:,} layers, not {self.layers:,}")
 
@@ -168,7 +168,7 @@ class Coefficients:
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a positive number, not {value}")
             if value > LARGEST_FACTOR:
-                raise TooLarge(f"{name} {value:g}{self.origin(name)} is more than a million: use a smaller one")
+                raise TooLarge(f"{name} {value:g}{self.origin(name)} is more than a million: lower it")
 
     def origin(self, factor: str) -> str:
         """The derivation of a factor, such as " (alpha^phi = 1.2^3)"; empty if it was chosen directly."""
@@ -248,8 +248,8 @@ def scale(baseline: Baseline, coefficients: Coefficients) -> tuple[Stage, ...]:
         layers = round_layers(stage.layers, coefficients.depth) if deepens else stage.layers
         if layers > MOST_LAYERS:
             raise TooLarge(
-                f"depth {coefficients.depth:g}{coefficients.origin('depth')} asks for {layers:,} layers in one stage, "
-                f"of at most {MOST_LAYERS:,}: use a smaller one"
+                f"depth {coefficients.depth:g}{coefficients.origin('depth')} gives {layers:,} layers in one stage; "
+                f"the limit is {MOST_LAYERS:,}: lower it"
             )
         scaled.append(
             replace(
@@ -275,6 +275,7 @@ class Variant:
     dropout: float
     paper_parameters: float | None = None  # millions
     paper_flops: float | None = None  # billions of multiply-adds; the paper calls them FLOPs
+    paper_top1: float | None = None  # accuracy on ImageNet, in per cent
     baseline: Baseline = B0
 
     @property
@@ -294,15 +295,15 @@ class Variant:
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
-        #       name  width depth size dropout  Table 2: M parameters, B FLOPs
-        Variant("b0", 1.0, 1.0, 224, 0.2, 5.3, 0.39),
-        Variant("b1", 1.0, 1.1, 240, 0.2, 7.8, 0.70),
-        Variant("b2", 1.1, 1.2, 260, 0.3, 9.2, 1.0),
-        Variant("b3", 1.2, 1.4, 300, 0.3, 12, 1.8),
-        Variant("b4", 1.4, 1.8, 380, 0.4, 19, 4.2),
-        Variant("b5", 1.6, 2.2, 456, 0.4, 30, 9.9),
-        Variant("b6", 1.8, 2.6, 528, 0.5, 43, 19),
-        Variant("b7", 2.0, 3.1, 600, 0.5, 66, 37),
+        #       name  width depth size dropout  Table 2: M parameters, B FLOPs, top-1 %
+        Variant("b0", 1.0, 1.0, 224, 0.2, 5.3, 0.39, 77.1),
+        Variant("b1", 1.0, 1.1, 240, 0.2, 7.8, 0.70, 79.1),
+        Variant("b2", 1.1, 1.2, 260, 0.3, 9.2, 1.0, 80.1),
+        Variant("b3", 1.2, 1.4, 300, 0.3, 12, 1.8, 81.6),
+        Variant("b4", 1.4, 1.8, 380, 0.4, 19, 4.2, 82.9),
+        Variant("b5", 1.6, 2.2, 456, 0.4, 30, 9.9, 83.6),
+        Variant("b6", 1.8, 2.6, 528, 0.5, 43, 19, 84.0),
+        Variant("b7", 2.0, 3.1, 600, 0.5, 66, 37, 84.3),
         # In the released code, not in the paper.
         Variant("b8", 2.2, 3.6, 672, 0.5),
         Variant("l2", 4.3, 5.3, 800, 0.5),
@@ -355,7 +356,7 @@ def fit_phi(coefficients: Coefficients, alpha: float = ALPHA, beta: float = BETA
     factors = [math.log(value) for value in (coefficients.depth, coefficients.width, coefficients.resolution)]
     square = sum(base * base for base in bases)
     if square == 0:
-        raise ValueError("alpha, beta and gamma are all 1: every phi is the baseline")
+        raise ValueError("alpha, beta and gamma are all 1: every phi gives the baseline")
     return sum(factor * base for factor, base in zip(factors, bases, strict=True)) / square
 
 

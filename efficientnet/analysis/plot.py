@@ -1,21 +1,25 @@
-"""A plot of the family over parameters and multiply-adds, with the curve of Equation 3: `scale.py --plot`.
+"""The picture of `scale.py --plot`: accuracy over multiply-adds, and the curve of Equation 3.
 
 Needs matplotlib, the `report` extra.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from efficientnet.analysis.paper_tables import TABLES
+from efficientnet.analysis.paper_tables import TABLE_3, TABLE_7, PaperRow
 from efficientnet.analysis.rows import curve_rows
-from efficientnet.architecture import derive
+from efficientnet.architecture import FACTORS, derive
 from efficientnet.common.extras import require
 from efficientnet.common.files import atomic_file
 from efficientnet.complexity import complexity
-from efficientnet.scaling import ALPHA, B0, BETA, GAMMA, VARIANTS, Baseline, Coefficients
+from efficientnet.scaling import ALPHA, B0, BETA, GAMMA, VARIANTS, Baseline
 
 FORMATS = ("png", "svg", "pdf")
+SUBJECT, CURVE, OTHERS = "tab:red", "tab:blue", "0.55"
+MARKERS = ("s", "^", "o")  # for the baselines of Table 3
 
 
 def points(baseline: Baseline) -> list[dict]:
@@ -26,8 +30,8 @@ def points(baseline: Baseline) -> list[dict]:
     if baseline is B0:
         named = [(variant.name.upper(), variant.coefficients) for variant in VARIANTS.values()]
     else:
-        rows = [row for row in TABLES["table3"] if row.baseline is baseline and row.coefficients is not None]
-        named = [(point_name(baseline, row.coefficients), row.coefficients) for row in rows]
+        rows = [row for row in TABLE_3 if row.baseline is baseline and row.coefficients is not None]
+        named = [(row_name(row), row.coefficients) for row in rows]
     result = []
     for name, coefficients in named:
         derived = derive(baseline, coefficients)
@@ -36,8 +40,12 @@ def points(baseline: Baseline) -> list[dict]:
     return result
 
 
-def point_name(baseline: Baseline, coefficients: Coefficients) -> str:
-    return derive(baseline, coefficients).name.partition(" with ")[2] or baseline.title
+def row_name(row: PaperRow) -> str:
+    """What scaled the row's baseline: "depth 4", "compound"; the baseline's own title where nothing did."""
+    if row.coefficients is None:
+        return "compound"
+    changed = [f"{name} {value:g}" for name in FACTORS if (value := getattr(row.coefficients, name)) != 1]
+    return "compound" if len(changed) > 1 else "".join(changed) or row.baseline.title
 
 
 def plot(
@@ -49,59 +57,86 @@ def plot(
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
-        raise ValueError(f"{path}: the picture's name must end in .{', .'.join(FORMATS)}")
+        raise ValueError(f"{path}: the file name must end in .{', .'.join(FORMATS)}")
     require("matplotlib", "report", "a plot")
     figures = require("matplotlib.figure", "report", "a plot")
     ticker = require("matplotlib.ticker", "report", "a plot")
 
     shown = points(baseline)
     most = max(point["multiply_adds"] for point in shown)
-    fine = curve_rows(baseline, alpha, beta, gamma, last=16, step=0.125, most=1.3 * most)
-    whole = [row for row in fine if row["phi"] == int(row["phi"])]
+    curve = curve_rows(baseline, alpha, beta, gamma, last=16, step=0.125, most=1.3 * most)
+    figure = figures.Figure(figsize=(12, 5), dpi=100, layout="constrained")
+    accuracy, cost = figure.subplots(1, 2)
+    draw_accuracy(accuracy, baseline)
+    draw_cost(cost, baseline, shown, curve, f"Equation 3: {alpha:g}^phi, {beta:g}^phi, {gamma:g}^phi")
+    for axis in (accuracy.xaxis, cost.xaxis, cost.yaxis):
+        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        axis.set_minor_formatter(ticker.NullFormatter())
+    for axes, margin in ((accuracy, 0.1), (cost, 0.1 if baseline is B0 else 0.3)):
+        axes.margins(margin)
+        axes.grid(which="both", linewidth=0.3)
+    with atomic_file(path) as file:
+        figure.savefig(file, format=kind)
+    return {"curve": curve, "points": shown}
 
-    figure = figures.Figure(figsize=(9, 6.5), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
+
+def draw_accuracy(axes: Any, baseline: Baseline) -> None:
+    """The paper's top-1 over the paper's multiply-adds: B0 to B7, and the baselines of Table 3 scaled."""
+    is_family = baseline is B0
+    others = dict.fromkeys(row.baseline for row in TABLE_3)
+    for other, marker in zip(others, MARKERS, strict=True):
+        rows = sorted((row for row in TABLE_3 if row.baseline is other), key=lambda row: row.top1)
+        color = SUBJECT if other is baseline else OTHERS
+        where = [row.giga_flops for row in rows], [row.top1 for row in rows]
+        axes.plot(*where, marker, color=color, markersize=5, fillstyle="none", label=f"{other.title}, Table 3")
+        if other is baseline:
+            for side, which in ((7, rows[::2]), (-7, rows[1::2])):  # neighbours to either side
+                where = [row.giga_flops for row in which], [row.top1 for row in which]
+                annotate(axes, [row_name(row) for row in which], *where, color, (side, -3))
+    if is_family:
+        alone = TABLE_7[1:-1]
+        where = [row.giga_flops for row in alone], [row.top1 for row in alone]
+        axes.plot(*where, "x", color=SUBJECT, markersize=5, label="B0 in depth, width or resolution alone, Table 7")
+    known = [variant for variant in VARIANTS.values() if variant.paper_top1 is not None]
+    where = [variant.paper_flops for variant in known], [variant.paper_top1 for variant in known]
+    color = SUBJECT if is_family else OTHERS
+    axes.plot(*where, "D-", color=color, linewidth=1, fillstyle="none", label="EfficientNet-B0 to B7, Table 2")
+    if is_family:
+        annotate(axes, [variant.name.upper() for variant in known], *where, color, (-5, 6))
+    axes.set_xscale("log")
+    axes.set_xlabel("multiply-adds for one image, billions (the paper's)")
+    axes.set_ylabel("top-1 accuracy on ImageNet, % (the paper's)")
+    axes.set_title("What scaling gains")
+    axes.set_ylim(65, 86)  # room for the legend
+    axes.legend(loc="lower right", fontsize=8)
+
+
+def draw_cost(axes: Any, baseline: Baseline, shown: list[dict], curve: list[dict], equation: str) -> None:
+    """Our counts: the curve of Equation 3 with whole numbers of phi marked, and `shown` beside it."""
 
     def place(rows: list[dict]) -> tuple[list[float], list[float]]:
         return [row["parameters"] / 1e6 for row in rows], [row["multiply_adds"] / 1e9 for row in rows]
 
-    label = f"Equation 3, {alpha:g}^phi, {beta:g}^phi, {gamma:g}^phi"
-    axes.plot(*place(fine), color="tab:blue", linewidth=1.2, zorder=1, label=label)
-    axes.plot(*place(whole), "o", color="tab:blue", markersize=4, zorder=2, label="phi = 0, 1, 2, ...")
+    whole = [row for row in curve if row["phi"] == int(row["phi"])]
+    axes.plot(*place(curve), color=CURVE, linewidth=1.2, zorder=1, label=equation)
+    axes.plot(*place(whole), "o", color=CURVE, markersize=4, zorder=2, label="phi = 0, 1, 2, ...")
     what = "released variants" if baseline is B0 else "rows of Table 3"
-    axes.plot(*place(shown), "D", color="tab:red", markersize=6, zorder=3, fillstyle="none", label=what)
-    for row in whole:
-        axes.annotate(
-            f"{row['phi']:g}",
-            (row["parameters"] / 1e6, row["multiply_adds"] / 1e9),
-            xytext=(5, -11),
-            textcoords="offset points",
-            fontsize=8,
-            color="tab:blue",
-        )
-    for point in shown:
-        axes.annotate(
-            point["name"],
-            (point["parameters"] / 1e6, point["multiply_adds"] / 1e9),
-            xytext=(-7, 6) if baseline is B0 else (0, 8),
-            textcoords="offset points",
-            ha="right" if baseline is B0 else "center",
-            fontsize=9,
-            color="tab:red",
-        )
+    axes.plot(*place(shown), "D", color=SUBJECT, markersize=6, zorder=3, fillstyle="none", label=what)
+    annotate(axes, [f"{row['phi']:g}" for row in whole], *place(whole), CURVE, (5, -11))
+    annotate(axes, [point["name"] for point in shown], *place(shown), SUBJECT, (-7, 6))
     axes.set_xscale("log")
     axes.set_yscale("log")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-        axis.set_minor_formatter(ticker.NullFormatter())
-    axes.margins(0.1)
     axes.set_xlabel("parameters, millions")
     axes.set_ylabel("multiply-adds for one image, billions")
     axes.set_title(f"{baseline.title} scaled by Equation 3")
-    axes.grid(which="both", linewidth=0.3)
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", fontsize=8)
 
-    with atomic_file(path) as file:
-        figure.savefig(file, format=kind)
-    return {"curve": fine, "points": shown}
+
+def annotate(
+    axes: Any, texts: Sequence[str], x: Sequence[float], y: Sequence[float], color: str, offset: tuple[int, int]
+) -> None:
+    """A text beside each point. offset: in typographic points; to the left, the text ends there."""
+    align = "right" if offset[0] < 0 else "left"
+    for text, *where in zip(texts, x, y, strict=True):
+        axes.annotate(text, where, xytext=offset, textcoords="offset points", fontsize=9, color=color, ha=align)

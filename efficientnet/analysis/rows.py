@@ -94,6 +94,7 @@ def table_rows() -> list[dict]:
         row["paper_parameters"], row["paper_multiply_adds"] = (
             None if value is None else round(value * unit) for value, unit in paper
         )
+        row["paper_top1"] = variant.paper_top1
         row["dropout"] = variant.dropout
         row["implied_phi"] = dict(zip(FACTORS, implied_phi(variant.coefficients), strict=True))
         rows.append(row)

@@ -41,7 +41,7 @@ def equation_text(coefficients: Coefficients) -> str:
     factors = [getattr(coefficients, name) for name in FACTORS]
     if coefficients.phi is None:
         implied = ", ".join(f"{phi:.2f}" for phi in implied_phi(coefficients))
-        return "depth {:g}, width {:g}, resolution {:.4f}; solved for phi in Equation 3 these are {}".format(
+        return "depth {:g}, width {:g}, resolution {:.4f}; phi implied by each (Equation 3): {}".format(
             *factors, implied
         )
     bases = (coefficients.alpha, coefficients.beta, coefficients.gamma)
@@ -118,12 +118,12 @@ def table_text() -> str:
     lines = [
         "B0-B7 from their released coefficients, beside Table 2 of the paper (1000 classes, 3 input channels);",
         "B8 and L2 are in the released code only. The paper's FLOPs are multiply-adds.",
-        "phi: Equation 3 solved for depth / width / resolution.",
+        "top-1: the paper's accuracy on ImageNet in per cent. phi: Equation 3 solved for depth / width / resolution.",
         "",
     ]
-    line = "{:<7} {:>5} {:>5} {:>5} {:>7}  {:>11} {:>8} {:>7}  {:>13} {:>7} {:>7}   {}"
+    line = "{:<7} {:>5} {:>5} {:>5} {:>7}  {:>11} {:>8} {:>7}  {:>13} {:>7} {:>7}  {:>5}   {}"
     header = ("variant", "depth", "width", "size", "dropout", "parameters", "paper M", "differ", "multiply-adds")
-    lines.append(line.format(*header, "paper B", "differ", "phi by d / w / r"))
+    lines.append(line.format(*header, "paper B", "differ", "top-1", "phi by d / w / r"))
     for row in table_rows():
         variant = VARIANTS[row["name"]]
         lines.append(
@@ -139,6 +139,7 @@ def table_text() -> str:
                 f"{row['multiply_adds'] / 1e9:.3f} G",
                 variant.paper_flops or "-",
                 difference(row["multiply_adds"] / 1e9, variant.paper_flops),
+                variant.paper_top1 or "-",
                 three(row["implied_phi"]),
             )
         )
@@ -149,7 +150,7 @@ def fit_text() -> str:
     """The gap between Equation 3 and the released coefficients, and the reason for it."""
     lines = [
         "Each released variant beside Equation 3 (1.2, 1.1, 1.15) at the one phi that fits its coefficients best.",
-        "phi by d / w / r: the phi that depth, width and resolution each ask for. best: least squares of the",
+        "phi by d / w / r: the phi that depth, width and resolution each imply. best: least squares of the",
         "logarithms. d / w / size: depth, width and pixels a side. differ: Equation 3's architecture over the released",
         "one, in parameters and in multiply-adds (MACs).",
         "",
@@ -193,12 +194,12 @@ def search_text(baseline: Baseline, candidates: list[Candidate], most: int | Non
     """
     found = networks(baseline, candidates)
     papers = [same[0].is_papers for same in found]
-    chose = "the one that is marked * here" if any(papers) else f"{ALPHA}, {BETA}, {GAMMA}, which is not on this grid"
+    chose = "the one marked *" if any(papers) else f"{ALPHA}, {BETA}, {GAMMA}, which is not on this grid"
     lines = [
         "STEP 1 at phi = 1: alpha, beta, gamma whose alpha * beta^2 * gamma^2 is about 2, best first by how closely",
         f"the rounded architecture doubles {baseline.title}'s multiply-adds. The paper trained such candidates on B0",
         f"and chose {chose}.",
-        f"The {len(candidates)} candidates round to {len(found)} networks, a line each. same: how many of them give",
+        f"The {len(candidates)} candidates round to {len(found)} networks, one per line. same: how many of them give",
         "that network; the line shows the paper's choice, or the one whose product is closest to 2.",
         "",
     ]
@@ -278,8 +279,8 @@ def paper_text(table: str, reproductions: list[Reproduction]) -> str:
 
 def reproduction_text(one: Reproduction) -> str:
     changed = [f"{name} {getattr(one.coefficients, name):g}" for name in FACTORS]
-    changed = [text for text in changed if not text.endswith(" 1")] or ["as it is"]
+    changed = [text for text in changed if not text.endswith(" 1")] or ["unscaled"]
     return (
-        f"{one.row.baseline.title}, {', '.join(changed)}: {one.counts.multiply_adds / 1e9:.3f} G where the paper has "
+        f"{one.row.baseline.title}, {', '.join(changed)}: {one.counts.multiply_adds / 1e9:.3f} G; the paper has "
         f"{one.row.giga_flops:g} B ({100 * one.difference:+.1f}%)"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from efficientnet.common.isolated import Failure, run_isolated
 from efficientnet.mammography.dicom.headers import Header, look_at
@@ -17,7 +17,8 @@ from efficientnet.mammography.dicom.reading import ImageError
 from efficientnet.mammography.picture import open_image, preprocess_file
 from efficientnet.mammography.preprocessing import Preprocessing, breast_box, preprocess
 
-HEIGHT, GAP, CAPTION = 320, 8, 30  # in pixels: a picture, the space between pictures, the two lines below
+# In pixels: a picture, the two lines below it, the space within a pair and between pairs, and letters.
+HEIGHT, CAPTION, WITHIN, GAP, LETTERS = 320, 40, 3, 24, 14
 COLUMNS = 4  # pairs
 INK, BOX, TROUBLE, GRAY = (230, 230, 230), (255, 200, 0), (255, 90, 90), (40, 40, 40)
 
@@ -35,7 +36,7 @@ def contact_sheet(images: Sequence[tuple[Path, str]], settings: Preprocessing, l
     ]
     width, height = max(cell.width for cell in cells), cells[0].height
     columns = min(COLUMNS, len(cells))
-    page = Image.new("RGB", (columns * (width + GAP) + GAP, -(-len(cells) // columns) * (height + GAP) + GAP))
+    page = Image.new("RGB", (columns * (width + GAP) + GAP, -(-len(cells) // columns) * (height + GAP) + GAP), GRAY)
     for place, cell in enumerate(cells):
         row, column = divmod(place, columns)
         page.paste(cell, (GAP + column * (width + GAP), GAP + row * (height + GAP)))
@@ -44,8 +45,8 @@ def contact_sheet(images: Sequence[tuple[Path, str]], settings: Preprocessing, l
 
 def draw_reason(path: Path, reason: str) -> Image.Image:
     cell = Image.new("RGB", (HEIGHT, HEIGHT + CAPTION), GRAY)
-    lines = textwrap.wrap(f"{path.parent.name}/{path.name}: {reason}", 50)
-    ImageDraw.Draw(cell).text((4, 4), "\n".join(lines), TROUBLE)
+    lines = textwrap.wrap(f"{path.parent.name}/{path.name}: {reason}", 40)
+    write(cell, (6, 6), "\n".join(lines), TROUBLE)
     return cell
 
 
@@ -64,13 +65,17 @@ def draw_cell(file: tuple[Path, str], settings: Preprocessing) -> Image.Image | 
         top, bottom, left, right = (end * scale for end in breast_box(image))
         ImageDraw.Draw(whole).rectangle((left, top, right - 1, bottom - 1), outline=BOX, width=2)
     after = as_image(picture).resize((round(HEIGHT * picture.shape[1] / picture.shape[0]), HEIGHT))
-    cell = Image.new("RGB", (whole.width + GAP + after.width, HEIGHT + CAPTION))
+    cell = Image.new("RGB", (whole.width + WITHIN + after.width, HEIGHT + CAPTION), GRAY)
     cell.paste(whole, (0, 0))
-    cell.paste(after, (whole.width + GAP, 0))
+    cell.paste(after, (whole.width + WITHIN, 0))
     header = look_at(path)
     shown = f"{header.photometric_interpretation}, window {header.window}" if isinstance(header, Header) else ""
-    ImageDraw.Draw(cell).text((0, HEIGHT + 2), f"{name}, {height} x {width}\n{shown}", INK, spacing=1)
+    write(cell, (0, HEIGHT + 3), f"{name}, {height} x {width}\n{shown}", INK)
     return cell
+
+
+def write(cell: Image.Image, where: tuple[int, int], text: str, color: tuple[int, int, int]) -> None:
+    ImageDraw.Draw(cell).text(where, text, color, font=ImageFont.load_default(LETTERS), spacing=3)
 
 
 def without_crop(shape: tuple[int, int], settings: Preprocessing) -> Preprocessing:
