@@ -1,7 +1,7 @@
 """Score images with one checkpoint or an ensemble: predictions, metrics, submission.
 
-    python evaluate.py --checkpoint runs/b3-1/best.pt                               its own held-out patients
-    python evaluate.py --checkpoint runs/b3-*/best.pt --data RSNA                   folds together, out of fold
+    python evaluate.py --checkpoint runs/b3-1/best.pt                           its own held-out patients
+    python evaluate.py --checkpoint runs/b3-*/best.pt --data RSNA               an ensemble of folds, scored out of fold
     python evaluate.py --checkpoint best.pt --data RSNA --split test --submission submission.csv
 
 The preprocessing that each model was trained with comes from its checkpoint.
@@ -22,6 +22,7 @@ from efficientnet.common.command_line import Parser, command, leave, number, out
 from efficientnet.common.cpu import keep_freed_memory
 from efficientnet.common.errors import UserError
 from efficientnet.common.files import write_bytes
+from efficientnet.common.options import group_of
 from efficientnet.mammography.task import Screening
 from efficientnet.training.ensemble import load_member, predict_mean
 from efficientnet.training.failures import explained_failures
@@ -33,33 +34,42 @@ METRICS = Path("metrics.json")  # in --output
 
 
 def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Namespace:
-    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    usage = "%(prog)s --checkpoint FILE [FILE ...] [options]"
+    parser = Parser(prog=PROGRAM, usage=usage, description=__doc__)
     parser.add_argument(
         "--checkpoint", type=Path, nargs="+", required=True, metavar="FILE", help="best.pt of one or more runs"
     )
     task.add_evaluation_arguments(parser)
-    parser.add_argument("--output", type=output_folder, help="folder for predictions and metrics.json")
-    parser.add_argument(
+    output = group_of(parser, "output")
+    output.add_argument("--output", type=output_folder, metavar="DIR", help="folder for predictions and metrics.json")
+    output.add_argument(
         "--json",
         type=lambda text: Path(text) if text == "-" else output_file(text),
         metavar="FILE",
-        help="write the metrics there; - is the terminal",
+        help="write the metrics as JSON; - prints them on stdout, and all else on stderr",
     )
-    parser.add_argument("--flip", action="store_true", help="average each image with its mirror image")
-    parser.add_argument("--batch-size", type=number(int, 1), default=8, metavar="N", help="default 8")
-    parser.add_argument("--workers", type=number(int, 0), metavar="N", help="processes that read images")
-    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda where there is one")
-    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="default fp32")
-    parser.add_argument(
-        "--no-optimize", action="store_true", help="leave out the fast path, to compare: the network as it was trained"
+    scoring = parser.add_argument_group("scoring")
+    scoring.add_argument("--flip", action="store_true", help="average each image with its mirror image")
+    scoring.add_argument(
+        "--batch-size", type=number(int, 1), default=8, metavar="N", help="images in one forward pass (default: 8)"
     )
-    parser.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
+    scoring.add_argument(
+        "--workers", type=number(int, 0), metavar="N", help="image-loading processes (default: one per core, at most 8)"
+    )
+    scoring.add_argument("--device", choices=["cuda", "cpu"], help="(default: cuda if there is one)")
+    scoring.add_argument(
+        "--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="autocast type (default: fp32)"
+    )
+    scoring.add_argument(
+        "--no-optimize", action="store_true", help="score with the network as it was trained, without the fast path"
+    )
+    scoring.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
     arguments = parser.parse_args(argv)
     named = [path.resolve() for name, path in vars(arguments).items() if name in OUTPUTS and path is not None]
     if len(set(named)) < len(named):
-        parser.error(f"--{', --'.join(OUTPUTS)}: two of them have the same name")
+        parser.error(f"--{', --'.join(OUTPUTS)}: two of them name the same file")
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: PyTorch sees no CUDA device here; leave the flag out")
+        parser.error("--device cuda: PyTorch finds no CUDA device; omit the flag")
     return arguments
 
 
@@ -74,7 +84,7 @@ def evaluate(arguments: argparse.Namespace, task: type[Task]) -> None:
         keep_freed_memory()
     evaluation = task.evaluation({member.path: member.content for member in members}, arguments)
     say = (lambda text: print(text, file=sys.stderr)) if to_terminal else print
-    way = "fast path (--no-optimize compares)" if optimize else "network as it was trained"
+    way = "fast path (--no-optimize turns it off)" if optimize else "network as trained"
     count = f"{len(members)} checkpoint{'' if len(members) == 1 else 's'}"
     say(f"{evaluation.description}; {count}, {device.type}, {arguments.precision}, {way}")
     for text in evaluation.warnings:
@@ -124,7 +134,7 @@ def write_all(files: Sequence[tuple[Path, bytes]]) -> None:
         except OSError as error:
             failures.append(f"{path} ({error.strerror})")
     if failures:
-        raise UserError(f"could not be written: {', '.join(failures)}; the other files are there")
+        raise UserError(f"could not write {', '.join(failures)}; the other files were written")
 
 
 @command(PROGRAM)

@@ -4,15 +4,15 @@ python scale.py --phi 3                        Equation 3 on B0 at phi = 3
 python scale.py --phi 1 --alpha 1.3            other bases
 python scale.py --variant b3                   a released model
 python scale.py --depth 4                      one dimension alone, as in Figure 3
-python scale.py --baseline resnet50 --phi 2    another baseline, for --phi, factors, --search, budgets and --plot
+python scale.py --baseline resnet50 --phi 2    another baseline (also for factors, searches and --plot)
 python scale.py --table                        B0-B7 against the paper's Table 2
 python scale.py --fit                          why the released coefficients do not follow Equation 3
 python scale.py --paper table3                 the paper's Table 3 (or table7) beside its own rules
 python scale.py --search --step 0.05           the grid of STEP 1 by true multiply-adds: the best 15 and the paper's
-python scale.py --search --all                 all of it
-python scale.py --budget 1.5G                  the phi that uses a budget of multiply-adds best
+python scale.py --search --all                 the whole grid
+python scale.py --budget 1.5G                  the largest phi within a budget of multiply-adds
 python scale.py --max-parameters 10M           the same for parameters
-python scale.py --plot family.png              the family and Equation 3's curve as a picture
+python scale.py --plot family.png              accuracy and cost as a picture
 python scale.py --phi 3 --json                 JSON for programs, with any of the above
 """
 
@@ -54,21 +54,28 @@ BY_BUDGET = "--budget/--max-parameters"
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog=PROGRAM, usage="%(prog)s [options]", description=__doc__)
     add_arguments(parser, default="--phi 0, the baseline itself")
-    parser.add_argument("--table", action="store_true", help="B0-B7 beside the paper's Table 2")
-    parser.add_argument("--fit", action="store_true", help="each released variant beside Equation 3 at its best phi")
-    parser.add_argument("--paper", metavar="TABLE", help=f"rows of the paper beside ours: {', '.join(TABLES)}")
-    parser.add_argument("--search", action="store_true", help="alpha, beta, gamma of STEP 1 that about double the cost")
-    parser.add_argument(
-        "--all", action="store_true", help="the search's whole grid (with --json always, and a row for each candidate)"
+    tables = parser.add_argument_group("tables of the paper")
+    tables.add_argument("--table", action="store_true", help="B0-B7 beside the paper's Table 2; B8 and L2")
+    tables.add_argument("--fit", action="store_true", help="each released variant beside Equation 3 at its best phi")
+    tables.add_argument("--paper", metavar="TABLE", help=f"a table beside its own rules: {', '.join(TABLES)}")
+    search = parser.add_argument_group("searches")
+    search.add_argument("--search", action="store_true", help="STEP 1's grid: alpha, beta, gamma that double the cost")
+    search.add_argument("--step", type=float, metavar="X", help="step of the grid (default: 0.05)")
+    search.add_argument(
+        "--tolerance", type=float, metavar="X", help="largest distance of the product from 2 (default: 0.1)"
     )
-    parser.add_argument("--step", type=float, help="step of the search's grid (default 0.05)")
-    parser.add_argument("--tolerance", type=float, help="how far the search's product may be from 2 (default 0.1)")
-    parser.add_argument("--budget", type=count, metavar="N", help="find phi for at most N multiply-adds, such as 1.5G")
-    parser.add_argument("--max-parameters", type=count, metavar="N", help="find phi for at most N parameters: 10M")
-    parser.add_argument("--plot", type=output_file, metavar="FILE.png", help="draw the family (needs matplotlib)")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    search.add_argument(
+        "--all", action="store_true", help=f"the whole grid, not only the best {SHORT_SEARCH} (--json: always)"
+    )
+    search.add_argument("--budget", type=count, metavar="N", help="phi for at most N multiply-adds, such as 1.5G")
+    search.add_argument("--max-parameters", type=count, metavar="N", help="phi for at most N parameters, such as 10M")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--plot", type=output_file, metavar="FILE.png", help="draw accuracy and cost; .svg and .pdf too (matplotlib)"
+    )
+    output.add_argument("--json", action="store_true", help="one JSON object instead of text")
     arguments = parser.parse_args(argv)
     others = {
         "--table": arguments.table,
@@ -82,7 +89,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         with_bases = ("--plot", BY_BUDGET)
         arguments.way = chosen_way(arguments, others, with_bases, (*with_bases, "--search")) or BY_PHI
         if (arguments.all or is_given(arguments, "step", "tolerance")) and arguments.way != "--search":
-            raise ValueError("--all, --step and --tolerance belong to --search")
+            raise ValueError("--all, --step and --tolerance need --search")
         arguments.answer = prepare(arguments)
         warning = constraint_warning(arguments) if arguments.way in (BY_PHI, *with_bases) else None
     except ValueError as error:

@@ -1,14 +1,14 @@
 """Train an EfficientNet: one plain loop, on one process or many.
 
     python train.py --variant b0                                  the embedded phantoms, one process
-    python train.py --phi 1.5                                     an architecture that scale.py derives, by its flags
+    python train.py --phi 1.5                                     any architecture of scale.py, by the same flags
     torchrun --nproc_per_node=2 train.py --variant b3             two processes
     torchrun --nproc_per_node=2 train.py --variant b3 --data RSNA --image-size 1024 512 --batch-size 4
     python train.py --data RSNA --dry-run                         what would be trained
-    torchrun --nproc_per_node=2 train.py --resume runs/b3-1       go on after an interruption
+    torchrun --nproc_per_node=2 train.py --resume runs/b3-1       continue after an interruption
 
-Read `train` from top to bottom: data, model, forward, loss, backward, step, average, validation, checkpoint. The data
-are behind `training.task.Task`.
+Read `train` from top to bottom: data, model, forward, loss, backward, step, average, validation, checkpoint. A
+`training.task.Task` supplies the data.
 
 A run that was stopped or killed, and resumed, is bit-identical to an uninterrupted one: each update is a function of
 the state in a checkpoint and of (seed, epoch, position, rank).
@@ -114,7 +114,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
                             store.save(loaders.number(progress), state())
                         bar.show(progress, mean_loss, rate)
                 if progress.update == 0 and not learner.scaler.is_enabled():  # fp16 may need more to find its scale
-                    raise UserError("not one update of the first epoch had finite gradients: lower --learning-rate")
+                    raise UserError("no update of the first epoch had finite gradients: lower --learning-rate")
 
                 # Validation of the averaged weights. It forks loader processes, so no thread may be writing meanwhile.
                 store.wait()
@@ -135,7 +135,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
                     files |= task.files(metrics, content)
                 say = console.epoch_text(end.values, metrics.text, recipe.epochs, end.improved)
                 store.save(loaders.number(progress), content, files, best=end.improved, say=say)
-            store.close("the run is finished")
+            store.close("the run finished")
         except Stopped as stopped:
             store.save(loaders.number(progress), state())
             stop(stopped, progress, store, folder, process)
@@ -152,7 +152,7 @@ def stop(stopped: Stopped, progress: Progress, store: CheckpointStore, folder: R
     folder.mark_stopped(where, process)
     if process.is_main:
         path = shlex.quote(str(folder.path))
-        print(f"{PROGRAM}: {where}: all of it is saved, go on with --resume {path}", file=sys.stderr, flush=True)
+        print(f"{PROGRAM}: {where}: everything is saved, continue with --resume {path}", file=sys.stderr, flush=True)
     process.barrier()  # torchrun ends the others when the first rank leaves
 
 
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None, task: type[Task] = Screening) -> int
     arguments = parser.parse_args(argv)
     folder = RunFolder.stopped_before_restart(arguments.output)
     if folder is not None:
-        print(f"{PROGRAM}: {folder.path} was stopped on request, so it is not started again", file=sys.stderr)
+        print(f"{PROGRAM}: {folder.path} was stopped on request and is not started again", file=sys.stderr)
         return 0
     code = 0
     with explained_failures(arguments.timeout if world_size() > 1 else None):

@@ -108,7 +108,8 @@ def derive(baseline: Baseline, coefficients: Coefficients) -> Architecture:
     image_size = scaled_image_size(baseline, coefficients)
     if image_size < SMALLEST_IMAGE:
         raise ValueError(
-            f"resolution {coefficients.resolution:g} gives images of {image_size} pixels; {SMALLEST_IMAGE} is the least"
+            f"resolution {coefficients.resolution:g} gives images of {image_size} pixels; "
+            f"the minimum is {SMALLEST_IMAGE}"
         )
     return Architecture(name, scale(baseline, coefficients), image_size, None, baseline, coefficients)
 
@@ -138,15 +139,19 @@ def recorded_architecture(content: Mapping[str, Any]) -> Architecture:
 
 def add_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     """Add the flags to a parser. default: the architecture without any of them, for the help."""
-    group = parser.add_argument_group("architecture", f"one way to name it; default: {default}")
+    group = parser.add_argument_group("architecture", f"name it in one way (default: {default})")
     group.add_argument("--variant", metavar="NAME", help=f"a released model: {', '.join(KNOWN)}")
-    group.add_argument("--phi", type=float, help="compound coefficient, 0 or more, fractions too")
+    group.add_argument("--phi", type=float, metavar="X", help="compound coefficient, 0 or more, fractions too")
     for (name, value), what in zip(BASES.items(), FACTORS, strict=True):
-        group.add_argument(f"--{name}", type=float, help=f"base of the {what}, at least 1 (default {value})")
+        group.add_argument(
+            f"--{name}", type=float, metavar="X", help=f"base of the {what}, at least 1 (default: {value})"
+        )
     for name, what in zip(FACTORS, ("depth", "width", "image size"), strict=True):
-        text = f"factor on the baseline's {what}, above 0, instead of phi (default 1)"
-        group.add_argument(f"--{name}", type=float, help=text)
-    group.add_argument("--baseline", metavar="NAME", help=f"what is scaled: {', '.join(BASELINES)} (default b0)")
+        text = f"factor on the baseline's {what}, above 0, instead of phi (default: 1)"
+        group.add_argument(f"--{name}", type=float, metavar="X", help=text)
+    group.add_argument(
+        "--baseline", metavar="NAME", help=f"the baseline to scale: {', '.join(BASELINES)} (default: b0)"
+    )
 
 
 def given(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
@@ -178,13 +183,13 @@ def chosen_way(
     }
     chosen = [way for way, used in ways.items() if used]
     if len(chosen) > 1:
-        raise ValueError(f"{' and '.join(chosen)} exclude each other: choose one way to name an architecture")
+        raise ValueError(f"{' and '.join(chosen)} cannot be combined: choose one way to name an architecture")
     if not chosen:
         return BY_PHI if is_given(arguments, *BASES, "baseline") else None
     if is_given(arguments, *BASES) and chosen[0] not in (BY_PHI, *others_with_bases):
-        raise ValueError(f"--alpha, --beta and --gamma have no part in {chosen[0]}")
+        raise ValueError(f"--alpha, --beta and --gamma do not apply to {chosen[0]}")
     if is_given(arguments, "baseline") and chosen[0] not in (BY_PHI, BY_FACTORS, *others_with_baseline):
-        raise ValueError(f"--baseline has no part in {chosen[0]}")
+        raise ValueError(f"--baseline does not apply to {chosen[0]}")
     return chosen[0]
 
 
@@ -213,6 +218,6 @@ def constraint_warning(arguments: argparse.Namespace) -> str | None:
     if abs(growth - 2) <= CONSTRAINT_TOLERANCE:
         return None
     return (
-        f"alpha * beta^2 * gamma^2 = {growth:.3f}, far from the 2 of Equation 3: multiply-adds grow by about "
+        f"alpha * beta^2 * gamma^2 = {growth:.3f}, far from 2 (Equation 3): multiply-adds grow by about "
         f"{growth:.2f}^phi, not 2^phi"
     )

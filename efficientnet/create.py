@@ -60,7 +60,7 @@ def create_model(
     """
     if is_file(name_or_stages):
         if weights is not None:
-            raise ValueError(f"weights are named twice: {name_or_stages} and {weights}")
+            raise ValueError(f"weights are given twice: {name_or_stages} and {weights}")
         name_or_stages, weights = None, name_or_stages
     pretrained = stages = default_dropout = None
     if isinstance(name_or_stages, str):
@@ -71,9 +71,9 @@ def create_model(
     if weights is not None:
         pretrained = read_weights(weights, source, mean, std, stages and variant_of(stages))
     elif any(value is not None for value in (source, mean, std)):
-        raise ValueError("source, mean and std say what weights are: give weights too")
+        raise ValueError("source, mean and std describe weights: pass weights too")
     elif name_or_stages is None:
-        raise ValueError("name a variant, such as b0, or give stages or weights")
+        raise ValueError('pass a name such as "b0", stages, or weights')
     if stages is None:
         known = pretrained.known_architecture()
         stages, default_dropout = known.stages, known.dropout

@@ -4,10 +4,10 @@
     python -m efficientnet.export --checkpoint runs/b3-1/best.pt --program b3.pt2
     python -m efficientnet.export --checkpoint runs/b3-1/best.pt --onnx b3.onnx --features
 
-The input is "images", float32 (N, C, H, W) of any N, and any H and W from 32 in ONNX and from 33 in a program,
-preprocessed and normalised as the metadata of the file say; the output is "logits", float32 (N, T), whose sigmoid is
-the probability of each target. With --features it is "features", float32 (N, F): what the classifier would see, the
-mean over the pixels of the last layer.
+The input is "images", float32 (N, C, H, W), preprocessed and normalised as the file's metadata say. N is free; H and W
+are at least 32 in ONNX and 33 in a program. The output is "logits", float32 (N, T); their sigmoid is the probability of
+each target. With --features it is "features", float32 (N, F): the last layer averaged over the pixels, which is the
+input of the classifier.
 """
 
 from __future__ import annotations
@@ -98,17 +98,17 @@ def write_program(program: ExportedProgram, path: Path, properties: dict[str, st
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog=PROGRAM, description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="best.pt of a run")
     parser.add_argument(
         "--onnx", type=output_file, metavar="FILE.onnx", help="write ONNX (packages onnx and onnxscript)"
     )
-    parser.add_argument("--program", type=output_file, metavar="FILE.pt2", help="write torch.export's program")
-    parser.add_argument("--features", action="store_true", help="pooled features instead of logits, no classifier")
-    parser.add_argument("--no-fold", action="store_true", help="the network as it was trained, layer by layer")
+    parser.add_argument("--program", type=output_file, metavar="FILE.pt2", help="write a torch.export program")
+    parser.add_argument("--features", action="store_true", help="output pooled features instead of logits")
+    parser.add_argument("--no-fold", action="store_true", help="export the network as trained, without the fast path")
     arguments = parser.parse_args(argv)
     if arguments.onnx is None and arguments.program is None:
-        parser.error("name what to write: --onnx FILE, --program FILE, or both")
+        parser.error("choose an output: --onnx FILE, --program FILE, or both")
     return arguments
 
 

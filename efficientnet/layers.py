@@ -29,7 +29,7 @@ class Convention:
 
     def __post_init__(self) -> None:
         if self.padding not in ("same", "symmetric"):
-            raise ValueError(f'padding is "same" or "symmetric", not {self.padding!r}')
+            raise ValueError(f'padding must be "same" or "symmetric", not {self.padding!r}')
 
 
 AUTHORS = Convention()

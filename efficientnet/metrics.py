@@ -244,7 +244,7 @@ def validated(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.b
         raise ValueError(f"{len(values)} labels but {len(scores)} probabilities")
     wrong = (values != 0) & (values != 1)
     if wrong.any():
-        raise ValueError(f"labels[{np.argmax(wrong)}] is {values[wrong][0]:g}; a label is 0 or 1")
+        raise ValueError(f"labels[{np.argmax(wrong)}] is {values[wrong][0]:g}; labels must be 0 or 1")
     return values == 1, scores
 
 
@@ -290,7 +290,7 @@ def group_codes(groups: Iterable[Hashable], expected: int) -> NDArray[np.intp]:
         raise ValueError(f"{len(members)} groups but {expected} probabilities")
     for place, member in enumerate(members):
         if not isinstance(member, Hashable):
-            raise ValueError(f"groups[{place}] is {member!r}; a group is a value such as a number or text")
+            raise ValueError(f"groups[{place}] is {member!r}; a group must be hashable, such as a number or a string")
         if member is None or member != member:  # each NaN would be a group of its own
             raise ValueError(f"groups[{place}] is missing ({member})")
     places: dict[Hashable, int] = {}

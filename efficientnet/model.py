@@ -51,7 +51,7 @@ class EfficientNet(nn.Module):
         stem, *body, head = self.stages = tuple(stages)
         middle = {stage.operator for stage in body}
         if stem.operator != "conv" or head.operator not in ("head", "classifier") or not middle & {*BLOCKS}:
-            raise ValueError("the stages must be one conv, one or more of blocks, and one head, as in Table 1")
+            raise ValueError("the stages must be a conv stem, at least one stage of blocks, and a head, as in Table 1")
         self.in_channels, self.num_classes = stem.in_channels, num_classes
         self.num_features = head.out_channels
         self.convention = convention
@@ -99,8 +99,8 @@ class EfficientNet(nn.Module):
     def check_batch(self, x: Tensor) -> None:
         if x.shape[0] == 1 and x.shape[2] == x.shape[3] == SMALLEST_IMAGE and batch_norm_learns(self):
             raise ValueError(
-                "training on 32x32 pixels needs two images a rank: batch norm in the last stages would see one value "
-                "per channel. Use a larger batch or larger images."
+                "training on 32x32 pixels needs at least two images per rank: batch norm in the last stages would see "
+                "one value per channel. Use a larger batch or larger images."
             )
 
     def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def check_input(x: Tensor, in_channels: int) -> None:
     """Reject bad input early, with a clear message: ValueError."""
     if not x.is_floating_point():
         raise ValueError(
-            f"expected normalised floating-point images, got {x.dtype}: give (images / 255 - mean) / std, with the "
+            f"expected normalised floating-point images, got {x.dtype}: pass (images / 255 - mean) / std, with the "
             "mean and std that the weights were trained with"
         )
     if x.dim() != 4 or x.shape[1] != in_channels:

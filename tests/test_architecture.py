@@ -238,7 +238,7 @@ def test_weights_of_ones_own_architecture_go_out_and_come_back(finished, tiny_da
         assert "model       EfficientNet-B0 with depth 0.5, width 0.2, 129,498 parameters" in process.stdout
     assert_one_line_error(run("train.py", "--data", tiny_data, "--weights", own), 2, "own.pt", "--image-size")
     process = run("train.py", "--data", tiny_data, "--weights", own, "--variant", "b0")
-    assert_one_line_error(process, 1, "does not fit b0")
+    assert_one_line_error(process, 1, "does not match b0")
     save_weights(tmp_path / "plain.pt", create_model(scale(B0, Coefficients(width=0.5)), 3))
     assert create_model(tmp_path / "plain.pt").num_classes == 3
     content = torch.load(own, weights_only=True)
@@ -252,7 +252,7 @@ def test_a_resumed_run_keeps_its_architecture(finished, tiny_data, tmp_path):
     before = {path.name: path.read_bytes() for path in finished.iterdir() if path.is_file()}
     for flags in (["--variant", "b0"], ["--phi", 1], ["--width", 0.2]):
         process = run("train.py", "--resume", finished, *flags)
-        assert_one_line_error(process, 2, " ".join(map(str, flags)), "b0 with depth 0.5, width 0.2", "keeps")
+        assert_one_line_error(process, 2, " ".join(map(str, flags)), "b0 with depth 0.5, width 0.2", "must keep its")
     assert {path.name: path.read_bytes() for path in finished.iterdir() if path.is_file()} == before
     copy = shutil.copytree(finished, tmp_path / "copy")
     assert run("train.py", "--resume", copy, *SMALL).returncode == 0  # the same flags again are no contradiction

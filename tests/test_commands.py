@@ -100,7 +100,7 @@ def test_a_connection_of_its_own_that_breaks_is_a_failure_of_a_command(capsys):
 def test_output_that_found_no_place_is_told_at_the_end(capsys):
     with open("/dev/full", "w") as output:
         assert called(scale.main, ("--table",), output) == 1
-    assert capsys.readouterr().err == "scale.py: error: its output could not be written: No space left on device\n"
+    assert capsys.readouterr().err == "scale.py: error: cannot write output: No space left on device\n"
 
 
 class Notebook(io.TextIOBase):

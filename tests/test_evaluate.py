@@ -89,7 +89,7 @@ def test_folds_together_score_every_patient_by_the_one_that_held_her_out(trained
 
 def test_all_patients_are_scored_on_request_and_the_warning_is_aloud(trained):
     process = evaluate("--checkpoint", trained[2][0], "--split", "all")
-    assert "6 of these patients were trained on" in process.stdout
+    assert "6 of these patients (by identifier) were trained on" in process.stdout
 
 
 def test_submission_has_kaggles_format_and_order(trained, tmp_path):
@@ -167,7 +167,7 @@ def test_scores_are_there_though_one_of_the_outputs_fails(trained, tmp_path, mon
 
     monkeypatch.setattr("evaluate.write_bytes", full_disk)
     process = run("evaluate.py", "--checkpoint", trained[2][0], "--output", tmp_path, "--json", tmp_path / "m.json")
-    assert_one_line_error(process, 1, "images.csv (No space left on device)", "the other files are there")
+    assert_one_line_error(process, 1, "images.csv (No space left on device)", "the other files were written")
     assert "Probabilistic F1" in process.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"predictions.csv", "metrics.json", "m.json"}
 
@@ -176,8 +176,8 @@ def test_patients_with_the_identifiers_of_others_are_counted_and_scored_on_reque
     elsewhere = write_tiny_data(tmp_path / "elsewhere", 15)
     process = evaluate("--checkpoint", trained[2][0], "--data", elsewhere)
     assert "9 of 15 patients (the others were trained on)" in process.stdout
-    assert f"6 of these patients have identifiers that were trained on in {trained[1]}" in process.stdout
-    assert "3 of these patients are not in the table that was trained from" in process.stdout
+    assert f"6 of these patients have the same identifiers as training patients in {trained[1]}" in process.stdout
+    assert "3 of these patients are not in the original training table" in process.stdout
     assert ": 15 patients," in evaluate("--checkpoint", trained[2][0], "--data", elsewhere, "--split", "all").stdout
     own = evaluate("--checkpoint", *trained[2]).stdout
     assert "12 patients, " in own and "warning" not in own
@@ -188,7 +188,7 @@ def test_test_patients_that_were_trained_on_are_counted_and_nothing_is_called_un
     (data / "train.csv").rename(data / "test.csv")
     (data / "train_images").rename(data / "test_images")
     process = evaluate("--checkpoint", *trained[2], "--data", data / "test.csv", "--json", tmp_path / "m.json")
-    assert "warning: 6 of these patients were trained on" in process.stdout and "held-out" not in process.stdout
+    assert "warning: 6 of these patients (by identifier) were" in process.stdout and "held-out" not in process.stdout
     assert "given_threshold" not in json.loads((tmp_path / "m.json").read_text())
 
 
@@ -209,7 +209,7 @@ def test_a_patient_who_was_renamed_is_not_held_out(trained, tmp_path):
 def test_two_outputs_of_one_name_are_told(trained, tmp_path):
     path, folder = tmp_path / "x", tmp_path / "o"
     arguments = ("--checkpoint", trained[2][0])
-    assert_one_line_error(run("evaluate.py", *arguments, "--json", path, "--submission", path), 2, "the same name")
+    assert_one_line_error(run("evaluate.py", *arguments, "--json", path, "--submission", path), 2, "the same file")
     process = run("evaluate.py", *arguments, "--output", folder, "--submission", folder / "predictions.csv")
     assert_one_line_error(process, 1, "predictions.csv (another output has this name)")
     assert {each.name for each in folder.iterdir()} == {"predictions.csv", "images.csv", "metrics.json"}
@@ -228,7 +228,7 @@ def test_a_submission_of_nothing_but_the_prior_is_written_and_fails(trained, tmp
     shutil.rmtree(data / "test_images")
     path = tmp_path / "submission.csv"
     process = run("evaluate.py", "--checkpoint", trained[2][0], "--data", data, "--submission", path)
-    assert_one_line_error(process, 1, str(data / "test_images"), "not one image could be scored")
+    assert_one_line_error(process, 1, str(data / "test_images"), "no image could be scored")
     assert len(rows(path)) == 6
 
 
@@ -242,7 +242,7 @@ def test_folds_of_different_tables_are_said_and_nobody_is_scored_by_who_trained_
     content["training_patients"] = [swapped.get(patient, patient) for patient in trained_on]
     torch.save(content, tmp_path / "other.pt")
     process = evaluate("--checkpoint", trained[2][0], tmp_path / "other.pt", "--output", tmp_path)
-    assert "have 2 of 12 patients in different folds" in process.stdout
+    assert "put 2 of 12 patients in different folds" in process.stdout
     # One is now trained on by both, and scored by none.
     assert len({row["patient_id"] for row in rows(tmp_path / "predictions.csv")}) == 11
 
@@ -291,7 +291,7 @@ def test_outputs_that_are_not_finite_are_said(trained, tmp_path):
     content = torch.load(trained[2][0], weights_only=True)
     content["weights"]["classifier.bias"].fill_(float("nan"))
     torch.save(content, tmp_path / "nan.pt")
-    assert_one_line_error(run("evaluate.py", "--checkpoint", tmp_path / "nan.pt"), 1, "nan.pt", "not finite")
+    assert_one_line_error(run("evaluate.py", "--checkpoint", tmp_path / "nan.pt"), 1, "nan.pt", "non-finite")
 
 
 def test_a_killed_loader_process_is_said_in_a_line(trained, monkeypatch):

@@ -401,7 +401,7 @@ def test_groups_of_another_length_are_refused():
         (np.ma.array([7, 8], mask=[0, 1]), r"groups\[1\] is missing"),
         (np.array([[7], [8]]), r"groups must be one-dimensional.* not of shape \(2, 1\)"),
         (torch.tensor([[7], [8]]), r"groups must be one-dimensional.* not of shape \(2, 1\)"),
-        ([[7], [8]], r"groups\[0\] is \[7\]; a group is a value such as a number or text"),
+        ([[7], [8]], r"groups\[0\] is \[7\]; a group must be hashable, such as a number or a string"),
     ],
     ids=repr,
 )

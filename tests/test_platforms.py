@@ -46,7 +46,7 @@ def test_it_trains_resumes_and_evaluates(elsewhere, tiny_data, tmp_path):
     process = elsewhere("train.py", *recipe, "--data", tiny_data, "--output", tmp_path / "r")
     assert process.returncode == 0, process.stderr
     lines = process.stderr.splitlines()
-    assert len(lines) == 1 and "no file locks here" in lines[0], process.stderr
+    assert len(lines) == 1 and "file locks are not available here" in lines[0], process.stderr
     process = elsewhere("train.py", "--resume", tmp_path / "r", "--workers", 0)
     assert process.returncode == 0 and "resumed after epoch 1" in process.stdout, process.stderr
     process = elsewhere("evaluate.py", "--checkpoint", tmp_path / "r" / "best.pt", "--workers", 1)

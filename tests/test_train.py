@@ -212,7 +212,7 @@ def test_oversampling_is_corrected_and_said(tiny_data, tmp_path):
     process = run(
         "train.py", *FAST, "--data", tiny_data, "--epochs", 1, "--output", tmp_path / "r", "--positive-share", 0.5
     )
-    assert "from 50.0 % of positives back to 16.7 %" in process.stdout
+    assert "from 50.0 % to 16.7 % positives" in process.stdout
     assert torch.load(tmp_path / "r" / "best.pt", weights_only=True)["logit_shift"] == pytest.approx(1.609, abs=1e-3)
 
 
@@ -316,7 +316,7 @@ def test_broken_images_are_named_and_counted_and_do_not_end_the_run(damaged, tmp
         (["--resume", "auto"], 2, ["--output"]),
         (["--resume", "absent.pt"], 1, ["absent.pt", "no such file"]),
         (["--targets", "nothing"], 1, ["nothing", "train.csv"]),
-        (["--folds", 40], 1, ["40", "12 patients"]),
+        (["--folds", 40], 1, ["40 patients", "has 12"]),
         (["--nonsense"], 2, ["--nonsense"]),
         (["--targets", "cancer,cancer"], 1, ["--targets cancer,cancer", "different"]),
         (["--image-size", 32, "--batch-size", 1], 2, ["two images"]),
@@ -347,7 +347,7 @@ def test_one_image_to_train_on_is_enough_where_batch_norm_can_use_it(tmp_path):
     data = a_few_images(tmp_path / "data", 2, positives=[0, 1])
     arguments = ("--data", data, *SHORT, "--output", tmp_path / "r")
     process = run("train.py", *arguments, "--image-size", 32)
-    assert_one_line_error(process, 1, "one image to train on", "two at 32x32")
+    assert_one_line_error(process, 1, "only one training image", "at 32x32")
     assert run("train.py", *arguments, "--image-size", 64).returncode == 0
 
 
@@ -364,14 +364,14 @@ def test_without_a_positive_to_learn_from_there_is_a_warning_and_no_threshold(tm
     arguments = ("--data", data, *SHORT, "--image-size", 64, "--output", tmp_path / "r")
     process = run("train.py", *arguments)
     assert process.returncode == 0, process.stderr
-    assert "warning     no training image has cancer: nothing can be learned about it" in process.stdout
+    assert "warning     no training image is positive for cancer: nothing can be learned about it" in process.stdout
     assert lines(tmp_path / "r")[0]["threshold"] is None and " at -" in process.stdout
 
 
 def test_a_column_of_positives_alone_is_said(tmp_path):
     data = a_few_images(tmp_path / "data", 4, positives=range(4))
     process = run("train.py", "--data", data, *SHORT, "--image-size", 64, "--dry-run")
-    assert "warning     every training image has cancer" in process.stdout
+    assert "warning     every training image is positive for cancer" in process.stdout
 
 
 def test_a_fold_without_a_positive_is_said_and_the_loss_decides(tmp_path):
@@ -406,7 +406,7 @@ def test_a_folder_without_a_table_or_without_images_is_said(tmp_path):
 def test_a_run_folder_is_not_overwritten_and_a_resumed_run_keeps_its_settings(finished, tiny_data):
     output, _ = finished
     before = (output / "last.pt").read_bytes()
-    assert_one_line_error(run("train.py", *FAST, "--data", tiny_data, "--output", output), 2, "already holds a run")
+    assert_one_line_error(run("train.py", *FAST, "--data", tiny_data, "--output", output), 2, "already contains a run")
     process = run("train.py", "--resume", output, "--learning-rate", 0.5)
     assert_one_line_error(process, 2, "--learning-rate 0.5", "0.001")
     assert_one_line_error(run("train.py", "--resume", output / "best.pt"), 1, "last.pt")

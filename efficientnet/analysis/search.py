@@ -57,17 +57,17 @@ def largest_coefficients(
     limits = (multiply_adds, least.multiply_adds, "multiply-adds"), (parameters, least.parameters, "parameters")
     limits = [limit for limit in limits if limit[0] is not None]
     if not limits:
-        raise ValueError("name a budget of multiply-adds, of parameters, or both")
+        raise ValueError("give a budget of multiply-adds, of parameters, or both")
     budgets = " and ".join(f"{budget:,.0f} {unit}" for budget, _, unit in limits)
     compound_coefficients(0, alpha, beta, gamma)  # checks the bases
     for budget, count, unit in limits:
         if count > budget:
             raise ValueError(
-                f"a budget of {budget:,.0f} {unit} is below {baseline.title} itself at phi 0, which has {count:,}"
+                f"a budget of {budget:,.0f} {unit} is too small: {baseline.title} itself (phi 0) has {count:,}"
             )
     if alpha == beta == 1 and (multiply_adds is None or gamma == 1):
         bases = "alpha and beta, which are both" if multiply_adds is None else "alpha, beta and gamma, which are all"
-        raise ValueError(f"no phi uses a budget of {budgets}: they grow with {bases} 1")
+        raise ValueError(f"no phi reaches a budget of {budgets}: they depend only on {bases} 1")
 
     def coefficients(steps: int) -> Coefficients:
         return compound_coefficients(round(steps * PHI_STEP, 4), alpha, beta, gamma)
@@ -88,7 +88,7 @@ def largest_coefficients(
     try:
         scaled_complexity(baseline, coefficients(high))
     except TooLarge as error:
-        raise ValueError(f"no phi uses a budget of {budgets}: before it is reached, {error}") from None
+        raise ValueError(f"no phi reaches a budget of {budgets}: {error}") from None
     return coefficients(low)
 
 
@@ -152,7 +152,7 @@ def grid_search(baseline: Baseline, step: float = 0.05, tolerance: float = 0.1) 
         counts = scaled_complexity(baseline, coefficients)
         found.append(Candidate(coefficients, product, counts, counts.multiply_adds / before))
     if not found:
-        raise ValueError(f"no point of a grid of {step} has a product within {tolerance} of 2: use a finer step")
+        raise ValueError(f"no point of a grid with step {step} has a product within {tolerance} of 2: use a finer step")
     return sorted(found, key=lambda candidate: abs(math.log(candidate.growth / 2)))
 
 

@@ -45,26 +45,39 @@ DECIDED_BY = {
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog=PROGRAM, usage="%(prog)s [options]", description=__doc__)
     names = [*VARIANTS, *(name for name in BASELINES if name not in VARIANTS)]
-    parser.add_argument("--variant", choices=names, metavar="NAME", help=f"{', '.join(names)} (b0)")
-    parser.add_argument("--batch-size", type=number(int, 1), metavar="N", help="images at once (16; for --scaling 4)")
-    parser.add_argument(
-        "--image-size", type=number(int, SMALLEST_IMAGE), metavar="N", help="default: the variant's own"
+    what = parser.add_argument_group("what is measured")
+    what.add_argument("--variant", choices=names, metavar="NAME", help=f"{', '.join(names)} (default: b0)")
+    what.add_argument(
+        "--batch-size", type=number(int, 1), metavar="N", help="images at once (default: 16; 4 with --scaling)"
     )
-    parser.add_argument("--train", action="store_true", help="a training step instead of a prediction")
-    parser.add_argument("--compile", action="store_true", help="torch.compile too, which adds minutes")
-    parser.add_argument(
-        "--peers", metavar="NAME,...", help=f"some of {', '.join(PEERS)}; '' is none (default: those installed)"
+    what.add_argument(
+        "--image-size",
+        type=number(int, SMALLEST_IMAGE),
+        metavar="N",
+        help="pixels a side (default: the variant's own)",
     )
-    parser.add_argument("--scaling", action="store_true", help="B0 to B7 and other sizes beside their multiply-adds")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="metrics of a checkpoint in each precision")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="for --checkpoint (default: its training data)")
-    parser.add_argument("--rounds", type=number(int, 1), metavar="N", help="turns of each library (5)")
-    parser.add_argument("--seconds", type=number(float, above=0), metavar="S", help="of each turn (3)")
-    parser.add_argument("--threads", type=number(int, 1), metavar="N", help="PyTorch's threads (default: its choice)")
-    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda if there is one")
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write all figures to FILE as well")
+    what.add_argument("--train", action="store_true", help="a training step instead of a prediction")
+    what.add_argument("--compile", action="store_true", help="also with torch.compile, which adds minutes")
+    what.add_argument(
+        "--peers", metavar="NAME,...", help=f"some of {', '.join(PEERS)}; '': none (default: those installed)"
+    )
+    what.add_argument("--scaling", action="store_true", help="B0 to B7 and ResNet-50: time beside multiply-adds")
+    what.add_argument("--checkpoint", type=Path, metavar="FILE", help="metrics of a checkpoint in each precision")
+    what.add_argument(
+        "--data", type=Path, metavar="DIR", help="data folder for --checkpoint (default: that of its training)"
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--rounds", type=number(int, 1), metavar="N", help=f"processes of each library (default: {ROUNDS})"
+    )
+    how.add_argument(
+        "--seconds", type=number(float, above=0), metavar="S", help=f"seconds of each process (default: {SECONDS:g})"
+    )
+    how.add_argument("--threads", type=number(int, 1), metavar="N", help="PyTorch's threads (default: its choice)")
+    how.add_argument("--device", choices=["cuda", "cpu"], help="(default: cuda if there is one)")
+    how.add_argument("--json", type=output_file, metavar="FILE", help="also write all figures as JSON")
     arguments = parser.parse_args(argv)
     try:
         arguments.peers = check_peers(arguments.peers, arguments.variant or "b0")
@@ -72,16 +85,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(str(error))
     chosen = [f"--{name}" for name in ("train", "scaling", "checkpoint") if getattr(arguments, name)]
     if len(chosen) > 1:
-        parser.error(f"{' and '.join(chosen)} exclude each other")
+        parser.error(f"{' and '.join(chosen)} cannot be combined")
     if arguments.data is not None and arguments.checkpoint is None:
-        parser.error("--data goes with --checkpoint")
+        parser.error("--data needs --checkpoint")
     if arguments.compile and arguments.train:
-        parser.error("--compile is for predictions: torch.compile gains nothing for the training of these networks")
+        parser.error("--compile is for predictions only: torch.compile does not speed up training of these networks")
     for mode in chosen:
         given = [name for name in DECIDED_BY.get(mode, ()) if getattr(arguments, name) not in (None, False)]
         if given:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            parser.error(f"{flags}: not with {mode}, which decides that itself")
+            parser.error(f"{flags} cannot be combined with {mode}, which makes its own choice")
     return arguments
 
 

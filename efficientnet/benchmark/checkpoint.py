@@ -36,7 +36,7 @@ def compare_precisions(path: Path, data: Path | None, device: torch.device) -> t
         probabilities, _ = predict_mean([member], evaluation, device, precision=precision)
         readable = np.flatnonzero(~np.isnan(probabilities[:, 0]))
         if not readable.size or np.isnan(table.labels[:, 0]).all():
-            raise UserError(f"{evaluation.root}: needs images with labels, to compare metrics on them")
+            raise UserError(f"{evaluation.root}: comparing metrics needs images with labels")
         reference = probabilities if reference is None else reference
         metrics = score_breasts(table, readable, probabilities[readable]).metrics()
         rows.append(

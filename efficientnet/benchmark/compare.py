@@ -62,9 +62,11 @@ def run_task(task: Task) -> dict[str, Any]:
             command, capture_output=True, text=True, timeout=PATIENCE + task.seconds, env=environment, check=False
         )
     except subprocess.TimeoutExpired:
-        raise UserError(f"{what}: no result after {PATIENCE + task.seconds:g} seconds; try a smaller one") from None
+        raise UserError(
+            f"{what}: no result after {PATIENCE + task.seconds:g} seconds; try a smaller model or batch"
+        ) from None
     if process.returncode < 0:
-        raise UserError(f"{what}: its process was killed (signal {-process.returncode}); try a smaller --batch-size")
+        raise UserError(f"{what}: the process was killed (signal {-process.returncode}); try a smaller --batch-size")
     if process.returncode:
         lines = process.stderr.strip().splitlines() or ["no message"]
         # torch.compile prints advice after the error.
@@ -166,9 +168,9 @@ def check_peers(wanted: str | None, variant: str) -> list[str] | None:
     chosen = [name for name in wanted.split(",") if name]
     for name in chosen:
         if name not in PEERS:
-            raise ValueError(f"--peers {name}: unknown; the known ones are {', '.join(PEERS)}")
+            raise ValueError(f"--peers {name}: unknown; choose from {', '.join(PEERS)}")
         if variant not in PEERS[name]:
-            raise ValueError(f"--peers {name}: it has no {variant}")
+            raise ValueError(f"--peers {name}: does not have {variant}")
     return chosen
 
 
@@ -178,9 +180,7 @@ def installed_peers(chosen: list[str] | None, variant: str) -> list[str]:
         return [name for name, names in PEERS.items() if variant in names and importlib.util.find_spec(name)]
     for name in chosen:
         if not importlib.util.find_spec(name):
-            raise UserError(
-                f'--peers {name}: it is not installed; run: pip install {name}, or pip install -e ".[peers]"'
-            )
+            raise UserError(f'--peers {name}: not installed; run: pip install {name}, or pip install -e ".[peers]"')
     return chosen
 
 
@@ -198,6 +198,6 @@ def compare(
     what = "training step" if task.train else "prediction"
     text = (
         f"{task.variant}, {what}, {task.batch_size} images of {task.image_size} pixels; median of {rounds} "
-        f"rounds, each a fresh process\n\n{table(rows, reference)}\n\nratio: speed over that of {reference['label']}"
+        f"rounds, each a fresh process\n\n{table(rows, reference)}\n\nratio: speed relative to {reference['label']}"
     )
     return text, {"task": vars(task), "reference": reference["label"], "rows": rows, "failures": failures}

@@ -15,10 +15,11 @@ SIZES = (128, 160, 320, 448)  # more image sizes for B0
 OTHERS = ("mobilenet_v2", "resnet50")
 
 WHY = """\
-Multiply-adds count arithmetic, but every layer also writes values that the next one reads, and depthwise convolutions,
-norms, activations and gates do little arithmetic on them. A ResNet-50 does {resnet:.0f} multiply-adds for each value
+Multiply-adds count arithmetic, but every layer also writes values that the next one reads. Depthwise convolutions,
+norms, activations and gates do little arithmetic per value. A ResNet-50 does {resnet:.0f} multiply-adds for each value
 that its convolutions write, a B0 {b0:.0f} and a B7 {b7:.0f}: arithmetic limits the ResNet, memory the others. Small
-images and batches add the fixed cost of calls for many thin layers, and large ones no longer fit the caches."""
+images and batches add the fixed cost of calls for many thin layers, and large batches and images no longer fit the
+caches."""
 
 
 def compare_costs(task: Task, rounds: int, machine: dict[str, float]) -> tuple[str, dict[str, Any]]:
@@ -55,7 +56,7 @@ def compare_costs(task: Task, rounds: int, machine: dict[str, float]) -> tuple[s
 
 def text(rows: list[dict[str, Any]], batch_size: int) -> str:
     lines = [
-        f"prediction, {batch_size} images at once, fp32: multiply-adds, values written by convolutions, ms of an image",
+        f"prediction, batch of {batch_size}, fp32: multiply-adds, values written by convolutions, ms per image",
         "",
         f"{'':<14}{'pixels':>7}{'G m-adds':>10}{'M values':>10}{'m-adds':>8}" + 2 * f"{'ms':>9}{'ms per':>8}",
         f"{'':<14}{'':>7}{'':>10}{'':>10}{'a value':>8}{'written':>9}{'G':>8}{'fast':>9}{'G':>8}",

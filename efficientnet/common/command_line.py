@@ -54,12 +54,15 @@ def examples(text: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with errors in one line, without the usage before it, and without abbreviated flags."""
+    """argparse with errors in one line, without the usage before it, and without abbreviated flags.
+
+    Descriptions keep their line breaks, and the commands in them are those of `program_name`.
+    """
 
     def __init__(self, **options) -> None:
-        options.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         options["description"] = examples(options.get("description") or "")
-        super().__init__(allow_abbrev=False, **options)
+        layout = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=30)
+        super().__init__(allow_abbrev=False, formatter_class=layout, **options)
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2 and one line, printed by one process on each machine.
@@ -153,7 +156,7 @@ def command(program: str) -> Callable[[Callable[..., int | None]], Callable[...,
                 code = outcome(argv, **options)
                 output.flush()
                 if output.error and not code:
-                    return fail(program, f"its output could not be written: {output.error.strerror}")
+                    return fail(program, f"cannot write output: {output.error.strerror}")
                 return code
 
         def outcome(argv: Sequence[str] | None, **options: Any) -> int:
@@ -191,13 +194,13 @@ def output_folder(text: str) -> Path:
 def writable(path: Path, is_folder: bool) -> Path:
     if path.exists() and not (path.is_dir() if is_folder else path.is_file()):
         kind = "a folder" if path.is_dir() else "a file" if path.is_file() else "a device"
-        raise argparse.ArgumentTypeError(f"{path} is {kind}; name {'a folder' if is_folder else 'a file'}")
+        raise argparse.ArgumentTypeError(f"{path} is {kind}; expected {'a folder' if is_folder else 'a file'}")
     place = path if is_folder else path.parent
     while not (place.exists() or place.is_symlink()):
         place = place.parent
     if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
-        reason = "may not be written to" if place.is_dir() else "is not a folder"
-        raise argparse.ArgumentTypeError(f"{path} cannot be written, since {place} {reason}; choose another place")
+        reason = "is not writable" if place.is_dir() else "is not a folder"
+        raise argparse.ArgumentTypeError(f"cannot write {path}: {place} {reason}; choose another path")
     return path
 
 

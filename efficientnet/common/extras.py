@@ -24,5 +24,5 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != package:
             raise
-        message = f'{purpose} needs the package {package}: pip install {package}, or pip install -e ".[{extra}]" here'
-        raise MissingExtra(message) from None
+        clone = f'pip install -e ".[{extra}]" in a clone'
+        raise MissingExtra(f"{purpose} needs the package {package}: pip install {package}, or {clone}") from None

@@ -106,20 +106,20 @@ def explain_failures(path: Path, load: Callable[[], Any]) -> Any:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except IsADirectoryError:
-        raise CheckpointError(f"{path}: is a folder; name the file in it, such as best.pt") from None
+        raise CheckpointError(f"{path}: is a folder; give a file in it, such as best.pt") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     except pickle.UnpicklingError as error:
         if "Unsupported operand" in str(error):  # a newer pickle protocol, or no pickle at all
             raise CheckpointError(
-                f"{path}: not what torch.save writes by default (damaged, of another format, or a pickle with other "
-                "things in it), so it is refused unread"
+                f"{path}: not in torch.save's default format (damaged, a different format, or a pickle with other "
+                "objects); refused without loading"
             ) from None
         found = re.search(r"(?:GLOBAL |SETITEM.* got <class ')([^\s']+)", str(error))
         kind = f" ({found[1]})" if found else ""
         refusal = CheckpointError(
-            f"{path}: holds more than tensors and plain values{kind}, so it is refused unread; "
-            "where it was made, save the tensors alone: torch.save(model.state_dict(), PATH)"
+            f"{path}: contains more than tensors and plain values{kind}; refused without loading. "
+            "Where it was made, save only the tensors: torch.save(model.state_dict(), PATH)"
         )
         refusal.refused = found and found[1]
         raise refusal from None
@@ -133,6 +133,6 @@ def explain_failures(path: Path, load: Callable[[], Any]) -> Any:
             ) from None
         if "locating file data.pkl" in str(error):
             raise CheckpointError(
-                f"{path}: is an archive of another kind, such as torch.export's; save the model's state_dict instead"
+                f"{path}: is a different kind of archive, such as torch.export's; save the model's state_dict instead"
             ) from None
-        raise CheckpointError(f"{path}: damaged, truncated, or of another format; use another copy") from None
+        raise CheckpointError(f"{path}: damaged, truncated, or in an unknown format; use another copy") from None

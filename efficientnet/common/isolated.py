@@ -98,7 +98,7 @@ class Worker:
         if not self.connection.poll():
             self.end()
             if not self.started:
-                return Failure(f"it was not ready after {START_SECONDS} seconds")
+                return Failure(f"not ready after {START_SECONDS} seconds")
             return Failure(f"took longer than {seconds:g} seconds")
         try:
             result = self.connection.recv()
@@ -130,11 +130,11 @@ def ready_or_late(busy: list[Worker]) -> list[Worker]:
 
 def cause_of_death(exit_code: int) -> str:
     if exit_code >= 0:
-        return f"ended its process (exit code {exit_code})"
+        return f"the process exited (exit code {exit_code})"
     name = signal.Signals(-exit_code).name
     if name == "SIGKILL":
-        return "its process was killed by the system, probably for lack of memory"
-    return f"crashed its process in native code ({name})"
+        return "the process was killed by the system, probably because memory ran out"
+    return f"the process crashed in native code ({name})"
 
 
 def serve(connection: Connection, function: Callable[[Any], Any], memory: float) -> None:

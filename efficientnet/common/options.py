@@ -15,7 +15,10 @@ Options = TypeVar("Options")
 
 
 def option(convert: Callable[[str], Any], help: str, default: Any = MISSING, **more: Any) -> Any:
-    """A field with its flag: the argparse type (`bool` makes --flag and --no-flag), the help line, other arguments."""
+    """A field with its flag: the argparse type (`bool` makes --flag and --no-flag), the help line, other arguments.
+
+    group="TITLE" begins a group of flags in the help, which lasts until the next field that begins one.
+    """
     return field(default=default, metadata={"type": convert, "help": help, **more})
 
 
@@ -36,14 +39,18 @@ def add_options(
 ) -> None:
     """Add the flags of a dataclass, or those of its fields in `names`.
 
+    parser: if it is a group, all flags are in it.
     defaults: for the help, where they differ from the fields' own.
     """
+    title = None
     for item in fields(kind):
+        more = dict(item.metadata)
+        title = more.pop("group", title)
         if names is not None and item.name not in names:
             continue
-        more = dict(item.metadata)
+        group = group_of(parser, title) if title and isinstance(parser, argparse.ArgumentParser) else parser
         default = (defaults or {}).get(item.name, item.default)
-        text = more.pop("help") + ("" if default in (None, MISSING) else f" (default: {default})")
+        text = more.pop("help") + ("" if default in (None, MISSING) else f" (default: {shown(default)})")
         convert = more.pop("type")
         if convert is bool:
             more["action"] = argparse.BooleanOptionalAction
@@ -51,7 +58,20 @@ def add_options(
             more["type"] = convert
             if "choices" not in more:
                 more.setdefault("metavar", "N")
-        parser.add_argument(f"--{item.name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **more)
+        group.add_argument(f"--{item.name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **more)
+
+
+def group_of(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
+    """The parser's group of that title, which is new if there is none."""
+    known = {group.title: group for group in parser._action_groups}
+    return known.get(title) or parser.add_argument_group(title)
+
+
+def shown(default: Any) -> str:
+    """A default as the help writes it."""
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def given_options(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
@@ -85,7 +105,7 @@ def checked(item: Field, value: Any) -> Any:
         else:
             allowed = isinstance(value, dict) and "dict" in str(item.type)
         if not allowed or (value is not None and value not in item.metadata.get("choices", [value])):
-            raise ValueError(f"cannot be {value!r}")
+            raise ValueError(f"invalid value {value!r}")
     except (ValueError, argparse.ArgumentTypeError) as error:
         raise ValueError(f"setting {item.name}: {error}") from None
     return value

@@ -32,7 +32,7 @@ def check_network(model: nn.Module) -> None:
     """Reject what no copy of the layers computes: TypeError that names the module and its class."""
     if type(model) is not EfficientNet:
         raise TypeError(
-            f"the fast path is made from an EfficientNet itself, not from {type(model).__name__}: "
+            f"the fast path needs an EfficientNet, not {type(model).__name__}: "
             "a wrapper or a subclass may compute something else"
         )
     if has_hooks(model):
@@ -41,10 +41,10 @@ def check_network(model: nn.Module) -> None:
         what = f"{name or 'the network'} ({type(module).__name__})"
         patched = [name for name in vars(module) if callable(getattr(type(module), name, None))]
         if patched:  # the copy would run a method that may be bound to the original
-            raise TypeError(f"{what} has a {patched[0]} of its own, not its class's: the fast path cannot copy that")
+            raise TypeError(f"{what} overrides {patched[0]} on the instance, which the fast path cannot copy")
         has_modes = not any(is_kind(type(module), kind) for kind in WITHOUT_MODES)
         if module.training and not model.training and has_modes:
-            raise TypeError(f"{what} is in training mode, and the network is not: call model.eval() first")
+            raise TypeError(f"{what} is in training mode, but the network is not: call model.eval() first")
 
 
 def changed_layers(model: EfficientNet) -> tuple[str, ...]:

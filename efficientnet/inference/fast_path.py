@@ -72,13 +72,13 @@ def optimize_for_inference(
     """
     check_network(model)
     if precision not in PRECISIONS:
-        raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     device = next(model.parameters()).device
     can_fuse = device.type == "cpu" and onednn_fuses(PRECISIONS[precision])
     if fused and not can_fuse:
-        raise ValueError(f"this PyTorch fuses no {precision} convolutions on {device.type}: leave fused out")
+        raise ValueError(f"this PyTorch cannot fuse {precision} convolutions on {device.type}: omit fused")
     if fused and compile:
-        raise ValueError("fused and compile are two ways to the same, of which only one can be")
+        raise ValueError("fused and compile cannot be combined: choose one")
     if fused is None:
         fused = can_fuse and not compile
     result = InferenceModel(model, precision, fused)
@@ -178,7 +178,7 @@ class InferenceModel(nn.Module):
             if (new.dtype, new.device) != (tensor.dtype, tensor.device):
                 raise TypeError(
                     f"this fast path is for {self.precision} on {tensor.device} and cannot be converted or moved: make "
-                    "another, optimize_for_inference(model.to(device), precision=...)"
+                    "a new one, optimize_for_inference(model.to(device), precision=...)"
                 )
         return super()._apply(fn, recurse)
 
@@ -220,4 +220,4 @@ def rewritten(
         return nn.MaxPool2d(module.pool.kernel_size, module.pool.stride, module.pool.kernel_size // 2)
     if isinstance(module, nn.Identity):
         return nn.Identity()
-    raise TypeError(f"the fast path knows no {type(module).__name__}")
+    raise TypeError(f"the fast path does not support {type(module).__name__}")

@@ -14,7 +14,7 @@ import numpy as np
 
 from efficientnet.common.command_line import output_file
 from efficientnet.common.errors import UserError
-from efficientnet.common.options import add_options, given_options
+from efficientnet.common.options import add_options, given_options, group_of
 from efficientnet.mammography.dataset import MammogramDataset
 from efficientnet.mammography.dicom.headers import check_decoders, refused_in_sample
 from efficientnet.mammography.image_files import data_folder, find_images
@@ -34,22 +34,35 @@ SUBMITTED = "cancer"  # the competition's target
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, help="folder with train.csv or test.csv (default: the checkpoint's own)")
-    parser.add_argument(
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder with train.csv or test.csv (default: that of the training)"
+    )
+    data.add_argument(
         "--split",
         choices=["validation", "test", "all"],
-        help="validation: patients of train.csv that the checkpoint did not train on (default where there is a "
-        "train.csv); test: test.csv and test_images/; all: everybody in train.csv",
+        help="validation: patients of train.csv that no checkpoint was trained on; test: test.csv and test_images/; "
+        "all: every patient in train.csv (default: validation, or test without a train.csv)",
     )
-    parser.add_argument(
-        "--submission", type=output_file, metavar="FILE", help="write prediction_id,cancer, a row a breast of the split"
+    data.add_argument(
+        "--aggregate",
+        choices=["mean", "max"],
+        default="mean",
+        help="how a breast is scored from its images (default: mean)",
     )
-    parser.add_argument("--aggregate", choices=["mean", "max"], default="mean", help="images to breast (default mean)")
-    parser.add_argument("--columns", type=column_mapping, metavar="OURS=THEIRS,...", help="default: the checkpoint's")
-    group = parser.add_argument_group(
-        "files of --data", "default: as in training, but for --bits of another folder, which its own files decide"
+    data.add_argument(
+        "--columns",
+        type=column_mapping,
+        metavar="OURS=THEIRS,...",
+        help="names of the table's columns that differ from RSNA's (default: as in training)",
     )
-    add_options(group, ScreeningSettings, dict.fromkeys(SOURCE_SETTINGS), SOURCE_SETTINGS)
+    files = parser.add_argument_group(
+        "source files", "default: as in training; --bits of another folder is decided by its own files"
+    )
+    add_options(files, ScreeningSettings, dict.fromkeys(SOURCE_SETTINGS), SOURCE_SETTINGS)
+    group_of(parser, "output").add_argument(
+        "--submission", type=output_file, metavar="FILE.csv", help="write prediction_id,cancer, one row for each breast"
+    )
 
 
 class ScreeningEvaluation:
@@ -76,8 +89,8 @@ class ScreeningEvaluation:
         first = members[0]
         if submission is not None and first.targets[0] != SUBMITTED:
             raise UserError(
-                f"--submission holds probabilities of {SUBMITTED}, and {first.path} was trained for "
-                f"{first.targets[0]}; --output writes those"
+                f"--submission needs a checkpoint trained for {SUBMITTED}, but {first.path} was trained for "
+                f"{first.targets[0]}; use --output for its predictions"
             )
         data = data or (Path(first.data) if first.data else phantom_folder(DEMO_PATIENTS, first.seed))
         self.root = data_folder(data, ("train.csv", "test.csv"))
@@ -124,11 +137,11 @@ class ScreeningEvaluation:
             yield from split_warnings(self.members, known, whole, self.root)
         elif trained_on := set().union(*known):
             yield (
-                f"{len(trained_on)} of these patients were trained on, by their identifiers; their scores say nothing "
-                "about new ones"
+                f"{len(trained_on)} of these patients (by identifier) were trained on; their scores do not predict "
+                "performance on new patients"
             )
         if earlier := set(self.table.patients) & set().union(*(member.earlier_patients for member in self.members)):
-            yield f"{len(earlier)} of these patients were trained on for the --weights that the training began with"
+            yield f"{len(earlier)} of these patients were used to train the --weights that the run started from"
 
     def warnings_about_files(self, as_trained: Sequence[Trained], flip: bool) -> Iterator[str]:
         own = next((member for member in as_trained if member.was_trained_on(self.root)), None)
@@ -136,7 +149,7 @@ class ScreeningEvaluation:
             yield text
         yield from refused_in_sample(self.files, self.members[0].preprocessing.accept_raw)
         if flip and not all(member.augmentation for member in self.members):
-            yield "--flip, though trained without mirror images (--augmentation 0)"
+            yield "--flip is set, but a checkpoint was trained without mirror images (--augmentation 0)"
 
     @classmethod
     def from_arguments(
@@ -176,7 +189,7 @@ class ScreeningEvaluation:
     def report(self, probabilities: np.ndarray, failures: Sequence[str]) -> Report:
         readable = np.flatnonzero(~np.isnan(probabilities[:, 0]))
         if readable.size == 0 and self.submission is None:
-            raise UserError(f"not one image could be scored; the first: {failures[0]}")
+            raise UserError(f"no image could be scored; the first error: {failures[0]}")
         scores = score_breasts(self.table, readable, probabilities[readable], self.aggregate)
         counts, prior = self.table.counts, float(np.mean([member.prior for member in self.members]))
         values: dict[str, Any] = {
@@ -208,7 +221,9 @@ class ScreeningEvaluation:
             if scores.unscored:
                 line += f", {len(scores.unscored)} of them without a readable image at the prior of {prior:.4f}"
             lines += ["", line]
-        problem = None if readable.size else f"{self.image_folder}: not one image could be scored; {failures[0]}"
+        problem = None
+        if readable.size == 0:
+            problem = f"{self.image_folder}: no image could be scored; the first error: {failures[0]}"
         return Report(values, "\n".join(lines), files, problem)
 
 

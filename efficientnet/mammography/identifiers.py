@@ -50,7 +50,10 @@ def identifier_reader(column: Iterable[str]) -> Callable[[str], str]:
     distinct = set(column)
     long = [text for text in distinct if len(text) > 15 and text.isdecimal() and text[0] != "0"]
     if sum(len(text) - 15 for text in long) >= 3 and not any(text[15:].strip("0") for text in long):
-        raise ValueError(f"{min(long)!r} and all as long are zeros after 15 digits, as in a spreadsheet; {AS_TEXT}")
+        raise ValueError(
+            f"{min(long)!r} and all other long numbers end in zeros after 15 digits, as a spreadsheet writes them; "
+            f"{AS_TEXT}"
+        )
     if any(map(FRACTION.fullmatch, distinct)):
         return read_identifier
     return read_whole_identifier
@@ -73,7 +76,7 @@ def read_identifier(text: str) -> str:
 def read_whole_identifier(text: str) -> str:
     text = read_identifier(text)
     if found := THOUSANDS.fullmatch(text):
-        raise ValueError(f"may be {found[1]} or {found[1]}000; {AS_TEXT}")
+        raise ValueError(f"is ambiguous: {found[1]} or {found[1]}000; {AS_TEXT}")
     return without_decimals(text)
 
 

@@ -31,9 +31,9 @@ def data_folder(data: Path, tables: Sequence[str] = ("train.csv",)) -> Path:
     if any((data / table).exists() for table in tables):
         return data
     raise TableError(
-        f"{data}: holds no {' or '.join(tables)}. Mammograms are read by a table of patient_id, image_id, laterality "
-        f"and cancer,\nbeside {tables[0].removesuffix('.csv')}_images/<patient_id>/<image_id>.dcm (or png, jpg); a "
-        "folder for each class is not enough, since breasts and folds need the patient."
+        f"{data}: has no {' or '.join(tables)}. Mammograms need a table with patient_id, image_id, laterality and "
+        f"cancer,\nand images in {tables[0].removesuffix('.csv')}_images/<patient_id>/<image_id>.dcm (or png, jpg). A "
+        "folder per class is not enough, since breasts and folds need the patient."
     )
 
 
@@ -69,13 +69,13 @@ def find_images(table: Table, root: Path, folder: str = "train_images") -> list[
         for place in deeper:
             if patient := nearly.get(loosely(os.path.basename(place))):
                 raise TableError(
-                    f"{place}: is nearly patient {patient!r} of {table.path.name}, but names must agree to the letter; "
-                    "perhaps a spreadsheet has changed the table"
+                    f"{place}: its name nearly matches patient {patient!r} of {table.path.name}, but names must match "
+                    "exactly; a spreadsheet may have changed the table"
                 )
         more = f" and {len(deeper) - 2} others" if len(deeper) > 2 else ""
         raise TableError(
-            f"{base}: has images of {table.path.name} in {' and in '.join(list(deeper)[:2])}{more}; leave one of them "
-            "there, or name them by patient_id if that is what they are"
+            f"{base}: contains images of {table.path.name} in {' and in '.join(list(deeper)[:2])}{more}; keep only one "
+            "of these folders, or name them by patient_id if each is a patient"
         )
     return next(iter(deeper.values()), files)
 
@@ -114,17 +114,17 @@ def name_hint(table: Table, files: Sequence[Path | None], root: Path, folder: st
         if file is not None or path is None:
             continue
         if has_suffix(row.image_id):
-            reason = f"image_id goes without the suffix: {Path(row.image_id).stem}"
+            reason = f"image_id must not include the suffix: {Path(row.image_id).stem}"
         elif not has_suffix(path):
-            reason = f"files end in {', '.join(filter(None, SUFFIXES))}, or have no suffix"
+            reason = f"files must end in {', '.join(filter(None, SUFFIXES))}, or have no suffix"
         else:
-            reason = "names must agree in capitals and zeros"
-        return f"{row.patient_id}/{row.image_id} is nearly {path}, but {reason}"
+            reason = "upper/lower case and zeros must match"
+        return f"{row.patient_id}/{row.image_id} nearly matches {path}, but {reason}"
     if any(files):
         return None
     return (
-        f"images belong in {folder}/<patient_id>/<image_id>.dcm (or png, jpg), or flat in {folder}, and not deeper; "
-        "links that lead out of the data folder are not followed"
+        f"put images in {folder}/<patient_id>/<image_id>.dcm (or png, jpg) or directly in {folder}; deeper folders, "
+        "and links out of the data folder, are ignored"
     )
 
 
@@ -206,9 +206,9 @@ def match_images(table: Table, images: Mapping[tuple[str, str], str]) -> list[Pa
         if name is not None and len(rows_of[name]) > 1:
             other = next(other for other in rows_of[name] if other is not row)
             raise TableError(
-                f"{images[name]}: may be image {row.image_id!r} of patient {row.patient_id!r} or image "
-                f"{other.image_id!r} of patient {other.patient_id!r}; name it <patient_id>_<image_id>, put it into the "
-                "patient's folder, or take it out"
+                f"{images[name]}: matches both image {row.image_id!r} of patient {row.patient_id!r} and image "
+                f"{other.image_id!r} of patient {other.patient_id!r}; rename it to <patient_id>_<image_id>, move it "
+                "into the patient's folder, or remove it"
             )
     return files
 

@@ -79,7 +79,7 @@ def check_content(path: Path, content: preprocessing.Image) -> None:
     """Raise ImageError for a picture that is a single level of a prepared one: nothing can be learned from it."""
     if np.rint(255 * content.min()) == np.rint(255 * content.max()):
         raise ImageError(
-            f"{path}: shows nothing: all of its pixels have one value after preprocessing; replace it or take it out"
+            f"{path}: is blank: all pixels have the same value after preprocessing; replace or remove the file"
         )
 
 

@@ -78,18 +78,18 @@ class Preprocessing:
     def __post_init__(self) -> None:
         size = tuple(self.image_size)
         if len(size) != 2 or not all(isinstance(length, int) and length >= 32 for length in size):
-            raise ValueError(f"image size is (height, width), whole numbers of at least 32; it is {self.image_size}")
+            raise ValueError(f"image size must be (height, width), integers of at least 32, not {self.image_size}")
         object.__setattr__(self, "image_size", size)  # JSON has no tuples, and lists do not compare equal to them
         if self.in_channels < 1:
-            raise ValueError(f"in_channels is at least 1; it is {self.in_channels}")
+            raise ValueError(f"in_channels must be at least 1, not {self.in_channels}")
         if self.side not in SIDES:
-            raise ValueError(f"side is one of {', '.join(SIDES)}; it is {self.side!r}")
+            raise ValueError(f"side must be one of {', '.join(SIDES)}, not {self.side!r}")
         if self.window < 0:
-            raise ValueError(f"window is the index of a window in the file, 0 or more; it is {self.window}")
+            raise ValueError(f"window, the index of a window in the file, must be 0 or more, not {self.window}")
         if not self.std > 0:
-            raise ValueError(f"std is greater than 0; it is {self.std}")
+            raise ValueError(f"std must be above 0, not {self.std}")
         if not 1 <= self.bits <= MOST_BITS:
-            raise ValueError(f"bits is at least 1 and at most {MOST_BITS}; it is {self.bits}")
+            raise ValueError(f"bits must be between 1 and {MOST_BITS}, not {self.bits}")
 
     @property
     def key(self) -> str:

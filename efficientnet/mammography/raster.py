@@ -68,7 +68,7 @@ def read_raster(path: Path) -> Raster:
             inverted = values.dtype != np.uint8 and tags.get(PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO
             return Raster(values, inverted, image.info.get(SETTINGS_KEY))
     except MemoryError:  # usually a damaged file
-        raise ImageError(f"{path}: cannot be read as an image (it claims more memory than there is)") from None
+        raise ImageError(f"{path}: cannot be read as an image (it claims more memory than is available)") from None
 
 
 @contextlib.contextmanager
@@ -87,17 +87,17 @@ def opened(path: Path) -> Iterator[Image.Image]:
             raise
         except Exception as error:  # Pillow raises nearly anything for a damaged file
             is_other = isinstance(error, UnidentifiedImageError)
-            reason = "it is of no known kind" if is_other else " ".join(str(error).split())
-            raise ImageError(f"{path}: cannot be read as an image ({reason}); replace it or take it out") from None
+            reason = "unknown format" if is_other else " ".join(str(error).split())
+            raise ImageError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from None
 
 
 def reason_to_refuse(image: Image.Image) -> str | None:
     """Why an opened file, whose pixels are still unread, cannot be used as it is, and what to do about it."""
     if (frames := getattr(image, "n_frames", 1)) > 1:
-        return f"it holds {frames} pictures; save each as a file of its own"
+        return f"it contains {frames} pictures; save each to its own file"
     # Pillow would read the upper byte of each value.
     if ";16" in str(image.tile) and not image.mode.startswith("I"):
-        return "colours and transparency of 16 bits cannot be read; save it as gray without transparency"
+        return "16-bit colour or transparency is not supported; save it as grey without transparency"
     return None
 
 
@@ -126,7 +126,9 @@ def brightness(raster: Raster, bits: int, path: Path) -> Brightness:
             raise ImageError(f"{path}: {held} in floating point; write brightness from 0 to 1, or 16-bit integers")
         if lowest < 0 or highest >= 2**MOST_BITS:
             raise ImageError(f"{path}: {held}; write integers from 0 to {2**MOST_BITS - 1}")
-        raise ImageError(f"{path}: {held}, but {bits} bits end at {white}; give --bits {depth(highest)} for the folder")
+        raise ImageError(
+            f"{path}: {held}, but the maximum for {bits} bits is {white}; use --bits {depth(highest)} for this folder"
+        )
     picture = values.astype(np.float32) / np.float32(white)
     return 1 - picture if raster.inverted else picture
 
@@ -225,24 +227,24 @@ class Survey:
             deep = [path for path, seen in self.looks.items() if seen.highest is not None]
             kinds = " and ".join(sorted({"TIFF" if "tif" in path.suffix.lower() else "PNG" for path in deep}))
             if self.bits == settings.bits:
-                lines.append(("pictures", f"16-bit {kinds} holding {self.bits} bits (--bits overrules)"))
+                lines.append(("pictures", f"16-bit {kinds} holding {self.bits} bits (override with --bits)"))
             else:
-                text = f"16-bit {kinds} read as {settings.bits} bits, while those looked at hold {self.bits} (--bits)"
+                text = f"16-bit {kinds} read as {settings.bits} bits, but the sampled files hold {self.bits} (--bits)"
                 lines.append(("warning", text))
             fewer = sum(depth(self.looks[path].highest) < self.bits for path in deep)
             if fewer > MIXED_SHARE * len(deep):
-                text = f"{fewer} of {len(deep)} 16-bit pictures looked at hold fewer than {self.bits} bits"
-                lines.append(("warning", f"{text}: if they are of other machines, they come out dark"))
+                text = f"{fewer} of {len(deep)} sampled 16-bit pictures hold fewer than {self.bits} bits"
+                lines.append(("warning", f"{text}: if they come from other machines, they will look dark"))
         if bright := sum(seen.is_bright for seen in self.looks.values()):
-            text = f"{bright} of {count} pictures looked at have a bright background"
+            text = f"{bright} of {count} sampled pictures have a bright background"
             lines.append(
                 ("pictures", f"{text} and are inverted")
                 if settings.invert_bright
-                else ("warning", f"{text}: --invert-bright inverts those")
+                else ("warning", f"{text}: use --invert-bright to invert them")
             )
         if self.unreadable:
             path, failure = next(iter(self.unreadable.items()))
-            text = f"{len(self.unreadable)} of {count} pictures looked at cannot be read; the first: {path}"
+            text = f"{len(self.unreadable)} of {count} sampled pictures cannot be read; the first: {path}"
             lines.append(("warning", f"{text}: {failure.reason}"))
         return lines
 

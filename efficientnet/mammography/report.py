@@ -26,9 +26,9 @@ def model_card(
     recipe = plan["recipe"] | {name: settings[name] for name in ("auxiliary_weight", "prior_correction")}
     phantom = plan["data"] is None
     if phantom:
-        limits = "The phantoms are drawn, not acquired: nothing here carries over to mammograms."
+        limits = "The phantoms are drawn, not acquired: no result here applies to mammograms."
     else:
-        limits = "The figures hold for patients and machines like those of the validation set, and for no others."
+        limits = "The figures apply only to patients and machines like those of the validation set."
     size, channels = tuple(settings["image_size"]), settings["in_channels"]
     counts = complexity(architecture.stages, size, len(train.target_names), channels)
     rows = "\n".join(f"| {name} | {text} |" for name, text in metric_texts(metrics).items())
@@ -37,7 +37,7 @@ def model_card(
 {score_line(metrics)}
 
 ## Architecture
-{counts.parameters:,} parameters, {counts.multiply_adds:,} multiply-adds an image.
+{counts.parameters:,} parameters, {counts.multiply_adds:,} multiply-adds per image.
 
 | operator | stride | channels | layers |
 |---|---|---|---|
@@ -56,8 +56,8 @@ Targets: {", ".join(train.target_names)}. Input: {" x ".join(map(str, size))} pi
 {channels} channel(s), crop to the breast {"on" if settings["crop"] else "off"}.
 
 ## Validation
-Epoch {epoch} of {recipe["epochs"]}, chosen by {settings["select"]} on these same breasts, so every figure is a
-little optimistic. One probability a breast, the mean over its images. Intervals: 95 %, bootstrap over patients.
+Epoch {epoch} of {recipe["epochs"]}, chosen by {settings["select"]} on these same breasts, so all figures are
+slightly optimistic. One probability per breast, the mean over its images. Intervals: 95 %, bootstrap over patients.
 
 | metric | value |
 |---|---|
@@ -69,7 +69,7 @@ little optimistic. One probability a breast, the mean over its images. Intervals
 ## Limits
 Not a medical device, and not tested as one: not for diagnosis, triage or any decision about a person.
 {limits}
-The terms of the data that it was trained on extend to these weights.
+These weights are subject to the terms of the data that they were trained on.
 """
 
 

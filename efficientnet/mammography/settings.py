@@ -68,58 +68,61 @@ class ScreeningSettings:
 
     image_size: tuple[int, int] = option(
         number(int, 32),
-        "height, and width if it differs, in pixels (default: the variant's own, square)",
+        "height, and width if it differs, in pixels",
         nargs="+",
         action=Size,
+        group="pictures",
     )
-    in_channels: int = option(number(int, 1), "1: gray; 3: gray repeated", 1)
+    in_channels: int = option(number(int, 1), "input channels; 1: grey, 3: grey repeated", 1)
+    crop: bool = option(bool, "crop the picture to the breast", True)
+    side: str = option(
+        str, "side of every picture that the chest wall is on", "left", choices=["left", "right", "as-is"]
+    )
+    window: int = option(number(int, 0), "index of the window, in files that have several", 0)
+    mean: float | None = option(
+        number(float),
+        "mean of the pixels in [0, 1], for normalisation (default: that of --weights, else the average of ImageNet's "
+        "three)",
+        None,
+    )
+    std: float | None = option(
+        number(float, above=0), "standard deviation of the pixels in [0, 1] (default: likewise)", None
+    )
     targets: tuple[str, ...] | None = option(
         names,
         "0/1 columns to learn, the scored one first (default: cancer, and biopsy, invasive, "
-        "difficult_negative_case where the table has them)",
+        "difficult_negative_case if the table has them)",
         None,
         metavar="NAME,...",
+        group="table and folds",
     )
     columns: dict[str, str] | None = option(  # noqa: RUF009, it is a dataclasses.field
         column_mapping,
-        "names of the table's columns where they are not RSNA's, such as cancer=malignant,laterality=side",
+        "names of the table's columns that differ from RSNA's, such as cancer=malignant,laterality=side",
         None,
         metavar="OURS=THEIRS,...",
     )
-    folds: int = option(number(int, 2), "parts that the patients are split into", 4)
-    fold: int = option(number(int, 0), "the part held out for validation", 0)
-    crop: bool = option(bool, "cut the picture to the breast", True)
-    side: str = option(str, "where every chest wall goes", "left", choices=["left", "right", "as-is"])
-    window: int = option(number(int, 0), "which of a file's windows", 0)
-    mean: float | None = option(
-        number(float),
-        "mean of pixels in [0, 1] that the input is normalised with (default: that of --weights, or the average of "
-        "ImageNet's three)",
-        None,
-    )
-    std: float | None = option(number(float, above=0), "standard deviation, likewise", None)
-    reduce_jpeg2000: bool = option(
-        bool,
-        "decode JPEG 2000 at half its resolution or less, where that is still twice the image size: faster, and within "
-        "some grey levels of the same",
-        False,
-    )
+    folds: int = option(number(int, 2), "number of folds that the patients are split into", 4)
+    fold: int = option(number(int, 0), "fold held out for validation, from 0", 0)
+    select: str = option(str, "metric that decides which epoch becomes best.pt", "pf1", choices=SELECTABLE)
+    auxiliary_weight: float = option(number(float, 0), "weight of the mean loss of the auxiliary targets", 0.5)
+    prior_correction: bool = option(bool, "correct predictions for the positives that --positive-share adds", True)
     bits: int | None = option(
         number(int, 1, MOST_BITS),
-        "depth of PNG and TIFF files of more than 8 bits, whose white is 2^N - 1 (default: what holds the values of a "
-        "sample of them)",
+        "bits of PNG and TIFF files of more than 8; white is 2^N - 1 (default: decided by a sample of the files)",
         None,
+        group="source files",
     )
     invert_bright: bool = option(
+        bool, "invert each PNG, JPEG or TIFF picture that has a bright background (uninverted MONOCHROME1)", False
+    )
+    accept_raw: bool = option(bool, "read DICOM files FOR PROCESSING, which are not meant for display", False)
+    reduce_jpeg2000: bool = option(
         bool,
-        "invert PNG, JPEG and TIFF pictures with a bright background, each judged by itself: copies of MONOCHROME1 "
-        "that were never inverted",
+        "decode JPEG 2000 at a reduced resolution, at least twice the image size: faster, and within some grey "
+        "levels of the same",
         False,
     )
-    accept_raw: bool = option(bool, "read DICOM files FOR PROCESSING, which are not meant to be displayed", False)
-    auxiliary_weight: float = option(number(float, 0), "weight of the mean loss of the auxiliary targets", 0.5)
-    prior_correction: bool = option(bool, "correct predictions back to the prior before --positive-share", True)
-    select: str = option(str, "metric that decides which epoch is best.pt", "pf1", choices=SELECTABLE)
 
 
 def phantom_folder(patients: int, seed: int) -> Path:

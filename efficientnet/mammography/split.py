@@ -31,7 +31,9 @@ class Split:
     def deal(cls, table: Table, folds: int, seed: int) -> Split:
         """By `assign_folds`. Raises TableError for fewer patients than folds."""
         if folds > len(table.patients):
-            raise TableError(f"{table.path}: {len(table.patients)} patients cannot make {folds} --folds")
+            raise TableError(
+                f"{table.path}: --folds {folds} needs at least {folds} patients; the table has {len(table.patients)}"
+            )
         images: dict[str, list[str]] = {patient: [] for patient in table.patients}
         for row in table.rows:
             images[row.patient_id].append(row.image_id)
@@ -55,8 +57,8 @@ class Split:
         split = cls.deal(table, folds, seed)
         if moved := split.held_out(fold) & set(checkpoint["training_patients"]):
             raise TableError(
-                f"{table.path} has changed since the run began: it would hold out {len(moved)} patients that were "
-                f"trained on (such as {min(moved)}); resume with the table of the beginning, or start a new run"
+                f"{table.path} has changed since the run began: it would hold out {len(moved)} patients (such as "
+                f"{min(moved)}) that the run has trained on; resume with the original table, or start a new run"
             )
         return split
 
@@ -78,9 +80,9 @@ class Split:
         now, before = set(table.patients), set(self.fold_of)
         relabelled = set(positive_patients(table)).symmetric_difference(self.positives) & now & before
         counts = {
-            "new (left out: a new run takes them)": len(now - before),
-            "no longer there": len(before - now),
-            "with another label, which counts from now on": len(relabelled),
+            "new (ignored; start a new run to use them)": len(now - before),
+            "missing": len(before - now),
+            "with a changed label (used from now on)": len(relabelled),
         }
         parts = [f"{count} {what}" for what, count in counts.items() if count]
         return f"{table.path} has changed since the run began; patients: {', '.join(parts)}" if parts else None
@@ -88,15 +90,15 @@ class Split:
     def check(self, table: Table, fold: int) -> None:
         """Raise TableError where the table moves an image between training and validation, or is of other patients."""
         if not set(table.patients) & set(self.fold_of):
-            raise TableError(f"{table.path}: has none of the run's patients; name the data that it was trained on")
+            raise TableError(f"{table.path}: contains none of the run's patients; use the data that it was trained on")
         held_out = self.held_out(fold)
         for row in table.rows:
             before, now = self.owner.get(row.image_id, row.patient_id), row.patient_id
             if now in self.fold_of and (before in held_out) != (now in held_out):
                 raise TableError(
-                    f"{table.path}: image {row.image_id} was patient {before}'s when the run began and is patient "
-                    f"{now}'s now, but the run trains on one of them and holds out the other; resume with the table "
-                    "of the beginning, or start a new run"
+                    f"{table.path}: image {row.image_id} belonged to patient {before} when the run began and now "
+                    f"belongs to patient {now}, but the run trains on one and holds out the other; resume with the "
+                    "original table, or start a new run"
                 )
 
 
@@ -118,7 +120,7 @@ def assign_folds(table: Table, folds: int, seed: int = 0) -> dict[str, int]:
     Raises ValueError for fewer than two folds, or more folds than patients.
     """
     if not 2 <= folds <= len(table.patients):
-        raise ValueError(f"cannot make {folds} folds of {len(table.patients)} patients: at least 2, at most one each")
+        raise ValueError(f"folds must be between 2 and the number of patients ({len(table.patients)}), not {folds}")
     by_patient: dict[str, list[Row]] = {patient: [] for patient in table.patients}
     for row in table.rows:
         by_patient[row.patient_id].append(row)

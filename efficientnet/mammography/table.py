@@ -138,7 +138,7 @@ def read_table(
     if not targets or isinstance(targets, str) or len(set(targets)) < len(targets):
         raise ValueError(f"targets must be one or more different column names, not {targets!r}")
     if taken := set(FIELDS) & set(targets):
-        raise ValueError(f"{', '.join(sorted(taken))}: already a field of every row, and cannot be a target")
+        raise ValueError(f"{', '.join(sorted(taken))}: reserved for other fields, so not usable as targets")
     path, columns = Path(path), dict(columns or {})
     check_mapping(columns, targets)
     records = read_records(path)
@@ -149,7 +149,7 @@ def read_table(
         lines.append(line)
         fields.append([text.strip() for text in align(path, line, record, len(header.names))])
     if not fields:
-        raise TableError(f"{path}: there is a header but not one row below it.")
+        raise TableError(f"{path}: the table has a header but no rows.")
     cells = [cell if cell.parse else read_by_column(path, cell, fields) for cell in cells]
     unread: dict[str, list[str]] = {}
     rows = [parse_row(path, line, record, cells, unread) for line, record in zip(lines, fields, strict=True)]
@@ -201,7 +201,8 @@ def check_prediction_ids(path: Path, rows: list[Row], lines: list[int]) -> None:
             if other != value:
                 raise TableError(
                     f"{path}, line {line}: prediction_id {row.prediction_id!r} for patient {row.patient_id!r}, side "
-                    f"{row.laterality}, does not go with line {earlier}; a breast has one prediction_id of its own."
+                    f"{row.laterality}, conflicts with line {earlier}; each breast needs a single prediction_id of its "
+                    "own."
                 )
 
 
@@ -214,8 +215,8 @@ def alike_patients(table: Table) -> list[str]:
             spellings.setdefault(common(patient), []).append(patient)
         if alike := [names for names in spellings.values() if len(names) > 1]:
             warnings.append(
-                f"{table.path}: {len(alike)} patients are written in several ways that differ only in {difference} "
-                f"(first: {', '.join(alike[0])}), and count as different patients."
+                f"{table.path}: {len(alike)} patients have several spellings that differ only in {difference} "
+                f"(first: {', '.join(alike[0])}); each spelling counts as a different patient."
             )
     return warnings
 
@@ -228,6 +229,6 @@ def disagreements(table: Table, lines: list[int]) -> list[str]:
         return []
     places = ", ".join(str(lines[place]) for place in mixed[0].rows)
     return [
-        f"{table.path}: the images of {len(mixed)} breasts do not agree on {table.target_names[0]!r} "
-        f"(first: {mixed[0].prediction_id}, lines {places}); such a breast counts as positive."
+        f"{table.path}: the images of {len(mixed)} breasts have different labels for {table.target_names[0]!r} "
+        f"(first: {mixed[0].prediction_id}, lines {places}); such breasts count as positive."
     ]

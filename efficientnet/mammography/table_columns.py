@@ -77,11 +77,11 @@ def parse_column_mapping(text: str) -> dict[str, str]:
     for pair in filter(None, map(str.strip, text.split(","))):
         ours, equals, theirs = (part.strip() for part in pair.partition("="))
         if not (ours and equals and theirs):
-            raise TableError(f"--columns: {pair!r} is not of the form OUR_NAME=NAME_IN_FILE, as cancer=malignant.")
+            raise TableError(f"--columns: {pair!r} must have the form OUR_NAME=NAME_IN_FILE, such as cancer=malignant.")
         if ours in columns:
             raise TableError(f"--columns: {ours!r} is given twice, as {columns[ours]!r} and as {theirs!r}.")
         if theirs in columns.values():
-            raise TableError(f"--columns: the file's {theirs!r} is given for two of our names.")
+            raise TableError(f"--columns: the file's {theirs!r} is mapped to two of our names.")
         columns[ours] = theirs
     check_mapping(columns, ())
     return columns
@@ -123,10 +123,10 @@ def no_such_columns(path: Path, header: Header, absent: list[str], columns: Mapp
     if len(listed) > 500:  # not a table, but a page of HTML, for example
         listed = listed[:500] + "..."
     unmapped = next((name for name in absent if name not in columns), absent[0])
-    other = "" if unmapped in (*FIELDS, *columns) else ", or choose what to learn: --targets NAME,..."
+    other = "" if unmapped in (*FIELDS, *columns) else ", or choose other targets: --targets NAME,..."
     return (
         f"{path}, line {header.line}: no column {missing}; the columns are: {listed}.\n"
-        f"If it has another name in this file, say so: --columns {unmapped}=NAME_IN_FILE{other}"
+        f"If the column has another name in this file, use --columns {unmapped}=NAME_IN_FILE{other}"
     )
 
 
@@ -134,7 +134,7 @@ def check_mapping(columns: Mapping[str, str], targets: Sequence[str]) -> None:
     for name in columns:
         if name not in RSNA_COLUMNS and name not in targets:
             raise TableError(
-                f"--columns: {name!r} is not one of our names, which are: {', '.join(RSNA_COLUMNS)}.\n"
+                f"--columns: unknown name {name!r}; our names are: {', '.join(RSNA_COLUMNS)}.\n"
                 "Our name comes first, then the file's: --columns cancer=malignant"
             )
 

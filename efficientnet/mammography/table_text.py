@@ -54,7 +54,7 @@ def read_age(text: str) -> float | None:
     except ValueError:
         years = math.nan
     if not 0 <= years < math.inf:
-        raise ValueError("is not an age in years, nor of DICOM's form 061Y")
+        raise ValueError("is not an age in years or a DICOM age such as 061Y")
     return years
 
 
@@ -70,7 +70,7 @@ def read_target(text: str) -> float:
 def read_required_target(text: str) -> float:
     label = read_target(text)
     if math.isnan(label):
-        raise ValueError("is missing; this target is scored, so that every row needs 0 or 1")
+        raise ValueError("is missing; every row needs 0 or 1 for the scored target")
     return label
 
 
@@ -90,7 +90,7 @@ def read_records(path: Path) -> Iterator[tuple[int, list[str]]]:
                 yield start, record
             start = reader.line_num + 1  # a quoted field may have run over several lines
     except csv.Error as error:
-        raise TableError(f"{path}, line {start}: {error}; look for a quotation mark that is not closed.") from None
+        raise TableError(f"{path}, line {start}: {error}; check for an unclosed quotation mark.") from None
 
 
 def read_text(path: Path) -> str:
@@ -115,7 +115,7 @@ def align(path: Path, line: int, record: list[str], columns: int) -> list[str]:
     """A field for each column and an empty one after them. Surplus delimiters at the end are ignored."""
     if len(record) < columns or any(field.strip() for field in record[columns:]):
         raise TableError(
-            f"{path}, line {line}: {len(record)} fields under {columns} columns; "
-            "a field is missing, or has a separator in it and no quotation marks around it."
+            f"{path}, line {line}: {len(record)} fields for {columns} columns; "
+            "a field is missing, or contains an unquoted separator."
         )
     return [*record[:columns], ""]

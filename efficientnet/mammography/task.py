@@ -80,9 +80,12 @@ class Screening:
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         demo = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in DEMO.items())
-        text = f"--data is a folder with train.csv and train_images/. Without it phantoms are trained on, with {demo}"
-        group = parser.add_argument_group("data", textwrap.fill(text, 100))
-        add_options(group, ScreeningSettings)
+        text = (
+            "--data is a folder with train.csv and train_images/. Without it, the embedded set of "
+            f"{DEMO_PATIENTS} phantom patients is trained on, with {demo}."
+        )
+        parser.epilog = textwrap.fill(text, 100)
+        add_options(parser, ScreeningSettings, {"image_size": "the variant's own, square"})
 
     @staticmethod
     def defaults(data: Path | None, provenance: Provenance | None) -> dict[str, Any]:
@@ -162,8 +165,8 @@ class Screening:
             self.warnings += refused_in_sample(files, self.preprocessing.accept_raw)
         if leaked := set(self.earlier_patients) & set(self.validation.patients):
             self.warnings.append(
-                f"{len(leaked)} held-out patients were trained on for --weights: they make the scores too good, unless "
-                "they are other people; take weights of the same --fold, --folds and --seed"
+                f"{len(leaked)} held-out patients were used to train --weights, so the scores are too good (unless "
+                "these are other people); use weights of the same --fold, --folds and --seed"
             )
 
     def divide(self, table: Table, files: Sequence[Path | None], strict: bool) -> None:
@@ -175,11 +178,12 @@ class Screening:
             raise UserError(f"{self.without_file} rows of {table.path} have no image file")
         parts = []
         held_out_patients = self.split.held_out(self.settings.fold)
-        for part, held_out in (("train", False), ("hold out", True)):
+        for part, held_out in (("train on", False), ("hold out", True)):
             chosen = [(row, file) for row, file in there if (row.patient_id in held_out_patients) == held_out]
             if not chosen:
-                hint = name_hint(table, files, self.root, "train_images") or "prepare --check lists what is"
-                raise TableError(f"{self.root}: no image of the patients to {part} is there; {hint}")
+                hint = name_hint(table, files, self.root, "train_images")
+                hint = hint or "run prepare --check to list what is there"
+                raise TableError(f"{self.root}: no images found for the patients to {part}; {hint}")
             parts.append((replace(table, rows=tuple(row for row, _ in chosen)), [file for _, file in chosen]))
         (self.train, self.train_files), (self.validation, self.validation_files) = parts
 
@@ -190,9 +194,7 @@ class Screening:
         """
         rows = repr((self.train.rows, self.validation.rows)).encode()
         if len(set(process.gather(hashlib.sha256(rows).digest()))) > 1:
-            raise UserError(
-                f"{self.root}: the ranks have found different images there; give all machines the same data"
-            )
+            raise UserError(f"{self.root}: the ranks found different images; give every machine the same data")
 
     def changes(self, table: Table, checkpoint: Mapping[str, Any] | None) -> Iterator[str]:
         """A line for each way in which the data differ from those that a resumed run began with."""
@@ -204,16 +206,16 @@ class Screening:
         before = now if checkpoint is None else checkpoint.get("images", now)  # older checkpoints have no count
         if now != before:
             yield (
-                f"the run began with {before[0]} images to train on and {before[1]} to validate on, and now finds "
-                f"{now[0]} and {now[1]}"
+                f"the run began with {before[0]} training and {before[1]} validation images, but now finds {now[0]} "
+                f"and {now[1]}"
             )
 
     def warnings_of_labels(self) -> Iterator[str]:
         scored = self.train.target_names[0]
         if self.positives.all():
-            yield f"every training image has {scored}: nothing can be learned about it"
+            yield f"every training image is positive for {scored}: nothing can be learned about it"
         if not self.positives.any():
-            yield f"no training image has {scored}: nothing can be learned about it"
+            yield f"no training image is positive for {scored}: nothing can be learned about it"
         if not self.validation.positive_counts.breasts:
             yield f"no held-out breast has {scored}: the epoch with the lowest validation loss becomes best.pt"
         if self.without_file:
@@ -248,14 +250,13 @@ class Screening:
         lines.append(("targets", ", ".join(self.train.target_names)))
         used = self.preprocessing
         lines.append(("normalised", f"mean {used.mean:.4g}, std {used.std:.4g} of pixels in [0, 1]"))
-        positives = f"{100 * self.sampled:.1f} % of positives"
         if self.logit_shift:
             positives = (
-                f"{self.train.target_names[0]}'s logits lowered by {self.logit_shift:.3f}, from {positives} back to "
-                f"{100 * self.prior:.1f} %"
+                f"{self.train.target_names[0]} logits lowered by {self.logit_shift:.3f}, correcting from "
+                f"{100 * self.sampled:.1f} % to {100 * self.prior:.1f} % positives"
             )
         else:
-            positives = f"predictions as learned, from {positives}"
+            positives = f"no correction, trained with {100 * self.sampled:.1f} % positives"
         return [*lines, ("prior", positives)]
 
     def datasets(self) -> Datasets:

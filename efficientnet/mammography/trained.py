@@ -89,8 +89,8 @@ def split_warnings(members: Sequence[Trained], known: Sequence[set[str]], table:
     elsewhere = [(member, its) for member, its in pairs if member.data and not member.was_trained_on(root)]
     if trained_on := set().union(*(its for _, its in elsewhere)):
         lines.append(
-            f"{len(trained_on)} of these patients have identifiers that were trained on in {elsewhere[0][0].data}, and "
-            "count as trained on; if they are other people, --split all scores everybody"
+            f"{len(trained_on)} of these patients have the same identifiers as training patients in "
+            f"{elsewhere[0][0].data}, and count as trained on; if they are other people, use --split all to score them"
         )
     renamed = set().union(*(its - member.training_patients for member, its in pairs))
     if renamed:
@@ -101,14 +101,14 @@ def split_warnings(members: Sequence[Trained], known: Sequence[set[str]], table:
     splits = [(member, member.split.fold_of) for member in members if member.split]
     new = len(patients.difference(*(fold_of for _, fold_of in splits)))
     if splits and 0 < new < len(patients):
-        lines.append(f"{new} of these patients are not in the table that was trained from")
+        lines.append(f"{new} of these patients are not in the original training table")
     for (first, fold_of), (member, its_fold_of) in itertools.pairwise(splits):
         common = patients & set(fold_of) & set(its_fold_of)
         moved = sum(fold_of[patient] != its_fold_of[patient] for patient in common)
         if moved and (first.seed, first.folds) == (member.seed, member.folds):
             lines.append(
-                f"{first.path} and {member.path} began with different tables, and have {moved} of {len(common)} "
-                "patients in different folds; each is scored by those that did not train on them"
+                f"{first.path} and {member.path} began with different tables, and put {moved} of {len(common)} "
+                "patients in different folds; each patient is scored by the checkpoints that did not train on them"
             )
     return lines
 
@@ -124,8 +124,7 @@ def check_alike(members: Sequence[Trained]) -> None:
             )
         if (member.data is None) != (first.data is None):
             raise CheckpointError(
-                "some of these checkpoints were trained on the embedded phantoms and some on other data: name those of "
-                "one"
+                "some checkpoints were trained on the embedded phantoms and others on other data; use only one kind"
             )
 
 
@@ -136,11 +135,11 @@ def held_out(members: Sequence[Trained], known: Sequence[set[str]], table: Table
     """
     patients = set(table.patients) - set.intersection(*known)
     if not patients:
-        raise TableError(f"{table.path}: every patient in it was trained on; --split all scores them nevertheless")
+        raise TableError(f"{table.path}: every patient in it was trained on; use --split all to score them anyway")
     strangers = [str(member.path) for member, its in zip(members, known, strict=True) if not its]
     if strangers and len(members) > len(strangers):
         raise TableError(
-            f"{', '.join(strangers)}: trained on no patient of {table.path}, so that it would score those whom the "
+            f"{', '.join(strangers)}: not trained on any patient of {table.path}, so it would score patients that the "
             "others trained on; leave it out, or use --split all"
         )
     return table.of_patients(patients)

@@ -95,10 +95,10 @@ def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dic
     written = content.get("format") if isinstance(content, dict) else None
     if written != FORMAT:
         if str(written).startswith(FORMAT.rstrip("0123456789")):
-            raise CheckpointError(f"{path}: was written by another version of this project ({written}); use that one")
+            raise CheckpointError(f"{path}: written by another version of this project ({written}); use that version")
         raise CheckpointError(
-            f"{path}: not a checkpoint of this project; train.py writes last.pt and best.pt, and takes weights of "
-            "other kinds by --weights"
+            f"{path}: not a checkpoint of this project (train.py writes last.pt and best.pt); to start from other "
+            "weights, use --weights"
         )
     return content
 
@@ -126,7 +126,7 @@ def verify(path: Path) -> None:
         while block := file.read(1 << 20):
             digest.update(block)
     if checksum.read_text(encoding="utf-8").partition(" ")[0] != digest.hexdigest():
-        raise CheckpointError(f"{path}: damaged, its checksum differs from {checksum.name}; use another copy")
+        raise CheckpointError(f"{path}: damaged (checksum differs from {checksum.name}); use another copy")
 
 
 def load_newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
@@ -143,8 +143,8 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
         except CheckpointError as error:
             damaged[path] = str(error)
     if damaged:
-        raise CheckpointError(f"{next(iter(damaged.values()))} (no other checkpoint of this run is whole)")
+        raise CheckpointError(f"{next(iter(damaged.values()))} (no other checkpoint of this run is intact)")
     raise CheckpointError(
-        f"{folder / 'last.pt'}: no such file; the run had not saved a checkpoint yet: start it anew with "
+        f"{folder / 'last.pt'}: no such file; the run had not saved a checkpoint yet. Restart it with "
         f"--resume auto --output {shlex.quote(str(folder))}, or delete the folder"
     )

@@ -31,7 +31,7 @@ def print_plan(plan: Plan, loaders: Loaders, learner: Learner, schedule: Schedul
         (
             "model",
             f"{plan.architecture.title}, {counts.parameters:,} parameters, "
-            f"{counts.multiply_adds / scale:.2f} {unit} multiply-adds an image",
+            f"{counts.multiply_adds / scale:.2f} {unit} multiply-adds per image",
         ),
     ]
     if learner.load_report is not None:
@@ -47,11 +47,11 @@ def print_plan(plan: Plan, loaders: Loaders, learner: Learner, schedule: Schedul
     if frozen:
         lines.append(("frozen", "; ".join(frozen)))
     if recipe.pretrained_rate != 1:
-        lines.append(("pretrained", f"layers learn at {recipe.pretrained_rate:g} of the learning rate"))
+        lines.append(("pretrained", f"layers learn at {recipe.pretrained_rate:g} times the learning rate"))
     lines += [
         (
             "batches",
-            f"{sampler.global_batch} images an update ({recipe.batch_size} x {process.world_size} ranks x "
+            f"{sampler.global_batch} images per update ({recipe.batch_size} x {process.world_size} ranks x "
             f"{recipe.accumulate} passes)",
         ),
         (
@@ -62,9 +62,9 @@ def print_plan(plan: Plan, loaders: Loaders, learner: Learner, schedule: Schedul
         (
             "machine",
             f"{process.world_size} x {process.device.type}, {process.backend or 'one process'}, {learner.precision}, "
-            f"{loaders.workers} loader process{'' if loaders.workers == 1 else 'es'} each",
+            f"{loaders.workers} loader process{'' if loaders.workers == 1 else 'es'} per rank",
         ),
-        ("memory", f"about {memory_estimate(learner, counts.activations):.1f} GiB a rank (fp32 estimate)"),
+        ("memory", f"about {memory_estimate(learner, counts.activations):.1f} GiB per rank (fp32 estimate)"),
     ]
     print("\n".join(f"{name:<11} {text}" for name, text in lines), flush=True)
 
@@ -97,7 +97,7 @@ def print_start(folder: Path, plan: Plan, progress: Progress, learner: Learner, 
         epochs, planned = plan.recipe.epochs, plan.checkpoint["plan"]["recipe"]["epochs"]
         if epochs != planned:
             rate = schedule.rate(progress.update)
-            text += f"\nschedule    that of {epochs} epochs instead of {planned}: the learning rate is now {rate:.2e}"
+            text += f"\nschedule    for {epochs} epochs instead of {planned}: the learning rate is now {rate:.2e}"
     print(f"{text}\n", flush=True)
 
 
@@ -143,14 +143,14 @@ def print_end(plan: Plan, folder: Path, progress: Progress) -> None:
     """Print what was left out, the best result, and the next command."""
     skipped = sum(values["skipped_updates"] for values in progress.history)
     if skipped:
-        print(f"\n{skipped} updates were left out, because their loss or gradients were not finite")
+        print(f"\n{skipped} updates were skipped because their loss or gradients were not finite")
     unreadable = progress.history[-1]["unreadable_images"]
     if unreadable:
         listed = (folder / "unreadable.txt").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         print(f"\n{unreadable} images could not be read and were replaced or left out; unreadable.txt lists them:")
         print("\n".join(f"  {line}" for line in listed[:5]))
     if not (folder / "best.pt").exists():
-        print(f"\nno epoch since the checkpoint beat the earlier best, and {folder} has no best.pt")
+        print(f"\nno epoch since the checkpoint improved on the earlier best, and {folder} has no best.pt")
         return
     data = "" if plan.task.data is None else f" --data {shlex.quote(str(plan.task.data))}"
     if progress.summary:  # checkpoints of older versions do not have it

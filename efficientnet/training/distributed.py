@@ -110,7 +110,7 @@ def start(device: str | None, backend: str | None, timeout_minutes: float = 10) 
         gpus = torch.cuda.device_count()
         if local_world > gpus and backend == "nccl":
             raise ValueError(
-                f"{local_world} processes on this machine but {gpus} GPU{'' if gpus == 1 else 's'}: use "
+                f"{local_world} processes on this machine but only {gpus} GPU{'' if gpus == 1 else 's'}: use "
                 f"--nproc_per_node={gpus}, or --backend gloo to share, or --device cpu"
             )
         torch.cuda.set_device(local_rank % gpus)
@@ -122,13 +122,13 @@ def start(device: str | None, backend: str | None, timeout_minutes: float = 10) 
         started = max(int(os.environ.get(name, 1)) for name in LAUNCHERS)
         if started > 1:
             raise ValueError(
-                f"{started} processes were started without torchrun, and each would be a run of its own: use srun "
-                "--ntasks-per-node=1 torchrun --nproc_per_node=GPUS train.py ..., or torchrun --nproc_per_node=1 for "
-                "such runs"
+                f"{started} processes were started without torchrun; each would be a separate run. Use srun "
+                "--ntasks-per-node=1 torchrun --nproc_per_node=GPUS train.py ... for one run, or torchrun "
+                "--nproc_per_node=1 for separate runs"
             )
         return Process(0, 1, 0, 1, chosen)
     if not dist.is_available() or sys.platform == "win32":
-        raise ValueError("several processes need torch.distributed on Linux or macOS: use plain python train.py")
+        raise ValueError("multiple processes need torch.distributed on Linux or macOS; run plain python train.py")
     bound = chosen if backend == "nccl" else None
     timeout = timedelta(minutes=timeout_minutes)
     # DDP imports this module, which keeps the process group of that moment as the default of an argument, where no

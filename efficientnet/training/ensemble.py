@@ -120,7 +120,7 @@ def predict_mean(
                 total[rows[finite]] += evaluation.probabilities(place, logits[finite])
                 votes[rows[finite]] += 1
                 for i in np.flatnonzero(~finite):
-                    failures[f"{batch.names[mine[i]]}: the outputs of {members[place].path} are not finite"] = None
+                    failures[f"{batch.names[mine[i]]}: non-finite outputs from {members[place].path}"] = None
             share = 100 * waited / (time.monotonic() - started)
             progress.set_postfix_str(f"{share:.0f} % waiting for data", refresh=False)
             progress.update(int(allowed[places][:, batch.indices].sum()))

@@ -18,7 +18,7 @@ from efficientnet.training.signals import handles_signals
 
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|timed out|socket|broken pipe", re.IGNORECASE)
 MORE_SHARED_MEMORY = (
-    "a loader process found no shared memory: lower --workers or --batch-size, or enlarge /dev/shm (docker run "
+    "a loader process ran out of shared memory: lower --workers or --batch-size, or enlarge /dev/shm (docker run "
     "--shm-size=8g)"
 )
 KILLED = re.compile(r"DataLoader worker \(pid\(?s?\)? [\d, ]+\) (is killed by signal: (?P<name>[\w ]+)|exited)")
@@ -63,7 +63,9 @@ def explain_failure(
             )
         if name.startswith("Bus error"):
             return MORE_SHARED_MEMORY
-        return f"a loader process ended with the signal {name.strip().rstrip('.')!r}; --workers 0 shows why"
+        return (
+            f"a loader process was ended by signal {name.strip().rstrip('.')!r}; run with --workers 0 to see the cause"
+        )
     if TOO_MANY_FILES.search(text):
         return "too many open files: lower --workers, or raise the limit (ulimit -n)"
     if NO_SHARED_MEMORY.search(text):
@@ -71,12 +73,12 @@ def explain_failure(
     if isinstance(error, torch.OutOfMemoryError):
         return f"out of GPU memory: {less_memory}"
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
-        return f"out of memory: lower --workers; {less_memory}"
+        return f"out of memory: lower --workers, or {less_memory}"
     lost = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and LOST.search(text))
     if timeout_minutes is not None and lost:
         return (
-            f"lost another rank: it has ended, or has not answered for the {timeout_minutes:g} minutes of --timeout; "
-            "its own output tells why, and exit code -9 (SIGKILL) usually means that memory ran out"
+            f"lost another rank: it exited, or did not answer within the {timeout_minutes:g} minutes of --timeout; "
+            "see its own output for the cause. Exit code -9 (SIGKILL) usually means that memory ran out"
         )
     return None
 

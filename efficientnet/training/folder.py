@@ -94,7 +94,10 @@ class RunFolder:
         Raises UserError where another run has it. A run that was just killed is given three seconds to be gone. Where
         there are no locks, as on some network disks, there is a warning instead.
         """
-        warning = f"{program_name('train.py')}: warning: no file locks here; start no second run in {self.path}"
+        warning = (
+            f"{program_name('train.py')}: warning: file locks are not available here; do not start a second run in "
+            f"{self.path}"
+        )
         if fcntl is None:
             print(warning, file=sys.stderr)
             yield
@@ -111,8 +114,7 @@ class RunFolder:
                     if time.monotonic() > deadline:
                         holder = os.pread(handle, 200, 0).decode("utf-8", "replace")
                         raise UserError(
-                            f"{self.path}: another run is writing there ({holder}); stop it first, or choose another "
-                            "--output"
+                            f"{self.path}: in use by another run ({holder}); stop it first, or choose another --output"
                         ) from None
                     time.sleep(0.1)
                 except OSError as error:
@@ -182,8 +184,8 @@ class RunFolder:
         if process.is_main:
             write_json(path, images)
         return UserError(
-            f"{len(suspects)} updates in a row had a loss or gradients that are not finite: lower --learning-rate, or "
-            f"use --precision bf16 or fp32.  {path} lists the images of each"
+            f"{len(suspects)} consecutive updates had a non-finite loss or gradients: lower --learning-rate, or use "
+            f"--precision bf16 or fp32. {path} lists the images of each"
         )
 
     @staticmethod

@@ -160,8 +160,8 @@ def build_model(plan: Plan) -> tuple[EfficientNet, dict[str, Any], list[str]]:
         architecture = plan.checkpoint["architecture"]
         if architecture["num_classes"] != plan.task.num_outputs:
             raise UserError(
-                f"{plan.output}: the run has {architecture['num_classes']} outputs, but its data now make "
-                f"{plan.task.num_outputs}; name the data that it was trained on"
+                f"{plan.output}: the run has {architecture['num_classes']} outputs but the data now give "
+                f"{plan.task.num_outputs}; use the data that it was trained on"
             )
         return create_model(**architecture, **common), architecture, plan.checkpoint["pretrained"]
     architecture = {

@@ -37,13 +37,13 @@ class Loaders:
         self.accumulate, self.strict = recipe.accumulate, strict
         datasets, positives = task.datasets(), task.positives
         if not len(datasets.train) or not len(datasets.validation):
-            raise UserError("there must be at least one image to train on and one to validate on")
+            raise UserError("the data must have at least one training image and one validation image")
         # Batch-norm statistics are measured on each image once: see `random_part`.
         if len(datasets.train) == 1 and task.settings.image_size == (32, 32):
-            raise UserError("there is one image to train on, and batch norm needs two at 32x32 pixels, or larger ones")
+            raise UserError("only one training image: at 32x32 pixels batch norm needs at least two, or larger images")
         if positives is None:
             if recipe.positive_share:
-                raise UserError(f"--positive-share: {task.name} has no positives to draw more often; leave it out")
+                raise UserError(f"--positive-share: {task.name} has no positives to draw more often; remove the flag")
             positives = np.zeros(len(datasets.train), dtype=bool)
         self.sampler = BalancedSampler(
             positives,
@@ -115,8 +115,8 @@ def raise_file_limit(needed: int) -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if 0 <= limit < needed:  # -1 is no limit
         raise UserError(
-            f"the loader processes may need {needed} open files, and {limit} are permitted: lower --workers, or raise "
-            "the limit (ulimit -n)"
+            f"loader processes may need {needed} open files but the limit is {limit}: lower --workers, or raise the "
+            "limit (ulimit -n)"
         )
 
 

@@ -19,7 +19,7 @@ from efficientnet.architecture import (
     recorded_architecture,
 )
 from efficientnet.common.command_line import Parser, number, output_folder, program_name, rank
-from efficientnet.common.options import add_options, from_json, given_options, to_json
+from efficientnet.common.options import add_options, from_json, given_options, group_of, to_json
 from efficientnet.training.checkpoint import (
     NUMBERED,
     CheckpointError,
@@ -42,54 +42,66 @@ CHANGEABLE = ("batch_size", "accumulate", "epochs")
 
 
 def make_parser(description: str, task: type[Task]) -> Parser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog=program_name("train.py"), description=description, formatter_class=raw)
-    architectures.add_arguments(parser, default="--variant b3, or that of --weights")
-    parser.add_argument("--data", type=Path, help="data folder (default: the task's demo)")
-    parser.add_argument("--output", type=output_folder, help="run folder (default: runs/<architecture>-<n>)")
-    parser.add_argument(
-        "--weights",
-        metavar="FILE|NAME",
-        help="start from weights: a file, its URL, lite0 (an installed package), torchvision, or timm:NAME",
-    )
-    parser.add_argument("--source", metavar="LIBRARY", help=f"whose weights, where unclear: {', '.join(CONVENTIONS)}")
-    parser.add_argument(
+    parser = Parser(prog=program_name("train.py"), usage="%(prog)s [options]", description=description)
+    run = parser.add_argument_group("run")
+    run.add_argument("--data", type=Path, metavar="DIR", help="data folder (default: the embedded demo)")
+    run.add_argument("--output", type=output_folder, metavar="DIR", help="run folder (default: runs/ARCHITECTURE-N)")
+    run.add_argument(
         "--resume",
         metavar="auto|DIR|FILE",
-        help="go on from the newest whole checkpoint of a run folder, or from this one; auto: of --output, if any",
+        help="continue from the newest intact checkpoint of a run folder, or from this file; auto: the run in "
+        "--output if there is one, else start it",
     )
-    parser.add_argument(
+    run.add_argument(
         "--checkpoint-every",
         type=interval,
         default="10m",
         metavar="10m|500",
-        help="save after so much time (s, m, h) or so many updates, besides after every epoch (default: 10m)",
+        help="save after this time (s, m, h) or number of updates, and after every epoch (default: 10m)",
     )
-    parser.add_argument(
-        "--keep-checkpoints", type=number(int, 1), default=3, metavar="N", help="newest ones to keep (default: 3)"
+    run.add_argument(
+        "--keep-checkpoints", type=number(int, 1), default=3, metavar="N", help="newest checkpoints kept (default: 3)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print what would be trained, and stop")
-    parser.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
-    parser.add_argument("--workers", type=number(int, 0), metavar="N", help="processes a rank that read images")
-    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda where there is one")
-    parser.add_argument("--backend", choices=["nccl", "gloo"], help="default: nccl on CUDA, else gloo")
-    parser.add_argument(
-        "--timeout",
-        type=number(float, above=0),
-        default=10.0,
-        metavar="MINUTES",
-        help="how long a rank waits for another before it gives up (default: 10)",
+    run.add_argument("--dry-run", action="store_true", help="print what would be trained, and stop")
+    run.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
+    architectures.add_arguments(parser, default="--variant b3, or that of --weights")
+    weights = parser.add_argument_group("pretrained weights")
+    weights.add_argument(
+        "--weights",
+        metavar="FILE|NAME",
+        help="start from a file, a URL, lite0 to lite2 (installed packages), torchvision, or timm:NAME",
     )
-    task.add_arguments(parser)
-    recipe = parser.add_argument_group("recipe")
-    add_options(recipe, Recipe, task.recipe_defaults)
-    recipe.add_argument(
+    weights.add_argument(
+        "--source",
+        metavar="LIBRARY",
+        help=f"the library they come from: {', '.join(CONVENTIONS)} (default: recognised)",
+    )
+    weights.add_argument(
         "--freeze-stem",
         dest="freeze_until",
         action="store_const",
         const=1,
         default=argparse.SUPPRESS,
         help="the same as --freeze-until 1",
+    )
+    task.add_arguments(parser)
+    add_options(parser, Recipe, task.recipe_defaults)
+    machine = group_of(parser, "machine")
+    machine.add_argument(
+        "--workers",
+        type=number(int, 0),
+        metavar="N",
+        help="image-loading processes per rank (default: 1 for each core of its share on CUDA, 1 for each four on a "
+        "CPU, at most 8)",
+    )
+    machine.add_argument("--device", choices=["cuda", "cpu"], help="(default: cuda if there is one)")
+    machine.add_argument("--backend", choices=["nccl", "gloo"], help="(default: nccl on CUDA, else gloo)")
+    machine.add_argument(
+        "--timeout",
+        type=number(float, above=0),
+        default=10.0,
+        metavar="MINUTES",
+        help="how long a rank waits for another before it fails (default: 10)",
     )
     return parser
 
@@ -149,21 +161,21 @@ def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
     values |= {item.name: item.default for item in fields(task.Settings) if item.default is not MISSING}
     values |= task.recipe_defaults | task.defaults(arguments.data, provenance) | given
     if "image_size" not in values:
-        raise ValueError(f"{arguments.weights} does not say the size of its images: give --image-size")
+        raise ValueError(f"{arguments.weights} does not record its image size: pass --image-size")
     of_recipe, of_task = split_options(values)
     recipe, settings = Recipe(**of_recipe), task.Settings(**of_task)
     if arguments.weights is None:
         if arguments.source is not None:
-            raise ValueError("--source says whose --weights are: name them too")
+            raise ValueError("--source needs --weights")
         for name in ("freeze_until", "freeze_batch_norm", "pretrained_rate"):
             if name in given:
                 flag = "--freeze-stem/--freeze-until" if name == "freeze_until" else f"--{name.replace('_', '-')}"
-                raise ValueError(f"{flag} is about pretrained layers: it needs --weights")
+                raise ValueError(f"{flag} applies to pretrained layers and needs --weights")
     stages = len(architecture.stages)
     if recipe.freeze_until > stages:
-        raise ValueError(f"--freeze-until {recipe.freeze_until}: {architecture.name} has {stages} stages")
+        raise ValueError(f"--freeze-until {recipe.freeze_until}: {architecture.name} has only {stages} stages")
     if recipe.batch_size == 1 and settings.image_size == (32, 32) and not recipe.sync_batch_norm:
-        raise ValueError("--batch-size 1 with 32x32 pixels: batch norm needs two images a rank there, or larger ones")
+        raise ValueError("--batch-size 1 at 32x32 pixels: batch norm needs two images per rank, or larger images")
     if arguments.output is not None:
         check_free(RunFolder(arguments.output), arguments.resume)
     return Plan(
@@ -188,10 +200,10 @@ def check_free(folder: RunFolder, resume: str | None) -> None:
     found = folder.in_the_way
     if found is None or RunFolder.of_this_launch(folder.path) is not None or (folder.is_run and resume == "auto"):
         return
-    holds = f"{found.name}, and no run to --resume:"
+    contents = f"{found.name} but no run to resume;"
     if folder.is_run:
-        holds = f"a run: go on there with --resume auto --output {shlex.quote(str(folder.path))}, or"
-    raise ValueError(f"{folder.path} already holds {holds} choose another --output")
+        contents = f"a run; resume it with --resume auto --output {shlex.quote(str(folder.path))}, or"
+    raise ValueError(f"{folder.path} already contains {contents} choose another --output")
 
 
 def find_checkpoint(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]] | None:
@@ -204,7 +216,7 @@ def find_checkpoint(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]
     if arguments.resume == "auto" or own is not None:
         folder = own.path if own else arguments.output
         if folder is None:
-            raise ValueError("--resume auto needs --output: the folder to go on in, or to start where it is empty")
+            raise ValueError("--resume auto needs --output: the run folder to resume, or a new or empty one")
         if not (folder / "last.pt").exists() and not any((folder / NUMBERED).glob("*.pt")):
             return None
     elif arguments.resume is None:
@@ -214,18 +226,18 @@ def find_checkpoint(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]
         folder = path if path.is_dir() else folder_of(path)
         begun = (folder / "config.json").exists()  # even where it is damaged: the checkpoint has all of it
         if path.is_dir() and not (begun or (path / "last.pt").exists()):
-            raise CheckpointError(f"{path}: is not a run folder, such as runs/b3-1; --resume names one, or its last.pt")
+            raise CheckpointError(f"{path}: not a run folder; pass --resume a folder such as runs/b3-1, or its last.pt")
         if path.is_file() and not begun:  # a run would write into any folder, such as Downloads
             raise CheckpointError(
-                f"{path}: is not in a run folder (with a config.json), where the run could go on; to start a new run "
-                f"from its weights: --weights {shlex.quote(str(path))}"
+                f"{path}: not in a run folder (no config.json), so the run cannot be resumed; to start a new run from "
+                f"its weights: --weights {shlex.quote(str(path))}"
             )
         if not path.is_dir() and path.name != "last.pt" and not restarted():
             return path, load_checkpoint(path)
     path, content, damaged = load_newest(folder)
     if rank() == 0:
         for text in damaged:
-            print(f"{program_name('train.py')}: warning: {text}: going on from {path}", file=sys.stderr)
+            print(f"{program_name('train.py')}: warning: {text}; resuming from {path}", file=sys.stderr)
     return path, content
 
 
@@ -253,7 +265,7 @@ def resumed_plan(
 ) -> Plan:
     """The stored plan. The command line must agree with it, except for the place of the data."""
     if "training" not in checkpoint:
-        raise CheckpointError(f"{path}: has no optimizer state to go on from; name the run's last.pt")
+        raise CheckpointError(f"{path}: has no optimizer state to resume from; use the run's last.pt")
     check_task(path, checkpoint, task.name)
     output = folder_of(path)
     try:
@@ -270,18 +282,18 @@ def resumed_plan(
         raise misfit(path, error) from None
     if architecture is not None and architecture.stages != trained.stages:
         raise ValueError(
-            f"{architecture.flags}: the run in {path} trains {trained.name}: a resumed run keeps its architecture"
+            f"{architecture.flags}: the run in {path} trains {trained.name}; a resumed run must keep its architecture"
         )
     kept = {**vars(settings), **vars(recipe), **start}
     given |= {name: value for name in start if (value := getattr(arguments, name)) is not None}
     for name, value in given.items():
         if value != kept[name] and name not in CHANGEABLE:
             raise ValueError(
-                f"--{name.replace('_', '-')} {flag_text(value)}: the run in {path} has {flag_text(kept[name])}, and a "
-                "resumed run keeps its settings"
+                f"--{name.replace('_', '-')} {flag_text(value)}: the run in {path} uses {flag_text(kept[name])}; a "
+                "resumed run must keep its settings"
             )
     if "epochs" in given and resumed.recipe.epochs < finished:
-        raise ValueError(f"--epochs {resumed.recipe.epochs}: the run in {path} has already finished {finished}")
+        raise ValueError(f"--epochs {resumed.recipe.epochs}: the run in {path} has already finished {finished} epochs")
     if arguments.output not in (None, output):
-        raise ValueError(f"--output {arguments.output}: a resumed run goes on in its own folder, {output}")
+        raise ValueError(f"--output {arguments.output}: a resumed run continues in its own folder, {output}")
     return Plan(trained, resumed, output, **start, checkpoint=checkpoint)

@@ -48,7 +48,7 @@ class BalancedSampler:
     ) -> None:
         flags = np.asarray(positives, dtype=bool)
         if flags.size == 0:
-            raise ValueError("there is no image to train on")
+            raise ValueError("no images to train on")
         self.positive, self.negative = np.flatnonzero(flags), np.flatnonzero(~flags)
         self.natural_share = float(flags.mean())
         self.share = sampled_share(self.natural_share, share)

@@ -58,13 +58,14 @@ def restore(plan: Plan, learner: Learner, loaders: Loaders, process: Process) ->
         sampler = loaders.sampler
         if global_batch != sampler.global_batch:
             raise UserError(
-                f"the run has {global_batch} images an update, but {process.world_size} ranks x --batch-size "
-                f"{sampler.batch_size} x --accumulate {sampler.accumulate} make {sampler.global_batch}: make them agree"
+                f"the run uses {global_batch} images per update, but {process.world_size} ranks x --batch-size "
+                f"{sampler.batch_size} x --accumulate {sampler.accumulate} = {sampler.global_batch}; adjust them to "
+                "match"
             )
     positions = process.gather((progress.epoch, progress.position))
     if len(set(positions)) > 1:
         raise UserError(
-            f"the ranks found different checkpoints (epoch, update): {', '.join(map(str, positions))}; do all machines "
-            "see the same run folder?  Give --output and --resume auto on each"
+            f"the ranks found different checkpoints (epoch, update): {', '.join(map(str, positions))}; check that "
+            "all machines see the same run folder, and pass --output and --resume auto on each"
         )
     return progress

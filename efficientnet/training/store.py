@@ -108,7 +108,7 @@ class CheckpointStore:
                 self.error = error
                 tqdm.write(
                     f"{program_name('train.py')}: warning: {self.folder / name} could not be saved "
-                    f"({error.strerror or error}); what was there before is whole, and the next save tries again",
+                    f"({error.strerror or error}); any previous version is intact, and the next save will retry",
                     file=sys.stderr,
                 )
 
@@ -123,4 +123,4 @@ class CheckpointStore:
         """`wait`; raises UserError, which begins with `what`, if the last save failed."""
         self.wait()
         if self.error:
-            raise UserError(f"{what}, but {self.folder} could not be written: {self.error.strerror or self.error}")
+            raise UserError(f"{what}, but could not write to {self.folder}: {self.error.strerror or self.error}")

@@ -42,10 +42,10 @@ def validate(
     logits = np.concatenate([part[1] for part in gathered])
     failures = [line for part in gathered for line in part[2]]
     if not indices:
-        raise UserError(f"not one validation image could be read; the first: {failures[0]}")
+        raise UserError(f"no validation image could be read; the first error: {failures[0]}")
     if not np.isfinite(logits).all():
         raise UserError(
             "the model's outputs are no longer finite: lower --learning-rate, or use --precision bf16 or fp32; "
-            "last.pt keeps the epoch before"
+            "last.pt still holds the last saved state"
         )
     return task.evaluate(logits, indices), failures

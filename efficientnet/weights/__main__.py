@@ -28,39 +28,44 @@ PROGRAM = program_name("python -m efficientnet.weights")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=raw)
+    parser = Parser(prog=PROGRAM, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="info|convert")
-    information = commands.add_parser("info", formatter_class=raw, help="show a file's content and conventions")
-    conversion = commands.add_parser("convert", formatter_class=raw, help="write a file's weights for another library")
+    information = commands.add_parser("info", help="show a file's content and conventions")
+    conversion = commands.add_parser("convert", help="write a file's weights for another library")
     libraries = {"choices": list(CONVENTIONS), "metavar": "LIBRARY"}
     known = ", ".join(CONVENTIONS)
     kinds = (
         ".pth, .pt, .bin or .safetensors, its https: URL, lite0 to lite2 (an installed package), torchvision (with "
-        "--variant), or a name such as timm:efficientnet_b3.ra2_in1k: see efficientnet/weights/published.py"
+        "--variant), or a name such as timm:efficientnet_b3.ra2_in1k; see efficientnet/weights/published.py for names"
     )
     for added, metavar in ((information, "FILE"), (conversion, "IN")):
         added.add_argument("file", metavar=metavar, help=kinds)
-        added.add_argument("--source", help=f"its library, one of {known} (default: recognised)", **libraries)
+        added.add_argument("--source", help=f"library it comes from, one of {known} (default: recognised)", **libraries)
         added.add_argument(
             "--variant",
             choices=list(ARCHITECTURES),
             metavar="NAME",
-            help="fail if it is another; which of torchvision's",
+            help="expected variant (an error if it differs); selects the network for torchvision",
         )
         for name in ("mean", "std"):
-            text = f"{name} of the training's pixels in [0, 1], one or one per channel (default: recognised)"
+            text = f"{name} of the training pixels in [0, 1], one value or one per channel (default: recognised)"
             added.add_argument(f"--{name}", type=float, nargs="+", metavar="X", help=text)
     conversion.add_argument("out", type=output_file, metavar="OUT", help=".pth, .pt, .bin or .safetensors")
-    conversion.add_argument("--to", default=OURS.library, help="library of the new names (default: ours)", **libraries)
-    conversion.add_argument("--any-convention", action="store_true", help="even if that library pads differently")
+    conversion.add_argument(
+        "--to", default=OURS.library, help="write names of this library (default: ours)", **libraries
+    )
+    conversion.add_argument(
+        "--any-convention",
+        action="store_true",
+        help="convert even if that library's padding or batch-norm eps differs",
+    )
     arguments = parser.parse_args(argv)
     if arguments.command == "convert":
         out = arguments.out
         if out.suffix not in WEIGHT_SUFFIXES:
-            parser.error(f"{out}: OUT ends in {', '.join(WEIGHT_SUFFIXES)}")
+            parser.error(f"{out}: OUT must end in one of {', '.join(WEIGHT_SUFFIXES)}")
         if out.resolve() == Path(arguments.file).resolve():
-            parser.error(f"{out}: OUT is IN; give it another name")
+            parser.error(f"{out}: OUT must differ from IN")
     if (arguments.mean is None) != (arguments.std is None):
         parser.error("--mean and --std belong together: give both or none")
     return arguments
@@ -81,7 +86,7 @@ def show(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
     print(f"{len(weights.tensors)} tensors, {weights.in_channels} input channels, {classes}")
     if weights.architecture is None:
         nearest, problems = nearest_architecture(weights.names, weights.tensors)
-        print(f"nearest: {nearest}; {first_three(problems)}" if nearest else "nearest: none, most tensors differ")
+        print(f"nearest: {nearest}; {first_three(problems)}" if nearest else "nearest: none (most tensors differ)")
     if weights.network.prefix:
         print(f"prefix: {weights.network.prefix}")
     if weights.network.ignored:
@@ -106,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         save_weights(arguments.out, model, arguments.to, arguments.any_convention)
     except ValueError as error:
         raise UserError(error) from None
-    print(f"{model.load_report.text()}\n{arguments.out} written with the names of: {arguments.to}")
+    print(f"{model.load_report.text()}\nwrote {arguments.out} (names: {arguments.to})")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def read_file(path: Path) -> tuple[Any, Any]:
 
     head = explain_failures(path, beginning)
     if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path}: is Git LFS's note of a file, not the file: run git lfs pull, or download it")
+        raise CheckpointError(f"{path}: is a Git LFS pointer, not the file itself: run git lfs pull, or download it")
     if head[8:9] != b"{" and (path.suffix != ".safetensors" or head.startswith((b"PK", b"\x80"))):
         content = read_pickle(path)
         return content, content
@@ -137,7 +137,7 @@ def find_state_dict(path: Path, content: Any) -> dict[str, Tensor]:
     if found:
         places = ["".join(f"[{key!r}]" for key in place) for place, _ in found]
         raise WeightsError(
-            f"{path}: holds several state_dicts, {', '.join(places)}; save the one that you mean alone: "
+            f"{path}: contains several state_dicts: {', '.join(places)}; save only the one you need: "
             f"torch.save(torch.load(PATH){places[0]}, NEW)"
         )
 
@@ -148,7 +148,7 @@ def find_state_dict(path: Path, content: Any) -> dict[str, Tensor]:
     if isinstance(content, Mapping):
         kinds = [f"{name} ({kind(value)})" for name, value in content.items()][:5] or ["nothing"]
     raise WeightsError(
-        f"{path}: holds no state_dict but {', '.join(kinds)}; where it was made, save the tensors alone: "
+        f"{path}: contains no state_dict, only {', '.join(kinds)}; where it was made, save only the tensors: "
         "torch.save(model.state_dict(), PATH)"
     )
 

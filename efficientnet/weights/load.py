@@ -165,24 +165,21 @@ class Weights:
         """An error in two lines: the probable content of the file, and its first differences from `wanted`."""
         nearest = self.provenance.variant or nearest_architecture(self.names, self.tensors)[0]
         seems = f"{nearest} ({self.provenance.library})" if nearest else "no known variant"
-        return WeightsError(f"{self.path}: does not fit {wanted}; it seems to be {seems}\n{first_three(problems)}")
+        return WeightsError(f"{self.path}: does not match {wanted}; it looks like {seems}\n{first_three(problems)}")
 
     def check_finite(self) -> None:
         """Raise WeightsError, in one line, if any of the values is NaN or infinite."""
         strange = [name for name, t in self.tensors.items() if t.is_meta or t.layout != torch.strided]
         if strange:
             raise WeightsError(
-                f"{self.path}: {strange[0]} is sparse, or has no values (meta); save it as an ordinary tensor"
+                f"{self.path}: {strange[0]} is sparse, or a meta tensor without values; save it as an ordinary tensor"
             )
         floats = {name: t.float() for name, t in self.tensors.items() if t.is_floating_point() and t.numel()}
         # The smallest and the largest value are NaN if any is.
         bad = [name for name, t in floats.items() if not torch.stack(t.aminmax()).isfinite().all()]
         if bad:
             others = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-            raise WeightsError(
-                f"{self.path}: holds values that are not finite (NaN or infinity), in {bad[0]}{others}; "
-                "use an earlier checkpoint"
-            )
+            raise WeightsError(f"{self.path}: contains NaN or infinity in {bad[0]}{others}; use an earlier checkpoint")
 
 
 def first_three(phrases: Sequence[str], separator: str = "; ") -> str:
@@ -250,7 +247,7 @@ def inspect_weights(
         try:
             architecture = recorded_architecture(recorded)
         except (LookupError, TypeError, ValueError) as error:
-            raise WeightsError(f"{path}: the architecture that it records is damaged ({error})") from None
+            raise WeightsError(f"{path}: the recorded architecture is damaged ({error})") from None
     name = architecture.name if architecture else None
     convention = convention_of(library, variant)
     provenance = Provenance(path.name, library, name, convention, *normalisation(library, variant, path))
@@ -307,8 +304,9 @@ def export_state_dict(model: EfficientNet, library: str, any_convention: bool = 
         for what in ("padding", "batch_norm_eps"):
             if getattr(theirs, what) != getattr(ours, what):
                 raise ValueError(
-                    f"{library} would compute other logits from these weights: its {what} is {getattr(theirs, what)}, "
-                    f"here it is {getattr(ours, what)}; --any-convention (any_convention=True) writes them all the same"
+                    f"{library} would compute different logits from these weights: its {what} is "
+                    f"{getattr(theirs, what)}, here it is {getattr(ours, what)}; use --any-convention "
+                    "(any_convention=True) to write them anyway"
                 )
     state = model.state_dict()
     translation = translate(names, model.stages, state)

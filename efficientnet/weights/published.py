@@ -121,7 +121,7 @@ def find_file(weights: str | Path, variant: str | None = None) -> Path:
     if text == "torchvision":
         if variant is None:
             raise WeightsError(
-                "torchvision: say which network: by --variant, or as torchvision:efficientnet_b3.imagenet1k_v1"
+                "torchvision: name the network with --variant, or use torchvision:efficientnet_b3.imagenet1k_v1"
             )
         network = variant if f"torchvision:{variant}.imagenet1k_v1" in PUBLISHED else f"efficientnet_{variant}"
         text = f"torchvision:{network}.imagenet1k_v1"
@@ -129,14 +129,15 @@ def find_file(weights: str | Path, variant: str | None = None) -> Path:
     if not colon or library not in URLS:
         if not Path(text).exists() and Path(text).suffix not in WEIGHT_SUFFIXES:
             raise WeightsError(
-                f"{text}: no such file, and no name of published weights: those are torchvision, timm:NAME (see "
-                "efficientnet/weights/published.py) and lite0 to lite2; a URL begins with https:"
+                f"{text}: no such file or published name; published names are torchvision, timm:NAME (see "
+                "efficientnet/weights/published.py) and lite0 to lite2, and URLs begin with https:"
             )
         return Path(text)
     if text not in PUBLISHED:
-        near = ", ".join(difflib.get_close_matches(text, PUBLISHED, 3, 0.7)) or "see efficientnet/weights/published.py"
+        near = ", ".join(difflib.get_close_matches(text, PUBLISHED, 3, 0.7))
+        hint = f"did you mean: {near}?" if near else "see efficientnet/weights/published.py"
         hub = "https://huggingface.co/timm/NAME/resolve/main/model.safetensors"
-        raise WeightsError(f"{text}: no known published name ({near}); another file loads by its URL, such as {hub}")
+        raise WeightsError(f"{text}: unknown published name ({hint}); other files load by URL, such as {hub}")
     return download(URLS[library] + PUBLISHED[text])
 
 
@@ -151,7 +152,7 @@ def download(url: str) -> Path:
     folders = [parts.netloc.rpartition("@")[2].replace(":", "_"), *parts.path.split("/")]
     *folders, name = (folder for folder in folders if folder.strip("."))
     if not folders:
-        raise WeightsError(f"{url}: names no file")
+        raise WeightsError(f"{url}: the URL does not name a file")
     if parts.query:
         folders.append(hashlib.sha256(parts.query.encode()).hexdigest()[:8])
     found = HASH.search(name)
@@ -177,7 +178,7 @@ def download(url: str) -> Path:
         reason = error.reason if type(error) is URLError else str(error).rpartition(f"{name}: ")[2]
         reason = getattr(reason, "strerror", None) or reason
         raise WeightsError(
-            f"{url}: cannot be downloaded ({reason}); get it in another way and name the file, or put it at {path}"
+            f"{url}: download failed ({reason}); download it another way and pass the file, or place it at {path}"
         ) from None
     return path
 

@@ -23,8 +23,8 @@ TIMM_FAMILIES = ("timm", "timm_tf")
 
 
 OF_NO_VARIANT = (
-    "is of no known variant; an architecture of this project that it was trained with has to be given too: its stages, "
-    "or flags such as --phi"
+    "is not a known variant; if it has a custom architecture of this project, pass that too: its stages, or flags such "
+    "as --phi"
 )
 
 
@@ -85,10 +85,7 @@ def find_network(path: Path, tensors: Mapping[str, Tensor]) -> Network:
     found = {name: tensors[full] for name, full in inside.items()}
     foreign = foreign_block(names, found)
     if foreign:
-        raise WeightsError(
-            f"{path}: its blocks are of another kind, such as EfficientNetV2's or ResNet-18's, which this project does "
-            f"not build ({foreign})"
-        )
+        raise WeightsError(f"{path}: unsupported block type, such as EfficientNetV2's or ResNet-18's ({foreign})")
     used = set(inside.values())
     return Network(names, outer, found, tuple(name for name in tensors if name not in used))
 
@@ -113,13 +110,13 @@ def recognise_library(path: Path, names: Names, variant: str | None, source: str
         raise WeightsError(f"{path}: its tensors have {names.library}'s names, not {source}'s")
     published = published_name(path)
     if BLURRING.search(published):
-        raise WeightsError(f"{path}: {published} has the tensors of {variant}, but also blurs, which is not built here")
+        raise WeightsError(f"{path}: {published} is {variant} with blur layers, which this project does not support")
     if source is not None or names.library != "timm":
         return source or names.library
     for prefix, library in zip(("efficientnet_", "tf_efficientnet_"), TIMM_FAMILIES, strict=True):
         if published.startswith(prefix):
             return library
     raise UnknownFamily(
-        f"{path}: timm's plain and tf_ models have the same tensors, but other padding and batch-norm eps; "
-        'say which this is: source "timm" or "timm_tf" (--source)' + ("" if variant else f"\nIt {OF_NO_VARIANT}")
+        f"{path}: timm's plain and tf_ models have the same tensor names but different padding and batch-norm eps; "
+        'specify source "timm" or "timm_tf" (--source)' + ("" if variant else f"\nIt {OF_NO_VARIANT}")
     )

@@ -58,7 +58,7 @@ def compare(
         elif not (tensors[theirs].is_floating_point() or ours.endswith(COUNTER)):
             problems.append(f"{theirs} holds {tensors[theirs].dtype}, not floating point")
     if all(tensor is not None for tensor in classifier) and classifier[0].shape[:1] != classifier[1].shape:
-        problems.append(f"{names.outer('classifier.bias')} and weight are of different numbers of classes")
+        problems.append(f"{names.outer('classifier.bias')} and its weight have different numbers of classes")
     return problems + [f"{theirs} is unknown" for theirs in sorted(tensors.keys() - translation.values() - unused)]
 
 

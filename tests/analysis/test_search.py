@@ -21,7 +21,7 @@ def test_both_budgets_hold_and_impossible_ones_say_why():
     assert largest_coefficients(B0, 0.5e9, 10e6).phi < loose
     with pytest.raises(ValueError, match=r"100,000,000.*EfficientNet-B0"):
         largest_coefficients(B0, 1e8)
-    with pytest.raises(ValueError, match="name a budget"):
+    with pytest.raises(ValueError, match="give a budget"):
         largest_coefficients(B0)
     with pytest.raises(ValueError, match=r"10,000,000.*alpha and beta"):
         largest_coefficients(B0, parameters=10e6, alpha=1, beta=1, gamma=1.15)

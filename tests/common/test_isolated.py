@@ -28,7 +28,7 @@ def test_a_process_that_dies_or_hangs_costs_its_input_and_no_other(capfd):
     for deed, words in {
         "crash": "native code (SIGSEGV)",
         "exit 3": "exit code 3",
-        "killed": "lack of memory",
+        "killed": "memory ran out",
         "sleep 60": "longer than 4 seconds",
         "raise not a number": "ValueError: not a number",
     }.items():

@@ -149,7 +149,7 @@ def test_check_fails_where_rows_have_no_file_and_says_why(tmp_path):
     lines = [" ".join(line.split()) for line in process.stdout.splitlines()]
     assert "without a file 6 first: 100/10000.png" in lines
     path = data / "train_images" / "100" / "10000.png"
-    assert f"hint: 100/10000.png is nearly {path}, but image_id goes without the suffix: 10000" in lines
+    assert f"hint: 100/10000.png nearly matches {path}, but image_id must not include the suffix: 10000" in lines
     assert any(line.startswith(f"warning: {data / 'train.csv'}, line 2, column 'age': 'old'") for line in lines)
 
 

@@ -41,13 +41,13 @@ def test_where_images_are_numbered_in_each_patient_a_flat_file_is_nobodys(tmp_pa
     table = table_of(tmp_path, *(f"p{patient}/{image}" for patient in range(4) for image in (1, 2)))
     own = [f"p{patient}_{image}.png" for patient in range(4) for image in (1, 2)]
     write(tmp_path, "1.png", "2.png")
-    with pytest.raises(TableError, match=r"train_images/1.png: may be image '1' of patient 'p0' or .* of patient 'p1'"):
+    with pytest.raises(TableError, match=r"train_images/1.png: matches both image '1' of patient 'p0' and .* 'p1'"):
         find_images(table, tmp_path)
     write(tmp_path, *own)
     assert found(tmp_path, table) == own
     # One patient without files of her own: the stray file may still be that of others.
     (tmp_path / "train_images" / "p2_1.png").unlink()
-    with pytest.raises(TableError, match=r"1.png: may be image '1' of patient 'p2' or image '1' of patient 'p0'"):
+    with pytest.raises(TableError, match=r"1.png: matches both image '1' of patient 'p2' and .* patient 'p0'"):
         find_images(table, tmp_path)
     (tmp_path / "train_images" / "1.png").unlink()
     assert found(tmp_path, table) == [None if name == "p2_1.png" else name for name in own]
@@ -74,7 +74,7 @@ def test_a_patients_folder_is_not_searched_for_others(tmp_path):
 
 def test_folders_of_patients_under_other_names_are_said(tmp_path):
     write(tmp_path, "007/10.png", "008/11.png", "009/12.png")
-    with pytest.raises(TableError, match=r"007: is nearly patient '7' of train\.csv, .*a spreadsheet"):
+    with pytest.raises(TableError, match=r"007: its name nearly matches patient '7' of train\.csv, .*a spreadsheet"):
         find_images(table_of(tmp_path, "7/10", "8/11", "9/12"), tmp_path)
     with pytest.raises(TableError, match=r"007 and in .*008 and 1 others; .* name them by patient_id"):
         find_images(table_of(tmp_path, "a/10", "b/11", "c/12"), tmp_path)
@@ -82,7 +82,7 @@ def test_folders_of_patients_under_other_names_are_said(tmp_path):
 
 def test_folders_whose_numbers_a_spreadsheet_has_grouped_are_said(tmp_path):
     write(tmp_path, "45737/1.png", "46100/2.png")
-    with pytest.raises(TableError, match=r"45737: is nearly patient '45\.737' of train\.csv, .*a spreadsheet"):
+    with pytest.raises(TableError, match=r"45737: its name nearly matches patient '45\.737' of .*a spreadsheet"):
         find_images(table_of(tmp_path, "45.737/1", "46.100/2"), tmp_path)
 
 
@@ -111,11 +111,11 @@ def test_a_file_of_the_full_name_goes_before_a_picture_of_it(tmp_path):
 @pytest.mark.parametrize(
     ("image", "file", "said"),
     [
-        ("1/10.png", "1/10.png", "image_id goes without the suffix: 10"),
-        ("1/10.dcm", "10.png", "image_id goes without the suffix: 10"),
-        ("1/10", "1/10.dcm.gz", "files end in .dcm"),
-        ("1/10", "1_10.jp2", "files end in .dcm"),
-        ("1/abc", "1/ABC.dcm", "capitals"),
+        ("1/10.png", "1/10.png", "image_id must not include the suffix: 10"),
+        ("1/10.dcm", "10.png", "image_id must not include the suffix: 10"),
+        ("1/10", "1/10.dcm.gz", "files must end in .dcm"),
+        ("1/10", "1_10.jp2", "files must end in .dcm"),
+        ("1/abc", "1/ABC.dcm", "upper/lower case"),
         ("7/10", "007/0010.dcm", "zeros"),
     ],
 )
@@ -131,7 +131,7 @@ def test_a_name_that_is_nearly_right_is_explained(tmp_path, image, file, said):
 def test_where_no_name_is_near_the_hint_is_where_images_belong_or_none(tmp_path):
     write(tmp_path, "1/series/10.dcm", "2/series/20.dcm")
     table = table_of(tmp_path, "2/20", "1/10")
-    assert "not deeper" in name_hint(table, find_images(table, tmp_path), tmp_path, "train_images")
+    assert "deeper folders" in name_hint(table, find_images(table, tmp_path), tmp_path, "train_images")
     write(tmp_path, "2/20.dcm")
     assert name_hint(table, find_images(table, tmp_path), tmp_path, "train_images") is None
 
@@ -153,10 +153,10 @@ def test_what_is_no_data_folder_is_refused_with_what_one_holds(tmp_path, monkeyp
         (tmp_path / "absent", "absent: no such folder; --data"),
         (tmp_path / "labels.csv", "labels.csv: is a file; --data names the folder with train.csv"),
         (tmp_path / "test.csv", "test.csv: is a file; --data names the folder with train.csv"),
-        (tmp_path / "tree", "tree: holds no train.csv"),
+        (tmp_path / "tree", "tree: has no train.csv"),
     ):
         with pytest.raises(TableError) as caught:
             data_folder(data)
         assert said in str(caught.value)
-    assert "a folder for each class is not enough" in str(caught.value)
+    assert "A folder per class is not enough" in str(caught.value)
     assert data_folder(tmp_path / "test.csv", ("train.csv", "test.csv")) == tmp_path

@@ -119,7 +119,7 @@ def test_a_killed_run_is_gone_on_with_and_half_written_files_are_not_trusted(pha
     for path in unfinished(output):
         os.utime(path, (time.time() - 4000,) * 2)
     arguments = ("--data", output, "--dry-run")
-    assert_one_line_error(run("train.py", *arguments), 1, str(output), "not finished", "again")
+    assert_one_line_error(run("train.py", *arguments), 1, str(output), "is incomplete", "again")
     (output / name).write_bytes(before.pop(name)[1][:-9])
     prepare(phantoms, output)
     after = pictures(output)
@@ -154,7 +154,7 @@ def test_ctrl_c_says_how_to_go_on(phantoms, tmp_path):
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130 and "goes on" in error and len(error.splitlines()) == 1
+    assert process.returncode == 130 and "again to continue" in error and len(error.splitlines()) == 1
     assert not unfinished(output)
 
 
@@ -240,8 +240,8 @@ def test_thousands_of_tiny_files_are_prepared_split_and_loaded_each_once(tmp_pat
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (("--image-size", 64, 64), ["image_size [64, 32], not [64, 64]"]),
-        (("--no-crop", "--side", "as-is"), ["crop True, not False", "side left, not as-is"]),
+        (("--image-size", 64, 64), ["image_size [64, 32] instead of [64, 64]"]),
+        (("--no-crop", "--side", "as-is"), ["crop True instead of False", "side left instead of as-is"]),
     ],
 )
 def test_a_cache_by_other_parameters_is_refused_by_name(phantoms, cache, arguments, words):
@@ -257,7 +257,7 @@ def test_what_is_no_cache_is_not_written_to(phantoms, cache, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     assert_one_line_error(prepare(phantoms, tmp_path, code=1), 1, str(tmp_path), "not empty")
     assert_one_line_error(prepare(phantoms, phantoms, code=1), 1, str(phantoms), "not empty")
-    assert_one_line_error(prepare(cache, tmp_path / "new", code=1), 1, str(cache), "itself prepared")
+    assert_one_line_error(prepare(cache, tmp_path / "new", code=1), 1, str(cache), "prepared folder itself")
     assert os.listdir(tmp_path) == ["thesis.txt"]
 
 
@@ -306,7 +306,7 @@ def test_a_run_on_the_cache_evaluates_alike_on_the_original_files(phantoms, cach
     other = tmp_path / "other"
     prepare(phantoms, other, size=(64, 64))
     process = run("evaluate.py", "--checkpoint", tmp_path / "run" / "best.pt", "--data", other)
-    assert_one_line_error(process, 1, str(other), "image_size [64, 64], not [64, 32]")
+    assert_one_line_error(process, 1, str(other), "image_size [64, 64] instead of [64, 32]")
 
 
 def test_what_cannot_be_read_is_listed_and_the_others_go_on(raw, tmp_path):
@@ -423,7 +423,7 @@ def test_a_preview_shows_images_with_their_crop_and_those_that_cannot_be_read(ra
     np.testing.assert_array_equal(*pages)  # the same seed shows the same images
     assert (pages[0] == BOX).all(axis=2).any()
     assert (pages[0][..., 0] > 2.0 * pages[0][..., 1]).any()  # the red of TROUBLE, and of nothing else
-    for place, words in ((tmp_path / "c.txt", "ends in .png"), (raw / "c.png", "within --data")):
+    for place, words in ((tmp_path / "c.txt", "ends in .png"), (raw / "c.png", "inside --data")):
         assert_one_line_error(run(*arguments, "--preview", place), 2, words)
         assert not place.exists()
     process = run(*arguments, "--preview", tmp_path / "c.png", "--seed", 1)

@@ -113,7 +113,7 @@ def test_sixteen_bits_with_a_transparent_value_keep_their_bits(tmp_path):
 @pytest.mark.parametrize("colour_type, channels", [(GRAY_ALPHA, 2), (RGB, 3)])
 def test_channels_of_sixteen_bits_are_refused_instead_of_cut_to_eight(tmp_path, colour_type, channels):
     write_png(tmp_path / "a.png", np.full((3, 4, channels), 4000, np.uint16), colour_type)
-    assert "16 bits" in refusal(tmp_path / "a.png") and "gray" in refusal(tmp_path / "a.png")
+    assert "16-bit" in refusal(tmp_path / "a.png") and "grey" in refusal(tmp_path / "a.png")
 
 
 def test_floating_point_from_0_to_1_is_brightness_and_the_rest_is_refused(tmp_path):
@@ -150,7 +150,7 @@ def test_tiff_may_say_that_white_is_zero(tmp_path, kind):
 def test_several_pictures_in_a_file_are_refused(tmp_path, suffix):
     first, second = Image.fromarray(RAMP), Image.fromarray(255 - RAMP)
     first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second])
-    assert "holds 2 pictures" in refusal(tmp_path / f"a.{suffix}")
+    assert "contains 2 pictures" in refusal(tmp_path / f"a.{suffix}")
 
 
 TURNS = {
@@ -217,13 +217,13 @@ def test_a_survey_says_the_depth_and_the_bright_backgrounds(tmp_path):
     looks = survey(sorted(tmp_path.iterdir()))
     settings = Preprocessing((64, 64), bits=12)
     assert looks.lines(settings) == [
-        ("pictures", "16-bit PNG holding 12 bits (--bits overrules)"),
-        ("warning", "2 of 5 pictures looked at have a bright background: --invert-bright inverts those"),
+        ("pictures", "16-bit PNG holding 12 bits (override with --bits)"),
+        ("warning", "2 of 5 sampled pictures have a bright background: use --invert-bright to invert them"),
     ]
     lines = looks.lines(Preprocessing((64, 64), invert_bright=True))
     assert lines == [
-        ("warning", "16-bit PNG read as 16 bits, while those looked at hold 12 (--bits)"),
-        ("pictures", "2 of 5 pictures looked at have a bright background and are inverted"),
+        ("warning", "16-bit PNG read as 16 bits, but the sampled files hold 12 (--bits)"),
+        ("pictures", "2 of 5 sampled pictures have a bright background and are inverted"),
     ]
 
 
@@ -231,7 +231,9 @@ def test_a_folder_of_several_depths_is_said(tmp_path):
     for number in range(8):
         image = (draw(200, 120)[0] * (1023 if number < 4 else 65535)).astype(np.uint16)
         Image.fromarray(image).save(tmp_path / f"{number}.png")
-    text = "4 of 8 16-bit pictures looked at hold fewer than 16 bits: if they are of other machines, they come out dark"
+    text = (
+        "4 of 8 sampled 16-bit pictures hold fewer than 16 bits: if they come from other machines, they will look dark"
+    )
     assert ("warning", text) in survey(sorted(tmp_path.iterdir())).lines(Preprocessing((64, 64)))
 
 

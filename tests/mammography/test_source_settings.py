@@ -53,7 +53,7 @@ def lines_of(text: str) -> list[str]:
     return [" ".join(line.split()) for line in text.splitlines()]
 
 
-HOLDING = "pictures 16-bit PNG holding 12 bits (--bits overrules)"
+HOLDING = "pictures 16-bit PNG holding 12 bits (override with --bits)"
 
 
 def test_pictures_of_12_bits_are_prepared_as_bright_as_those_of_8(tmp_path, deep):
@@ -72,8 +72,8 @@ def test_check_and_the_dry_run_say_depth_and_bright_backgrounds(deep):
     process = run(PREPARE, "--data", deep, "--check")
     assert process.returncode == 0, process.stderr
     assert HOLDING in lines_of(process.stdout)
-    warning = "of 32 pictures looked at have a bright background"
-    assert f"2 {warning}: --invert-bright inverts those" in process.stdout
+    warning = "of 32 sampled pictures have a bright background"
+    assert f"2 {warning}: use --invert-bright to invert them" in process.stdout
     process = run("train.py", *RECIPE, "--data", deep, "--dry-run", "--invert-bright")
     assert HOLDING in lines_of(process.stdout) and f"2 {warning} and are inverted" in process.stdout, process.stderr
 
@@ -95,14 +95,14 @@ def test_other_settings_of_the_source_prepare_it_again_and_no_other_model(tmp_pa
         assert read_picture(next(output.rglob("*.png")), settings).shape == (32, 32)
     assert prepared_settings(output)["bits"] == 12
     process = run("train.py", *RECIPE, "--data", output, "--bits", 14, "--dry-run")
-    assert_one_line_error(process, 1, str(output), "bits 12, not 14")
+    assert_one_line_error(process, 1, str(output), "bits 12 instead of 14")
 
 
 def test_values_beyond_the_depth_are_refused_with_the_flag(tmp_path, deep):
     said = prepare(deep, tmp_path / "cache", "--bits", 10, code=1)
-    assert "read as 10 bits, while those looked at hold 12" in said
+    assert "read as 10 bits, but the sampled files hold 12" in said
     with open(tmp_path / "cache" / "failures.csv", newline="") as file:
-        assert all("10 bits end at 1023; give --bits 12" in row["reason"] for row in csv.DictReader(file))
+        assert all("the maximum for 10 bits is 1023; use --bits 12" in row["reason"] for row in csv.DictReader(file))
 
 
 def test_prepared_folders_from_before_these_settings_are_gone_on_with(tmp_path):
@@ -143,7 +143,7 @@ def test_a_run_keeps_the_depth_and_evaluation_decides_that_of_another_folder(tmp
     assert "16-bit PNG holding 16 bits" in process.stdout
     np.testing.assert_allclose(scores[other], scores[shallow], atol=1e-5)
     process = run(*command, "--bits", 12)
-    assert "not one image could be scored" in process.stderr and "--bits 16" in process.stderr
+    assert "no image could be scored" in process.stderr and "--bits 16" in process.stderr
     process = run("evaluate.py", "--checkpoint", folder / "best.pt", "--invert-bright")
     assert HOLDING.removeprefix("pictures ") in process.stdout and "are inverted" in process.stdout
 
@@ -157,7 +157,7 @@ def test_a_run_from_before_the_depth_was_decided_is_resumed_as_it_was(tmp_path, 
     shutil.rmtree(folder / "checkpoints")
     write_checkpoint(folder / "last.pt", serialise(content))
     process = run("train.py", "--resume", folder, "--dry-run")
-    assert "16-bit PNG read as 16 bits, while those looked at hold 12" in process.stdout, process.stderr
+    assert "16-bit PNG read as 16 bits, but the sampled files hold 12" in process.stdout, process.stderr
 
 
 def test_a_picture_that_shows_nothing_is_listed_and_not_trained_on(tmp_path):
@@ -165,11 +165,11 @@ def test_a_picture_that_shows_nothing_is_listed_and_not_trained_on(tmp_path):
     blank = sorted(data.rglob("*.png"))[0]
     Image.new("L", (48, 48), 200).save(blank)
     said = prepare(data, tmp_path / "cache", code=1)
-    assert "23 of 24" in said and f"{blank}: shows nothing" in said
+    assert "23 of 24" in said and f"{blank}: is blank" in said
     train(0, *RECIPE, "--data", data, "--output", tmp_path / "run")
-    assert f"{blank}: shows nothing" in (tmp_path / "run" / "unreadable.txt").read_text()
+    assert f"{blank}: is blank" in (tmp_path / "run" / "unreadable.txt").read_text()
     process = run("train.py", *RECIPE, "--data", data, "--output", tmp_path / "strict", "--strict")
-    assert process.returncode == 1 and "shows nothing" in process.stderr
+    assert process.returncode == 1 and "is blank" in process.stderr
 
 
 def test_raw_images_and_notes_on_headers(tmp_path):
@@ -185,7 +185,7 @@ def test_raw_images_and_notes_on_headers(tmp_path):
         path.unlink()
     check = run(PREPARE, "--data", data, "--check")
     assert check.returncode == 1 and "refused 1 first:" in " ".join(check.stdout.split())
-    assert "note 2 RescaleSlope 0 taken as absent" in lines_of(prepare(data, output, code=1))
+    assert "note 2 RescaleSlope 0 ignored" in lines_of(prepare(data, output, code=1))
     assert run(PREPARE, "--data", data, "--check", "--accept-raw").returncode == 0
     prepare(data, output, "--accept-raw")
     assert sum(json.loads((output / DESCRIPTION).read_text())["notes"].values()) == 3
@@ -209,7 +209,7 @@ def test_raw_images_are_said_before_the_training(tmp_path):
         path.unlink()
     arguments = (*RECIPE, "--data", data, "--dry-run")
     said = train(0, *arguments).stdout
-    assert "12 of 24 DICOM files looked at cannot be used; first: " in said and "--accept-raw" in said
+    assert "12 of 24 sampled DICOM files cannot be used; first: " in said and "--accept-raw" in said
     assert "cannot be used" not in train(0, *arguments, "--accept-raw").stdout
 
 
@@ -217,6 +217,6 @@ def test_a_folder_that_was_prepared_again_in_another_way_is_said(tmp_path, deep)
     prepare(deep, tmp_path / "cache", "--invert-bright")
     train(0, *RECIPE, "--data", tmp_path / "cache", "--output", tmp_path / "run", "--workers", 0)
     prepare(deep, tmp_path / "cache")
-    said = "was prepared again: with invert_bright False, not True as in training"
+    said = "was prepared again since training, with invert_bright False instead of True"
     assert said in run("evaluate.py", "--checkpoint", tmp_path / "run" / "best.pt").stdout
     assert said in train(0, "--resume", tmp_path / "run", "--epochs", 2, "--workers", 0).stdout

@@ -207,10 +207,10 @@ def test_quoted_fields_may_hold_separators_and_newlines(write):
         ('"1,45954E+09",1,L,0\n', "line 2, column 'patient_id'", "spreadsheet"),
         ('1,1,L,0\n1,"462,822,612",L,0\n', "line 3, column 'image_id'", "spreadsheet"),
         ("NA,1,L,0\n", "line 2, column 'patient_id'", "missing"),
-        ("10006,1,L,0\n10006,2,R\n", "line 3", "3 fields under 4 columns"),
-        ("10006,1,L,0,1\n", "line 2", "5 fields under 4 columns"),
+        ("10006,1,L,0\n10006,2,R\n", "line 3", "3 fields for 4 columns"),
+        ("10006,1,L,0,1\n", "line 2", "5 fields for 4 columns"),
         ("10006,1,L,0\n10007,1,L,0\n10006,1,R,0\n", "line 4", "line 2"),
-        ('10006,1,L,0\n10006,"2,L,0\n10006,3,L,0\n', "line 3", "mark that is not closed"),
+        ('10006,1,L,0\n10006,"2,L,0\n10006,3,L,0\n', "line 3", "unclosed quotation mark"),
     ],
 )
 def test_a_bad_row_is_named_by_line_column_and_value(write, rows, where, value):
@@ -279,7 +279,7 @@ def test_repeated_column_is_an_error_only_where_it_is_read(write):
         (b"", "empty"),
         (b"\n \n", "empty"),
         (b"\xef\xbb\xbf", "empty"),
-        (b"patient_id,image_id,laterality,cancer\n", "not one row"),
+        (b"patient_id,image_id,laterality,cancer\n", "a header but no rows"),
         (b"PK\x03\x04\x00\x00", "not a text file"),
         (SMALL.encode("utf-16"), "UTF-16"),
         (SMALL.encode() + b"10012,4\xe9,L,0\n", "line 5, is not UTF-8".replace(",", ":")),
@@ -347,9 +347,9 @@ def test_a_mapping_of_labels_does_no_harm_where_labels_are_not_read(write):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("cancer", "'cancer' is not of the form"),
-        ("cancer=", "is not of the form"),
-        ("=x", "is not of the form"),
+        ("cancer", "'cancer' must have the form"),
+        ("cancer=", "must have the form"),
+        ("=x", "must have the form"),
         ("cancer=a,cancer=b", "given twice"),
         ("lateralty=side", "laterality"),
     ],

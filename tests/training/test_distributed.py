@@ -53,7 +53,7 @@ def test_ranks_that_find_different_images_are_refused(tiny_data):
     )
     found = []
     other.check_ranks(SimpleNamespace(gather=lambda own: found.append(own) or found))
-    with pytest.raises(UserError, match="ranks have found different images"):
+    with pytest.raises(UserError, match="ranks found different images"):
         plan.task.check_ranks(SimpleNamespace(gather=lambda own: [own, *found]))
 
 

@@ -185,7 +185,7 @@ def test_too_little_shared_memory_is_told_in_one_line():
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
-        with pytest.raises(UserError, match=r"found no shared memory.*--workers.*/dev/shm"), explained_failures():
+        with pytest.raises(UserError, match=r"ran out of shared memory.*--workers.*/dev/shm"), explained_failures():
             next(iter(loader))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -229,7 +229,7 @@ def test_too_few_open_files_for_the_loader_processes_are_told_before_they_start(
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (100, 100))
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     loader_options(0, torch.device("cpu"))
-    with pytest.raises(UserError, match=r"128 open files, and 100 .*--workers.*ulimit -n"):
+    with pytest.raises(UserError, match=r"128 open files but the limit is 100: .*--workers.*ulimit -n"):
         loader_options(4, torch.device("cpu"))
 
 
@@ -245,7 +245,7 @@ def test_too_many_broken_updates_in_a_row_stop_the_run_with_their_images(tiny_da
         *("train.py", *RECIPE, "--data", tiny_data, "--output", tmp_path / "r", "--clip", 0, "--accumulate", 1),
         *("--batch-size", 1, "--image-size", 64, "--learning-rate", 1e30, "--warmup-epochs", 0),
     )
-    assert_one_line_error(process, 1, "20 updates in a row", "finite", "--learning-rate", "not_finite.json")
+    assert_one_line_error(process, 1, "20 consecutive updates", "non-finite", "--learning-rate", "not_finite.json")
     suspects = json.loads((tmp_path / "r" / "not_finite.json").read_text())
     assert len(suspects) == 20 and all(len(images) == 1 and images[0].isdigit() for images in suspects)
 

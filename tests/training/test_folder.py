@@ -62,7 +62,7 @@ def test_a_disk_without_locks_is_a_warning(tmp_path, number, monkeypatch, capsys
     monkeypatch.setattr("fcntl.lockf", refuse)
     with RunFolder(tmp_path).lock():
         (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("train.py: warning: no file locks here; start no second run in ")
+    assert line.startswith("train.py: warning: file locks are not available here; do not start a second run in ")
     assert str(tmp_path) in line and os.strerror(number) in line
 
 
@@ -110,9 +110,9 @@ def planned(folder, *arguments):
 def test_a_folder_that_no_run_of_ours_began_is_refused(tmp_path, content, resume):
     for name, text in content.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match="--resume") as caught:
+    with pytest.raises(ValueError, match="--output") as caught:
         planned(tmp_path, *resume)
-    assert f"already holds {max(content)}, and no run" in str(caught.value)  # the name of what is in the way
+    assert f"already contains {max(content)} but no run to resume" in str(caught.value)  # names what is in the way
 
 
 @pytest.mark.parametrize("content", [(), (".lock",), (".lock", ".launch", ".config.json.a8_x.unfinished")])

@@ -88,7 +88,7 @@ def test_a_sampler_that_starts_later_gives_the_rest_of_the_same_epoch():
 
 def test_another_number_of_ranks_goes_on_with_the_same_images_an_update(straight, tmp_path):
     folder = stopped_at(straight(2), 5, tmp_path / "r")
-    assert_one_line_error(run("train.py", "--resume", folder), 1, "8 images an update", "1 ranks", "--accumulate")
+    assert_one_line_error(run("train.py", "--resume", folder), 1, "8 images per update", "1 ranks", "--accumulate")
     train(0, "--resume", folder, "--accumulate", 4, "--workers", 0)
     # Batch norm sees the same parts of a batch, but its running statistics are those of other parts.
     for mine, theirs in zip(metrics(folder), metrics(straight(2)), strict=True):
@@ -116,8 +116,8 @@ def test_a_run_keeps_its_split_when_labels_are_corrected_and_patients_come_and_g
     lines = [line.replace("100,", "new,", 1) if line.startswith("100,") else line for line in lines]
     (data / "train.csv").write_text("\n".join(lines) + "\n")
     process = train(0, "--resume", folder, "--data", data, "--workers", 0)
-    assert "train.csv has changed since the run began; patients: 1 new (left out" in process.stdout
-    assert "1 no longer there" in process.stdout and "with another label" in process.stdout
+    assert "train.csv has changed since the run began; patients: 1 new (ignored" in process.stdout
+    assert "1 missing" in process.stdout and "with a changed label" in process.stdout
     after = torch.load(folder / "last.pt", weights_only=True)
     assert after["split"] == before and set(after["training_patients"]) == trained  # also who has left
 
@@ -128,27 +128,27 @@ def test_images_that_are_gone_are_counted_when_a_run_is_resumed(straight, tiny_d
     held_out = next(csv.DictReader((straight(0) / "predictions.csv").open()))["patient_id"]
     shutil.rmtree(data / "train_images" / held_out)
     process = train(0, "--resume", folder, "--data", data, "--workers", 0)
-    assert "began with 36 images to train on and 12 to validate on, and now finds 36 and 8" in process.stdout
+    assert "began with 36 training and 12 validation images, but now finds 36 and 8" in process.stdout
     assert "4 rows of the table have no image file" in process.stdout
 
 
 def test_more_epochs_go_on_along_the_longer_schedule_and_fewer_than_finished_are_refused(straight, tmp_path):
     folder = stopped_at(straight(0), 27, tmp_path / "r")  # finished
     process = train(0, "--resume", folder, "--epochs", 4, "--workers", 0)
-    assert "schedule    that of 4 epochs instead of 3: the learning rate is now 4.57e-05" in process.stdout
+    assert "schedule    for 4 epochs instead of 3: the learning rate is now 4.57e-05" in process.stdout
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     assert json.loads((folder / "config.json").read_text())["recipe"]["epochs"] == 4
     again = run("train.py", "--resume", folder, "--epochs", 3)
-    assert_one_line_error(again, 2, "--epochs 3", "already finished 4")
+    assert_one_line_error(again, 2, "--epochs 3", "already finished 4 epochs")
     assert metrics(folder)[:3] == metrics(straight(0))
 
 
 def test_what_is_no_run_is_not_resumed_and_nothing_is_written_there(straight, tmp_path):
-    assert_one_line_error(run("train.py", "--resume", straight(0).parent), 1, "is not a run folder")
-    assert_one_line_error(run("train.py", "--resume", ""), 1, "is not a run folder")
+    assert_one_line_error(run("train.py", "--resume", straight(0).parent), 1, "not a run folder")
+    assert_one_line_error(run("train.py", "--resume", ""), 1, "not a run folder")
     download = shutil.copy(straight(0) / "last.pt", tmp_path)
-    assert_one_line_error(run("train.py", "--resume", download), 1, "is not in a run folder", "--weights")
+    assert_one_line_error(run("train.py", "--resume", download), 1, "not in a run folder", "--weights")
     assert os.listdir(tmp_path) == ["last.pt"]
 
 

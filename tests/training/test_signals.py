@@ -18,7 +18,7 @@ SECONDS = 30  # from the signal to the end, on a loaded machine; otherwise it is
 
 def assert_stopped_and_goes_on(errors, folder, straight, ranks):
     """After the signal: it is marked, goes on, and ends as a run that was left alone."""
-    assert errors.count("all of it is saved, go on with --resume") == 1, errors
+    assert errors.count("everything is saved, continue with --resume") == 1, errors
     assert (folder / "STOPPED").read_text().startswith("stopped by SIG")
     train(ranks, "--resume", folder, "--workers", 0)
     assert not (folder / "STOPPED").exists()
@@ -72,7 +72,7 @@ def test_the_mark_of_an_earlier_start_does_not_make_a_restarted_worker_succeed(t
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
     process = run("train.py", "--resume", "auto", "--output", tmp_path)
-    assert_one_line_error(process, 2, "no run to --resume")
+    assert_one_line_error(process, 2, "no run to resume")
 
 
 WAITING = """
@@ -118,7 +118,7 @@ def test_an_output_folder_that_exists_is_refused_and_left_as_it_is(tiny_data, tm
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     process = run("train.py", *RECIPE, "--data", tiny_data, "--output", tmp_path / "mine")
-    assert_one_line_error(process, 2, "mine", "already holds", "--resume")
+    assert_one_line_error(process, 2, "mine", "already contains", "no run to resume")
     assert os.listdir(tmp_path / "mine") == ["notes.txt"]
 
 
@@ -127,7 +127,7 @@ def test_a_second_run_in_the_folder_of_a_living_one_is_refused_and_harms_nothing
     with running_ranks(1, "train.py", *RECIPE, "--epochs", 200, *arguments) as first:
         first.wait_for("epoch 1/")
         pid = first.processes[0].pid
-        assert_one_line_error(run("train.py", *arguments), 1, "another run is writing there", str(pid))
+        assert_one_line_error(run("train.py", *arguments), 1, "in use by another run", str(pid))
     with running_ranks(1, "train.py", *arguments) as second:
         second.wait_for("resumed after epoch")
         second.wait_for("epoch ")

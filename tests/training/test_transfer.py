@@ -59,13 +59,13 @@ def test_a_run_from_weights_says_so_and_remembers_everything(tiny_data, pretrain
     assert "held-out patients were trained on" not in again.stdout
     # In another fold, whose patients those weights have seen, that is said.
     other = run("train.py", "--data", tiny_data, "--weights", output / "best.pt", "--fold", 1, "--dry-run")
-    assert "3 held-out patients were trained on for --weights" in other.stdout
+    assert "3 held-out patients were used to train --weights" in other.stdout
     other = run(
         "train.py", *FAST, "--data", tiny_data, "--weights", output / "best.pt", "--fold", 1, "--output", tmp_path / "o"
     )
     assert other.returncode == 0, other.stderr
     score = run("evaluate.py", "--checkpoint", tmp_path / "o" / "best.pt")
-    assert "warning: 3 of these patients were trained on for the --weights" in score.stdout
+    assert "warning: 3 of these patients were used to train the --weights" in score.stdout
 
 
 def test_frozen_stages_keep_weights_and_statistics_to_the_bit(tiny_data, pretrained, tmp_path):
@@ -112,14 +112,14 @@ def test_a_resumed_run_no_longer_needs_the_file(tiny_data, pretrained, tmp_path)
     after = checkpoint(output / "last.pt")["weights"]
     assert all(torch.equal(before[name], after[name]) for name in before)
     other = run("train.py", "--resume", output, "--weights", "other.pth")
-    assert_one_line_error(other, 2, "--weights other.pth", "keeps its settings")
+    assert_one_line_error(other, 2, "--weights other.pth", "must keep its settings")
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["--weights", "nowhere.pth"], 1, ["nowhere.pth", "no such file"]),
-        (["--variant", "b1", "--weights", "PRETRAINED"], 1, ["does not fit b1", "seems to be b0 (torchvision)"]),
+        (["--variant", "b1", "--weights", "PRETRAINED"], 1, ["does not match b1", "it looks like b0 (torchvision)"]),
         (["--weights", "PRETRAINED", "--source", "timm"], 1, ["torchvision's names, not timm's"]),
         (["--weights", "SMALL"], 1, ["small.pth", "known variant"]),
         (["--source", "timm"], 2, ["--source", "--weights"]),
@@ -150,7 +150,7 @@ def test_the_plan_says_what_is_used_what_is_frozen_and_what_is_slower(tiny_data,
     for line in (
         "normalised  mean 0.4, std 0.2 of pixels in [0, 1]",
         "frozen      the first 3 of 9 stages; batch-norm statistics in every layer",
-        "pretrained  layers learn at 0.1 of the learning rate",
+        "pretrained  layers learn at 0.1 times the learning rate",
     ):
         assert line in text.splitlines()
     assert "mean 0.485 0.456 0.406" in text

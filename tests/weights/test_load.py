@@ -262,7 +262,7 @@ def test_without_a_wish_the_model_is_that_of_the_file(tmp_path):
     save_weights(tmp_path / "weights.pt", random_model("b0", num_classes=5, in_channels=2))
     model = create_model(weights=tmp_path / "weights.pt")
     assert (model.num_classes, model.in_channels, model.load_report.fresh) == (5, 2, ())
-    with pytest.raises(ValueError, match="name a variant"):
+    with pytest.raises(ValueError, match="pass a name"):
         create_model()
 
 
@@ -274,7 +274,7 @@ def test_the_message_names_the_variant_and_the_first_tensors(plain, tmp_path):
     with pytest.raises(WeightsError) as caught:
         create_model("b1", weights=tmp_path / "weights.pth")
     lines = str(caught.value).splitlines()
-    assert len(lines) == 2 and "does not fit b1; it seems to be b0 (lukemelas)" in lines[0]
+    assert len(lines) == 2 and "does not match b1; it looks like b0 (lukemelas)" in lines[0]
     assert "_blocks.1._depthwise_conv.weight is (96, 1, 3, 3), not (16, 1, 3, 3)" in lines[1] or "missing" in lines[1]
 
 
@@ -294,7 +294,7 @@ def without(state, *names):
             r"is \(9, 320, 1, 1\), not \(1280, 320, 1, 1\)",
         ),
         (lambda s: {**s, "_fc.weight": s["_fc.weight"].to(torch.int8)}, "torch.int8"),
-        (lambda s: {**s, "_fc.bias": torch.zeros(5)}, "_fc.bias and weight are of different numbers"),
+        (lambda s: {**s, "_fc.bias": torch.zeros(5)}, "_fc.bias and its weight have different numbers"),
         (lambda s: {**s, "_conv_stem.weight": torch.zeros(5)}, r"_conv_stem.weight is \(5,\), not \(32, 3, 3, 3\)"),
     ],
 )
@@ -303,7 +303,7 @@ def test_one_wrong_tensor_is_named_and_nothing_is_loaded(plain, change, words, n
     torch.save(change(export_state_dict(plain, "lukemelas")), tmp_path / "weights.pth")
     with pytest.raises(WeightsError, match=words) as caught:
         create_model(name, weights=tmp_path / "weights.pth")
-    assert "seems to be b0 (lukemelas)" in str(caught.value) and len(str(caught.value).splitlines()) == 2
+    assert "it looks like b0 (lukemelas)" in str(caught.value) and len(str(caught.value).splitlines()) == 2
     model = create_model("b0")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(WeightsError):
@@ -344,7 +344,7 @@ def test_convert_and_info(tmp_path):
 def test_the_commands_errors_are_lines(plain, tmp_path):
     save_weights(tmp_path / "b0.pt", plain)
     arguments = ("convert", tmp_path / "b0.pt", tmp_path / "out.pt")
-    assert_one_line_error(weights_command(*arguments, "--variant", "b2"), 1, "b0.pt: does not fit b2")
+    assert_one_line_error(weights_command(*arguments, "--variant", "b2"), 1, "b0.pt: does not match b2")
     assert_one_line_error(weights_command(*arguments, "--to", "keras"), 2, "invalid choice: 'keras'")
     state = without(export_state_dict(plain, "lukemelas"), "_blocks.3._bn1.bias", "_fc.bias")
     torch.save(state, tmp_path / "holes.pth")

@@ -99,7 +99,7 @@ def test_torchvision_is_its_imagenet1k_v1_of_the_variant(model, cache, tmp_path,
     assert torch.equal(create_model(found.stages, weights="torchvision").stem.conv.weight, peer.stem.conv.weight)
     for arguments in ({}, {"name_or_stages": [*found.stages[:2], *found.stages[-2:]]}):
         with pytest.raises(
-            WeightsError, match=r"say which network: by --variant, or as torchvision:efficientnet_b3\.imagenet1k_v1"
+            WeightsError, match=r"name the network with --variant, or use torchvision:efficientnet_b3\.imagenet1k_v1"
         ):
             create_model(**arguments, weights="torchvision")
 
@@ -123,7 +123,7 @@ def test_urls_are_kept_by_their_place_so_that_equal_names_do_not_meet(model, con
         found = create_model(weights=server.url + paths[0])
         assert (found.provenance.library, found.provenance.variant) == ("timm", "b0")
         assert torch.equal(found.classifier.weight, model.classifier.weight)
-        with pytest.raises(WeightsError, match=r"say which this is"):
+        with pytest.raises(WeightsError, match="specify source"):
             read_weights(server.url + paths[1])
         for query in ("", "?version=1", "?version=2", "?version=2"):
             find_file(server.url + paths[2] + query)
@@ -143,7 +143,7 @@ def test_a_url_cannot_name_a_place_outside_of_the_cache(content, cache):
     [
         ("/absent.pth", "HTTP Error 404"),
         ("/half.pth", "damaged, truncated"),
-        ("/page.pth", "of another format"),
+        ("/page.pth", "a different format"),
         ("/b0-0123abcd.pth", r'expected "0123abcd"'),
     ],
 )
@@ -166,7 +166,7 @@ def test_without_a_network_the_commands_say_so_in_one_line(cache, monkeypatch):
         ("efficientnet.weights", "info", "timm:efficientnet_b3.ra2_in1k"),
         ("train.py", "--weights", "timm:efficientnet_b3.ra2_in1k", "--dry-run"),
     ):
-        assert_one_line_error(run(*arguments), 1, url, "Connection refused", "name the file, or put it at", str(cache))
+        assert_one_line_error(run(*arguments), 1, url, "Connection refused", "or place it at", str(cache))
     assert files(cache) == []
 
 

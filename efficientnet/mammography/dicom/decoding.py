@@ -108,7 +108,7 @@ def correct_transfer_syntax(dataset: FileDataset, path: str | os.PathLike[str]) 
     return (note_on_wrong_syntax(declared, found),)
 
 
-def reason_of_wrong_syntax(declared: UID, found: str = "its pixel data is of another kind") -> str:
+def reason_of_wrong_syntax(declared: UID, found: str = "its pixel data has another encoding") -> str:
     return (
         f"its header declares the wrong transfer syntax, {declared.name} ({declared}): {found}; export the file again"
     )
@@ -132,7 +132,7 @@ def decode(dataset: FileDataset, path: str | os.PathLike[str]) -> tuple[NDArray[
         words, width = decode_words(dataset, frame)
         signed, notes = bool(dataset.PixelRepresentation), ()
         if syntax in JPEG2000TransferSyntaxes and precision(frame)[1] != signed:  # others store no sign
-            notes += ("JPEG 2000 of the other sign than PixelRepresentation, which counts",)
+            notes += ("JPEG 2000 sign differs from PixelRepresentation, which was used",)
         elif syntax in LOSSY:
             words = without_overshoot(words, dataset.BitsStored, signed)
         high = whole_number(dataset, "HighBit", 0)
@@ -195,7 +195,7 @@ def check_length(dataset: FileDataset, path: str | os.PathLike[str]) -> None:
     if needed > 0 and (len(data) - needed > MOST_PADDING or data[needed + needed % 2 :].strip(b"\0")):
         header = f"{needed:,} ({', '.join(f'{name} {count}' for name, count in counts.items())})"
         raise image_error(
-            path, f"its pixel data has {len(data):,} bytes where its header needs {header}; export the file again"
+            path, f"its pixel data has {len(data):,} bytes, but its header implies {header}; export the file again"
         )
 
 
@@ -216,9 +216,8 @@ def check_claims(dataset: FileDataset, path: str | os.PathLike[str]) -> bytes:
         if sizes == [] or any(size != expected for size in sizes):
             claimed = " and ".join(" x ".join(map(str, size)) for size in sizes) or "no size"
             header = " x ".join(map(str, expected))
-            raise image_error(
-                path, f"its pixel data is damaged: it claims {claimed}, its header {header}; download it again"
-            )
+            reason = f"the codestream claims {claimed}, but the header says {header}"
+            raise image_error(path, f"its pixel data is damaged: {reason}; download it again")
         if syntax in WITHOUT_LONG_ZEROS and (zeros := hole(frame)):
             raise image_error(
                 path, f"its pixel data is damaged: it has a hole of {zeros:,} zero bytes; copy or download it again"

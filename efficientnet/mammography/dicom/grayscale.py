@@ -30,7 +30,7 @@ STRETCH_PERCENTILES = (0.5, 99.9)
 PADDING_SHARE, PADDING_GAP = 0.03, 0.2
 
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
-WIPED_OUT = "rescale values that wipe out the image taken as absent"
+WIPED_OUT = "rescale values ignored, which would erase the image"
 LEAST_CONTRAST = 1 / 255  # between the brightest and the darkest possible value: less is no picture
 
 STORED_VALUES = 2**16
@@ -203,7 +203,7 @@ def modality_transformation(
     for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
         value = next(iter(all_numbers(dataset, keyword)), default)
         if not math.isfinite(value) or (keyword == "RescaleSlope" and value == 0):
-            notes.append(f"{keyword} {value:g} taken as absent")
+            notes.append(f"{keyword} {value:g} ignored")
             value = default
         factors.append(value)
     units = plain * factors[0] + factors[1]
@@ -228,7 +228,7 @@ def values_of_interest(
     function = text(dataset, "VOILUTFunction") or "LINEAR"
     ways = [*starting_at(window, tables), *starting_at(window, windows)]
     for way in ways:
-        notes = () if way is ways[0] else ("VOI LUT or window that cannot be used, the next one taken",)
+        notes = () if way is ways[0] else ("unusable VOI LUT or window, the next one used",)
         if isinstance(way, LookUpTable):
             brightness = np.clip(way.apply(values) / (2**way.bits - 1), 0, 1)
             if way.bits != way.declared_bits:
@@ -237,10 +237,10 @@ def values_of_interest(
         else:
             brightness = None if way is None else apply_window(values, *way, function)
             if function not in FUNCTIONS:
-                notes += (f"VOILUTFunction {function} taken as LINEAR",)
+                notes += (f"VOILUTFunction {function} read as LINEAR",)
         if brightness is not None and has_contrast(brightness[possible]):
             return brightness, notes
-    return None, ("no VOI LUT or window can be used, stretched",) if ways else ()
+    return None, ("no usable VOI LUT or window, brightness stretched",) if ways else ()
 
 
 def has_contrast(brightness: NDArray[np.float64]) -> bool:

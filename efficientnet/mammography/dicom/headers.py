@@ -171,7 +171,7 @@ def refused_in_sample(files: Iterable[Path | None], raw: bool = False) -> list[s
         if isinstance(header, Failure) or header.refused
     ]
     return (
-        [f"{len(refused)} of {len(found)} DICOM files looked at cannot be used; first: {refused[0]}"] if refused else []
+        [f"{len(refused)} of {len(found)} sampled DICOM files cannot be used; first: {refused[0]}"] if refused else []
     )
 
 

@@ -61,7 +61,7 @@ def look_up_table(item: Dataset, dataset: Dataset, lowest: float, highest: float
 
     # The VR of a descriptor, US or SS, is often not that of the inputs. Among equals, the one that is written counts.
     likeliest = max((first, first - 2**16, first + 2**16), key=covered)
-    notes = () if likeliest == first else ("first value of a look-up table read with the other sign",)
+    notes = () if likeliest == first else ("first value of a look-up table read with the opposite sign",)
     return LookUpTable(entries, likeliest, bits, notes)
 
 

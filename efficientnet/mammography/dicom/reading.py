@@ -62,7 +62,7 @@ FOR_PROCESSING = {
 MOST_PIXELS = 10**8
 
 RAW = "raw detector image (FOR PROCESSING)"
-NO_MEMORY = "it needs more memory than there is for one file; if it is sound, give it more"
+NO_MEMORY = "it needs more memory than is available for one file; if the file is sound, allow more (prepare: --memory)"
 
 UNDEFINED_LENGTH = 0xFFFFFFFF  # PS3.5 7.1
 LITTLE_ENDIAN_GROUP = b"\x08\0"  # nearly always the first after the file meta group
@@ -129,7 +129,7 @@ def read_shown_image(
                 return replace(image, notes=notes + image.notes)
         pixels, more = decode(dataset, path)
         if pixels.ndim != 2:  # more frames are in the file than its header says
-            raise image_error(path, f"it holds {len(pixels)} frames; give single images")
+            raise image_error(path, f"it holds {len(pixels)} frames; provide single images")
         if pixels.dtype.kind not in "iu" or dataset.BitsStored > 16:
             raise image_error(
                 path, "its pixels are not integers of at most 16 bits; export the image at 16 bits or less"
@@ -169,7 +169,7 @@ def read_dataset(path: str | os.PathLike[str], header_only: bool = False) -> tup
                 file.seek(0)
                 dataset = pydicom.dcmread(file, force=True, stop_before_pixels=header_only)
                 if "Rows" not in dataset or not (header_only or "PixelData" in dataset):
-                    raise image_error(path, "this is not a DICOM file; remove it or name the right folder") from None
+                    raise image_error(path, "this is not a DICOM file; remove it or pass the right folder") from None
             start = file.read(SIGNATURE) if header_only else b""
     except (ImageError, MemoryError):
         raise
@@ -239,7 +239,7 @@ def reason_without_pixels(path: str | os.PathLike[str]) -> str:
         is_cut_off = file.read(1) != b""
     if is_cut_off:
         return "its pixel data is cut off; copy or download it again"
-    return "it holds no pixel data (it is no image, or is cut off before it); remove it or download it again"
+    return "it holds no pixel data (it is not an image, or is cut off before them); remove it or download it again"
 
 
 def guess_transfer_syntax(dataset: FileDataset, path: str | os.PathLike[str]) -> UID:
@@ -258,20 +258,20 @@ def reason_to_refuse(header: Dataset, raw: bool = False) -> str | None:
     """
     frames = whole_number(header, "NumberOfFrames", 1)
     if frames > 1:
-        return f"it holds {frames} frames; give single images (for tomosynthesis, the 2D view)"
+        return f"it holds {frames} frames; provide single images (for tomosynthesis, the 2D view)"
     pixels = math.prod(whole_number(header, side, 0) for side in ("Rows", "Columns"))
     if pixels > MOST_PIXELS:
-        return f"its header says {pixels:,} pixels, which no mammogram has; copy or download it again"
+        return f"its header claims {pixels:,} pixels, more than any mammogram has; copy or download it again"
     if (samples := whole_number(header, "SamplesPerPixel", 1)) > 1:
-        return f"it is not grayscale but has {samples} samples per pixel; give the original image"
+        return f"it is not grayscale but has {samples} samples per pixel; provide the original image"
     if (interpretation := text(header, "PhotometricInterpretation")) not in ("MONOCHROME1", "MONOCHROME2"):
-        return f"it is not grayscale but {interpretation or 'unspecified'}; give the original image"
+        return f"it is not grayscale but {interpretation or 'unspecified'}; provide the original image"
     if (modality := text(header, "Modality")) in OTHER_MODALITIES:
-        return f"its modality is {modality}, which is no projection radiograph; remove the file and its row"
+        return f"its modality is {modality}, not a projection radiograph; remove the file and its row"
     if is_raw(header) and not raw:
         return (
             "it is raw detector data (FOR PROCESSING), which is not meant to be displayed; "
-            "give the image FOR PRESENTATION, or use --accept-raw"
+            "provide the image FOR PRESENTATION, or use --accept-raw"
         )
     return None
 

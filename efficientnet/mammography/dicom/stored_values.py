@@ -53,7 +53,7 @@ def stored_values(
     strange_below = (below & ~below.dtype.type(planes_below)) != 0
     if strange_below.mean() > OVERLAY_SHARE and not is_same(below):  # the values are elsewhere, perhaps at the bottom
         values, _ = stored_values(words, width, stored, stored - 1, signed)
-        return values, (f"HighBit {high} taken as {stored - 1}",)
+        return values, (f"HighBit {high} read as {stored - 1}",)
     strange = (above & ~above.dtype.type(planes_above)) != 0
     if signed:  # ones above a negative value are its extended sign
         strange &= ~(((above | planes_above) == ones) & (values < 0))

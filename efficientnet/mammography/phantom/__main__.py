@@ -22,25 +22,48 @@ PROGRAM = program_name("python -m efficientnet.mammography.phantom")
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(prog=PROGRAM, description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=output_folder, required=True, metavar="DIR", help="new or empty folder")
-    parser.add_argument("--patients", type=number(int, 1, MOST_PATIENTS), default=DEMO_PATIENTS, metavar="N")
-    parser.add_argument("--test-patients", type=number(int, 0, MOST_PATIENTS), default=0, metavar="N")
-    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N")
-    parser.add_argument("--size", type=int, nargs=2, default=DEFAULT_SIZE, metavar=("H", "W"), help="in pixels")
+    parser.add_argument(
+        "--patients",
+        type=number(int, 1, MOST_PATIENTS),
+        default=DEMO_PATIENTS,
+        metavar="N",
+        help=f"patients of train.csv (default: {DEMO_PATIENTS})",
+    )
+    parser.add_argument(
+        "--test-patients",
+        type=number(int, 0, MOST_PATIENTS),
+        default=0,
+        metavar="N",
+        help="patients of test.csv (default: 0)",
+    )
+    parser.add_argument(
+        "--seed", type=number(int, 0), default=0, metavar="N", help="seed of the whole set (default: 0)"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        default=DEFAULT_SIZE,
+        metavar=("H", "W"),
+        help="height and width in pixels (default: {} {})".format(*DEFAULT_SIZE),
+    )
     parser.add_argument(
         "--cancer-rate",
         type=number(float, 0, 1),
         default=CANCER_RATE,
         metavar="F",
-        help="share of the patients with cancer; in screening it is about 0.04 or less",
+        help=f"share of patients with cancer, about 0.04 in the competition (default: {CANCER_RATE:g})",
     )
     parser.add_argument(
         "--conspicuity",
         type=number(float, 0, 2),
         default=1.0,
         metavar="F",
-        help="factor on contrast and diameter of the cancers: 0.5 is hard, 0 invisible",
+        help="factor on contrast and diameter of the cancers; 0.5: hard, 0: invisible (default: 1)",
     )
-    parser.add_argument("--workers", type=number(int, 1), default=usable_cores(), metavar="N", help="processes")
+    parser.add_argument(
+        "--workers", type=number(int, 1), default=usable_cores(), metavar="N", help="processes (default: one per core)"
+    )
     arguments = parser.parse_args(argv)
     values = dict(vars(arguments), size=tuple(arguments.size))
     output, workers = values.pop("output"), values.pop("workers")
@@ -50,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     complete = (output / "phantom.json").is_file()
     write_phantom_dataset(output, **values, workers=workers, progress=sys.stderr.isatty())
-    print(f"{output}: {'already there, nothing written' if complete else 'written'}: {summary(parameters)}")
+    print(f"{output}: {'already complete, nothing written' if complete else 'written'}: {summary(parameters)}")
 
 
 def summary(parameters: Parameters) -> str:

@@ -71,7 +71,7 @@ def write_phantom_dataset(
     """
     parameters = Parameters(patients, seed, tuple(size), cancer_rate, conspicuity, test_patients)
     if workers < 1:
-        raise ValueError(f"workers is at least 1; it is {workers}")
+        raise ValueError(f"workers must be at least 1, not {workers}")
     output = Path(output)
     try:
         if not is_complete(output, parameters):
@@ -82,7 +82,7 @@ def write_phantom_dataset(
         raise UserError(f"{error.filename or output}: cannot be written ({reason}); choose another folder") from None
     except BrokenProcessPool:
         raise UserError(
-            f"{output}: a process that wrote it was ended, perhaps for lack of memory; use fewer workers"
+            f"{output}: a process that wrote it was killed, perhaps for lack of memory; use fewer workers"
         ) from None
     return output
 
@@ -103,7 +103,9 @@ def is_complete(output: Path, parameters: Parameters) -> bool:
         ]
         if different:
             reason = "; ".join(different)
-            raise UserError(f"{output}: holds phantoms of {reason}; choose another folder, or delete this one")
+            raise UserError(
+                f"{output}: holds phantoms with other parameters ({reason}); choose another folder or delete this one"
+            )
         return True
     # A second process may be writing: it has made the marker before anything that is not hidden, and renames it last.
     strange = any(not path.name.startswith(".") for path in output.iterdir())

@@ -57,8 +57,8 @@ class Parameters:
         height, width = self.size
         if not 128 <= height <= 8192 or not height <= 2 * width <= 2 * height:
             raise ValueError(
-                f"size is height and width in pixels, a height of 128 to 8192 and a width of half of it to all of it; "
-                f"it is {height} {width}"
+                "size must be height and width in pixels, the height from 128 to 8192 and the width from half the "
+                f"height to the height, not {height} {width}"
             )
         for name, least, most in (
             ("patients", 1, MOST_PATIENTS),
@@ -68,7 +68,7 @@ class Parameters:
             ("conspicuity", 0, 2),
         ):
             if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name} is from {least} to {most}; it is {getattr(self, name)}")
+                raise ValueError(f"{name} must be from {least} to {most}, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

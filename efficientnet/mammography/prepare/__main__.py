@@ -1,12 +1,12 @@
-"""Decode, window, crop and resize every image once, into a data folder that train.py and evaluate.py read fast.
+"""Decode, window, crop and resize every image once, into a data folder that train.py and evaluate.py read quickly.
 
     python -m efficientnet.mammography.prepare --data RSNA --check
     python -m efficientnet.mammography.prepare --data RSNA --output CACHE --image-size 1024 512
     python train.py --data CACHE
 
-All headers are read first; --check stops after that. The command may be interrupted at any time: the same command
-continues and keeps all complete pictures. A file that cannot be prepared does not stop the others: it is listed in
-CACHE/failures.csv, and the exit code is 1. The folder that is read is never changed.
+All headers are read first; --check stops after that. The command may be interrupted at any time: run it again to
+continue, and complete pictures are kept. A file that cannot be prepared does not stop the others: it is listed in
+CACHE/failures.csv, and the exit code is 1. The input folder is never changed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def find_jobs(splits: list[TableFiles], output: Path) -> list[Job]:
 def open_output(output: Path, data: Path, settings: Preprocessing) -> None:
     """Create the folder, or check that it can be continued. Raises UserError if it holds anything else."""
     if read_description(data) is not None:
-        raise UserError(f"{data}: is itself prepared; --data names the folder with the original images")
+        raise UserError(f"{data}: is a prepared folder itself; --data must be the folder with the original images")
     strange = output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir())
     if check_settings(output, settings) is None and strange:
         raise UserError(f"{output}: is not empty and holds no prepared images; choose an empty or new folder")
@@ -88,7 +88,7 @@ def summary(
     lines = [f"{output}: {images - len(failures):,} of {images:,} images are prepared (key {settings.key})"]
     if failures:
         path, reason = next(iter(failures.items()))
-        lines.append(f"{len(failures):,} failed, and {output / 'failures.csv'} says why; the first: {path}: {reason}")
+        lines.append(f"{len(failures):,} failed (see {output / 'failures.csv'}); the first: {path}: {reason}")
     lines += count_lines("note", Counter(notes).elements())
     if len(failures) < images:
         start = program_name("python evaluate.py") + " --checkpoint RUN/best.pt"
@@ -103,45 +103,58 @@ def write_preview(
 ) -> None:
     images = [(file, row.laterality) for split in splits for row, file in split.images]
     if not images:
-        raise UserError("not one row of the tables has an image file")
+        raise UserError("no row of the tables has an image file")
     chosen = random.Random(seed).sample(images, min(count, len(images)))
     page = contact_sheet(chosen, settings, limits)
     with atomic_file(path) as file:
         page.save(file, "PNG")
-    print(f"{path}: {len(chosen)} of {len(images):,} images, each with the box of its crop and as it is prepared")
+    print(f"{path}: {len(chosen)} of {len(images):,} images, each with its crop box and its prepared picture")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
     """The arguments, and those settings of the pictures that are among them."""
-    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    usage = "%(prog)s --data DIR (--check | --image-size N --output CACHE) [options]"
+    parser = Parser(prog=PROGRAM, usage=usage, description=__doc__)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with train.csv or test.csv")
-    parser.add_argument("--output", type=output_folder, metavar="CACHE", help="new folder, or one to go on in")
-    add_options(parser.add_argument_group("pictures"), ScreeningSettings, names=PICTURE_OPTIONS)
-    parser.add_argument("--check", action="store_true", help="look at all headers, and stop")
+    parser.add_argument("--output", type=output_folder, metavar="CACHE", help="new folder, or one to continue")
+    parser.add_argument("--check", action="store_true", help="only read the headers and report")
     parser.add_argument(
-        "--benchmark", action="store_true", help="measure decoding and the rest on some files, and stop"
+        "--preview", type=output_file, metavar="FILE.png", help="only draw some images before and after"
     )
     parser.add_argument(
-        "--preview", type=output_file, metavar="FILE.png", help="show some images before and after, and stop"
+        "--preview-images", type=number(int, 1), default=12, metavar="N", help="images of --preview (default: 12)"
     )
-    parser.add_argument("--preview-images", type=number(int, 1), default=12, metavar="N", help="how many (12)")
-    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="which of them (0)")
-    cores = usable_cores()
-    parser.add_argument("--workers", type=number(int, 1), default=cores, metavar="N", help=f"processes ({cores})")
-    parser.add_argument("--timeout", type=number(float, above=0), default=120, metavar="S", help="for one file (120)")
-    parser.add_argument("--memory", type=number(float, above=0), default=4, metavar="GIB", help="for one file (4)")
+    parser.add_argument(
+        "--seed",
+        type=number(int, 0),
+        default=0,
+        metavar="N",
+        help="seed that picks the images of --preview (default: 0)",
+    )
+    parser.add_argument("--benchmark", action="store_true", help="only measure how long some files take")
+    add_options(parser, ScreeningSettings, names=PICTURE_OPTIONS)
+    machine = parser.add_argument_group("machine")
+    machine.add_argument(
+        "--workers", type=number(int, 1), default=usable_cores(), metavar="N", help="processes (default: one per core)"
+    )
+    machine.add_argument(
+        "--timeout", type=number(float, above=0), default=120, metavar="SECONDS", help="for one file (default: 120)"
+    )
+    machine.add_argument(
+        "--memory", type=number(float, above=0), default=4, metavar="GIB", help="for one file (default: 4)"
+    )
     arguments = parser.parse_args(argv)
     given = given_options(arguments, ScreeningSettings)
     given.pop("columns", None)
     if arguments.check:
         return arguments, {"image_size": (32, 32)} | given  # no picture is made
     if "image_size" not in given or not (arguments.output or arguments.preview or arguments.benchmark):
-        parser.error("--image-size and --output (or --preview, or --benchmark) are needed, unless for --check")
+        parser.error("--image-size and --output (or --preview, or --benchmark) are required, except with --check")
     if arguments.preview is not None:
         if arguments.preview.suffix.lower() != ".png":
             parser.error(f"--preview {arguments.preview}: give it a name that ends in .png")
         if arguments.preview.resolve().is_relative_to(arguments.data.resolve()):
-            parser.error(f"--preview {arguments.preview}: lies within --data, which is never written to")
+            parser.error(f"--preview {arguments.preview}: is inside --data, which is never written to")
     return arguments, given
 
 
@@ -169,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     if not every_file:
-        raise UserError(f"{data}: not one row of the tables has an image file; look with --check")
+        raise UserError(f"{data}: no row of the tables has an image file; --check shows what is there")
     open_output(output, data, settings)
     jobs = find_jobs(splits, output)
     to_do = [job for job in jobs if not job.is_done(settings)]
@@ -187,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     failures[job.source] = reason
                     bar.set_postfix_str(f"{len(failures)} failed", refresh=False)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("the same command goes on from here") from None
+            raise KeyboardInterrupt("run the same command again to continue") from None
         finally:
             write_failures(output, failures, headers)
     notes = count_notes(jobs, failures)

@@ -137,7 +137,7 @@ def shared_image_lines(splits: list[TableFiles], limits: dict[str, Any]) -> list
     lines = first_lines("equal images", [f"{one} and {other}" for one, other in pairs])
     if pairs:
         lines.append(
-            f"{'':>24}  hint: the same pixels under two patient_ids may be trained on and validated with; "
+            f"{'':>24}  hint: the same pixels under two patient_ids may end up on both sides of a split; "
             "give both patients one id"
         )
     return lines

@@ -43,7 +43,7 @@ def read_description(root: Path) -> dict[str, Any] | None:
         return None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         pass
-    raise UserError(f"{root / DESCRIPTION}: is damaged or of another version; delete {root} and prepare it again")
+    raise UserError(f"{root / DESCRIPTION}: is damaged or from another version; delete {root} and prepare it again")
 
 
 def prepared_settings(root: Path) -> dict[str, Any]:
@@ -64,21 +64,23 @@ def check_settings(
     if not different and description["version"] == VERSION:
         return description
     reason = different or f"version {description['version']} of the preprocessing, not {VERSION}"
-    raise UserError(f"{root}: was prepared with {reason}; name the folder that it was made from, or prepare another")
+    raise UserError(f"{root}: was prepared with {reason}; pass the folder that it was made from, or prepare another")
 
 
 def otherwise_read(root: Path, settings: Preprocessing) -> str | None:
     """In one line, how the files of a prepared folder were read in another way than by these settings, if they were."""
     description = read_description(root)
     different = description and differences(description, settings, SOURCE_SETTINGS)
-    return f"{root} was prepared again: with {different} as in training" if different else None
+    return f"{root} was prepared again since training, with {different}" if different else None
 
 
 def differences(description: Mapping[str, Any], settings: Preprocessing, names: Collection[str]) -> str:
     """The settings of these names in which a prepared folder differs; those that an older one lacks do not."""
     wanted, there = settings.to_dict(), description["settings"] | description["source"]
     return "; ".join(
-        f"{name} {there[name]}, not {wanted[name]}" for name in names if there.get(name, wanted[name]) != wanted[name]
+        f"{name} {there[name]} instead of {wanted[name]}"
+        for name in names
+        if there.get(name, wanted[name]) != wanted[name]
     )
 
 
@@ -86,4 +88,4 @@ def check_prepared(root: Path, settings: Preprocessing, names: Collection[str] =
     """Raise UserError if the folder was prepared with settings other than these, or not to the end."""
     description = check_settings(root, settings, names)
     if description is not None and not description["complete"]:
-        raise UserError(f"{root}: is not finished; give the same prepare command again, and it goes on")
+        raise UserError(f"{root}: is incomplete; run the same prepare command again to finish it")

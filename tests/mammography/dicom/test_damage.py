@@ -139,13 +139,13 @@ def test_more_bytes_than_the_header_needs_are_refused(tmp_path, syntax, elements
     path = tmp_path / "image.dcm"
     make(np.zeros((96, 80), np.uint16), syntax, **elements).save_as(path, enforce_file_format=True)
     needed = {"Columns": 96 * 64 * 2, "Rows": 48 * 80 * 2, "BitsAllocated": 96 * 80}[next(iter(elements))]
-    assert f"has 15,360 bytes where its header needs {needed:,}" in refusal(path)
-    assert f"has 15,360 bytes where its header needs {needed:,}" in refusal(path, read_image)
+    assert f"has 15,360 bytes, but its header implies {needed:,}" in refusal(path)
+    assert f"has 15,360 bytes, but its header implies {needed:,}" in refusal(path, read_image)
 
 
 def test_two_frames_that_the_header_does_not_count_are_refused(tmp_path):
     make(np.concatenate([noise(), noise()]), Rows=160).save_as(tmp_path / "image.dcm", enforce_file_format=True)
-    assert "has 76,800 bytes where its header needs 38,400" in refusal(tmp_path / "image.dcm", read_image)
+    assert "has 76,800 bytes, but its header implies 38,400" in refusal(tmp_path / "image.dcm", read_image)
 
 
 @pytest.mark.parametrize("surplus, accepted", [(1, 1), (2, 1), (100, 1), (512, 1), (514, 0), (4096, 0), (b"ab", 0)])
@@ -156,7 +156,7 @@ def test_padding_with_a_few_zeros_is_accepted(tmp_path, surplus, accepted):
     if accepted:
         np.testing.assert_array_equal(read_pixels(path), noise())
     else:
-        assert "bytes where its header needs" in refusal(path)
+        assert "bytes, but its header implies" in refusal(path)
 
 
 def test_an_odd_number_of_pixels_is_padded(tmp_path):

@@ -171,7 +171,7 @@ def test_a_high_bit_that_the_values_contradict_is_not_believed(tmp_path):
         tmp_path / "image.dcm", values.astype(np.uint16), ExplicitVRLittleEndian, False, BitsStored=12, HighBit=15
     )
     np.testing.assert_array_equal(read_pixels(path), values)
-    assert read_shown_image(path).notes == ("HighBit 15 taken as 11",)
+    assert read_shown_image(path).notes == ("HighBit 15 read as 11",)
 
 
 def test_a_plane_that_the_header_declares_is_masked_however_large_it_is(tmp_path):

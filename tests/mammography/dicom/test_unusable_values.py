@@ -18,9 +18,9 @@ from efficientnet.mammography.dicom.headers import Header, has_problems, look_at
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 WINDOW = {"WindowCenter": 1000, "WindowWidth": 400}
-UNUSABLE = "VOI LUT or window that cannot be used, the next one taken"
-STRETCHED = "no VOI LUT or window can be used, stretched"
-WIPED_OUT = "rescale values that wipe out the image taken as absent"
+UNUSABLE = "unusable VOI LUT or window, the next one used"
+STRETCHED = "no usable VOI LUT or window, brightness stretched"
+WIPED_OUT = "rescale values ignored, which would erase the image"
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_the_first_value_of_a_table_is_read_with_the_sign_that_fits(write, seque
     item = lut(range(4096), written, 12, vr)
     item.ModalityLUTType = "US"
     path = write(pixels, BitsStored=bits, **{sequence: [item], "WindowCenter": 2048, "WindowWidth": 4096})
-    notes = () if written == first else ("first value of a look-up table read with the other sign",)
+    notes = () if written == first else ("first value of a look-up table read with the opposite sign",)
     check(path, RAMP / 4095, *notes)
 
 
@@ -167,7 +167,7 @@ def test_without_a_usable_window_the_image_is_stretched(write, centre, width):
 
 
 def test_an_unknown_function_is_noted(write):
-    check(write(VOILUTFunction="CUBIC", **WINDOW), read_image(write(**WINDOW)), "VOILUTFunction CUBIC taken as LINEAR")
+    check(write(VOILUTFunction="CUBIC", **WINDOW), read_image(write(**WINDOW)), "VOILUTFunction CUBIC read as LINEAR")
 
 
 # Rescale
@@ -176,9 +176,9 @@ def test_an_unknown_function_is_noted(write):
 @pytest.mark.parametrize(
     ("slope", "intercept", "notes"),
     [
-        (0, 0, ("RescaleSlope 0 taken as absent",)),
-        ("nan", 0, ("RescaleSlope nan taken as absent",)),
-        (1, "inf", ("RescaleIntercept inf taken as absent",)),
+        (0, 0, ("RescaleSlope 0 ignored",)),
+        ("nan", 0, ("RescaleSlope nan ignored",)),
+        (1, "inf", ("RescaleIntercept inf ignored",)),
         (1e-9, 0, (WIPED_OUT,)),
         (1e300, 0, (WIPED_OUT,)),
         (1, 1e9, (WIPED_OUT,)),
@@ -247,7 +247,7 @@ def test_modalities_under_which_mammograms_are_exported_are_shown(write, modalit
 
 @pytest.mark.parametrize("modality", ["CT", "MR", "US", "PT", "NM", "XA", "RF", "ct"])
 def test_other_modalities_are_refused_by_name(write, modality):
-    with pytest.raises(ImageError, match=f"modality is {modality.upper()}, which is no projection radiograph"):
+    with pytest.raises(ImageError, match=f"modality is {modality.upper()}, not a projection radiograph"):
         read_image(write(Modality=modality))
 
 
@@ -259,7 +259,7 @@ def test_the_report_counts_notes_and_modalities(write):
     slope = look_at(write(RescaleSlope=0, Modality="SC"))
     refused = look_at(write(Modality="CT"))
     text = report({0: sound, 1: slope, 2: slope, 3: refused})
-    assert "note                   2  RescaleSlope 0 taken as absent" in text
+    assert "note                   2  RescaleSlope 0 ignored" in text
     assert "modality               2  SC" in text
     assert "                       1  CT" in text
     assert "refused                1  first: 3: its modality is CT" in text
