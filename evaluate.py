@@ -123,7 +123,7 @@ def evaluate(arguments: argparse.Namespace, task: type[Task]) -> None:
 
 
 def write_all(files: Sequence[tuple[Path, bytes]]) -> None:
-    """Write each file that can be written; raises UserError for the others."""
+    """Write every file that can be written, then raise UserError if any could not."""
     failures, written = [], set()
     for path, data in files:
         try:

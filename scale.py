@@ -100,7 +100,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def count(text: str) -> float:
-    """An argparse type: a positive number, optionally with K, M, G or T after it."""
+    """An argparse type: a positive number with an optional suffix K, M, G (or B) or T."""
     scales = {"K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
     unit = scales.get(text[-1:].upper())
     try:
@@ -110,7 +110,7 @@ def count(text: str) -> float:
 
 
 def prepare(arguments: argparse.Namespace) -> dict | str:
-    """The answer, a dict for --json and text otherwise; ValueError if there is none."""
+    """Compute the answer: a dict for --json, text otherwise. Raises ValueError if there is none."""
     way, baseline = arguments.way, chosen_baseline(arguments)
     if way == "--table":
         return {"rows": table_rows()} if arguments.json else table_text()

@@ -46,20 +46,20 @@ from efficientnet.training.validation import validate
 
 PROGRAM = program_name("train.py")
 
-# So many updates in a row without a finite loss and gradients, and the run gives up. fp16's scaler halves its scale of
-# 65,536 at each of them; after 20 it is far below what could still overflow for want of a smaller one.
+# Give up after this many updates in a row with a non-finite loss or gradient. fp16's scaler halves its scale of 65,536
+# at each of them. After 20 the scale is 1/16, and a still smaller one would not help.
 PATIENCE = 20
 
 
 def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: StopRequest) -> None:
-    """One run to its end. Where `request` stops it, all of it is saved, and every rank raises Stopped."""
+    """Train one run to its end. If `request` stops it, save the whole state and raise Stopped on every rank."""
     recipe, task, device = plan.recipe, plan.task, process.device
 
-    # Data. Each rank takes every W-th image of a global batch.
+    # Data. Each of W ranks takes every W-th image of a global batch.
     task.load(process, arguments.strict, plan.checkpoint, plan.pretrained)
     loaders = Loaders(task, recipe, process, arguments.workers, arguments.strict)
 
-    # The model, its moving average, AdamW and the gradient scaler that fp16 needs. All ranks begin with one seed.
+    # The model, its moving average, AdamW and the gradient scaler that fp16 needs. All ranks start from the same seed.
     learner = Learner(plan, process)
     schedule = Schedule.of(recipe, loaders.sampler)
     if process.is_main:
@@ -75,7 +75,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
         store = CheckpointStore(folder.path, arguments.checkpoint_every, arguments.keep_checkpoints, process.is_main)
 
         def state() -> dict[str, Any]:
-            """The content of a checkpoint at this moment. Every rank takes part."""
+            """The content of a checkpoint at this moment. Every rank must call it."""
             return checkpoint_of(plan, learner, loaders, progress, process)
 
         request.listen()
@@ -97,7 +97,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
                             loss_of_update += loss.detach()
                             images_of_update += batch.names
 
-                        # The ranks agree in one small message: is a loss broken, is one asked to stop, is a save due?
+                        # One small all-reduce: is any loss not finite, is any rank asked to stop, is a save due?
                         mean_loss = loss_of_update.item()
                         broken, signal, save = process.maximum(
                             not math.isfinite(mean_loss), request.signal, store.due(loaders.number(progress) + 1)
@@ -113,10 +113,10 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
                         if save:
                             store.save(loaders.number(progress), state())
                         bar.show(progress, mean_loss, rate)
-                if progress.update == 0 and not learner.scaler.is_enabled():  # fp16 may need more to find its scale
+                if progress.update == 0 and not learner.scaler.is_enabled():  # fp16 may still be lowering its scale
                     raise UserError("no update of the first epoch had finite gradients: lower --learning-rate")
 
-                # Validation of the averaged weights. It forks loader processes, so no thread may be writing meanwhile.
+                # Validate the averaged weights. This forks loader processes, so no thread may be writing at the time.
                 store.wait()
                 learner.settle_batch_norm((batch.images for batch in loaders.calibration), schedule.updates)
                 metrics, failures = validate(
@@ -125,7 +125,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
                 if failures and arguments.strict:
                     raise UserError(failures[0])
 
-                # Checkpoint: last.pt to go on from, best.pt to use.
+                # Checkpoint: last.pt to resume from, best.pt to use.
                 images = loaders.sampler.updates * loaders.sampler.global_batch
                 seconds = time.monotonic() - started
                 end = progress.end_epoch(metrics, failures, learner.learning_rate, images, seconds, process)
@@ -146,14 +146,14 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
 
 
 def stop(stopped: Stopped, progress: Progress, store: CheckpointStore, folder: RunFolder, process: Process) -> None:
-    """Once all of it is on the disk, say where the run stopped and mark the folder."""
+    """Wait until the last save is on disk, mark the folder as stopped, and print where the run stopped."""
     store.close(f"stopped by {stopped.name}")
     where = f"stopped by {stopped.name} after epoch {progress.epoch}, update {progress.position}"
     folder.mark_stopped(where, process)
     if process.is_main:
         path = shlex.quote(str(folder.path))
         print(f"{PROGRAM}: {where}: everything is saved, continue with --resume {path}", file=sys.stderr, flush=True)
-    process.barrier()  # torchrun ends the others when the first rank leaves
+    process.barrier()  # torchrun ends the other ranks when the first one leaves
 
 
 @command(PROGRAM)

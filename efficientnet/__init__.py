@@ -52,7 +52,7 @@ __all__ = [
     "stage_complexities",
 ]
 
-# Names that need torch, by module. They are imported at first use (PEP 562), so that scale.py never imports torch.
+# Names that need torch, and their modules. They are imported on first use (PEP 562), so scale.py never imports torch.
 LAZY = {
     "Convention": "layers",
     "MBConv": "layers",

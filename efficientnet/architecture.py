@@ -38,13 +38,13 @@ BASES = {"alpha": ALPHA, "beta": BETA, "gamma": GAMMA}
 KNOWN = VARIANTS | LITE_VARIANTS
 # Three ways to name an architecture.
 BY_VARIANT, BY_FACTORS, BY_PHI = "--variant", "--depth/--width/--resolution", "--phi"
-# A warning is given if alpha * beta^2 * gamma^2 is further from 2. The paper's own is 1.920.
+# Warn if alpha * beta^2 * gamma^2 is further than this from 2. The paper's own values give 1.920.
 CONSTRAINT_TOLERANCE = 0.2
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Stages with a name and an image size, and the baseline and coefficients behind them.
+    """Stages with a name and an image size, and the baseline and coefficients that they were derived from.
 
     name: such as "b3", "b0 at phi 1.5" or "resnet50 with depth 2, width 0.5".
     image_size: pixels a side; None if the stages come from a file that does not record it.
@@ -68,13 +68,13 @@ class Architecture:
 
     @property
     def slug(self) -> str:
-        """The name as a part of a file name: "b3", "b0-phi1.5", "resnet50-depth2-width0.5"."""
+        """The name in a form that fits into file names: "b3", "b0-phi1.5", "resnet50-depth2-width0.5"."""
         words = re.sub(r" at | with |, ", "-", self.name)
         return re.sub(r"[^\w.-]", "", words).removesuffix("-phi0")  # the name may come from an untrusted file
 
     @property
     def flags(self) -> str:
-        """The command-line flags that give this architecture again; empty if the stages come from a file."""
+        """The command-line flags that reproduce this architecture; empty if the stages come from a file."""
         if self.coefficients is None:
             return ""
         if self.name in KNOWN:
@@ -138,7 +138,7 @@ def recorded_architecture(content: Mapping[str, Any]) -> Architecture:
 
 
 def add_arguments(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add the flags to a parser. default: the architecture without any of them, for the help."""
+    """Add the flags to a parser. default: what the help says is used without any of them."""
     group = parser.add_argument_group("architecture", f"name it in one way (default: {default})")
     group.add_argument("--variant", metavar="NAME", help=f"a released model: {', '.join(KNOWN)}")
     group.add_argument("--phi", type=float, metavar="X", help="compound coefficient, 0 or more, fractions too")
@@ -170,10 +170,11 @@ def chosen_way(
     others_with_bases: Collection[str] = (),
     others_with_baseline: Collection[str] = (),
 ) -> str | None:
-    """The one way in which the flags name an architecture, or None; ValueError if they contradict each other.
+    """The one way in which the flags name an architecture, or the one of `others` that is given, or None.
 
     others: flags of the command that exclude all ways, and whether each is given.
-    others_with_bases, others_with_baseline: those of them that use alpha, beta and gamma, or the baseline.
+    others_with_bases, others_with_baseline: the `others` that use alpha, beta and gamma, or the baseline.
+    Raises ValueError if flags contradict each other.
     """
     ways = {
         **(others or {}),

@@ -6,7 +6,7 @@ Counting conventions:
   pooling and the gate's multiplication are not.
 - an *activation* is one output element of a convolution or of the classifier, as pycls counts them. Memory and
   bandwidth scale with them.
-- *parameters* are the trainable ones: batch norm has two per channel, its running statistics are not counted.
+- *parameters* are the trainable ones: batch norm has two per channel; its running statistics are not counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from efficientnet.scaling import Stage
 
 @dataclass(frozen=True)
 class Complexity:
-    """Counts for one image; they add up."""
+    """Counts for one image. They can be added, and multiplied by an integer."""
 
     parameters: int = 0
     multiply_adds: int = 0
@@ -62,7 +62,7 @@ def convolution(
     bias: bool = False,
     norm: bool = True,
 ) -> Complexity:
-    """A convolution whose output has (height, width) `output`, with its bias or the batch norm after it."""
+    """Counts of a convolution, with its bias or the batch norm after it. output: (height, width) of its output."""
     weights = kernel_size**2 * (in_channels // groups) * out_channels
     positions = output[0] * output[1]
     per_channel = 2 * norm + bias
@@ -78,7 +78,7 @@ def mbconv(
     entering: tuple[int, int],
     leaving: tuple[int, int],
 ) -> Complexity:
-    """Expansion, depthwise convolution, squeeze-excitation and projection, in the order of `layers.MBConv`."""
+    """Counts of expansion, depthwise convolution, squeeze-excitation and projection, ordered as in `layers.MBConv`."""
     expanded = in_channels * expansion
     total = Complexity()
     if expansion != 1:
@@ -91,7 +91,7 @@ def mbconv(
 
 
 def separable(in_channels: int, out_channels: int, kernel_size: int, leaving: tuple[int, int]) -> Complexity:
-    """MobileNetV1's block, in the order of `baselines.layers.DepthwiseSeparable`."""
+    """Counts of MobileNetV1's block, in the order of `baselines.layers.DepthwiseSeparable`."""
     depthwise = convolution(in_channels, in_channels, kernel_size, leaving, groups=in_channels)
     return depthwise + convolution(in_channels, out_channels, 1, leaving)
 
@@ -105,7 +105,7 @@ def bottleneck(
     entering: tuple[int, int],
     leaving: tuple[int, int],
 ) -> Complexity:
-    """ResNet's block, with a projection if the shape changes, in the order of `baselines.layers.Bottleneck`."""
+    """Counts of ResNet's block, with a projection if the shape changes, ordered as in `baselines.layers.Bottleneck`."""
     inner = out_channels // expansion
     total = convolution(in_channels, inner, 1, entering)
     total += convolution(inner, inner, kernel_size, leaving)
@@ -118,7 +118,7 @@ def bottleneck(
 def layer_complexity(
     stage: Stage, in_channels: int, stride: int, entering: tuple[int, int], leaving: tuple[int, int]
 ) -> Complexity:
-    """One layer of the stage. entering, leaving: (height, width) of its input and output. Excludes the classifier."""
+    """Counts of one layer, without the classifier. entering, leaving: (height, width) of its input and output."""
     out_channels, kernel_size = stage.out_channels, stage.kernel_size
     if stage.operator in ("conv", "head"):
         return convolution(in_channels, out_channels, kernel_size, leaving)
@@ -140,7 +140,7 @@ def stage_complexities(
     """Each stage with its input resolution and its counts, for one image of `image_size` pixels (height, width).
 
     A strided layer maps n pixels to ceil(n / stride), under either padding.
-    in_channels: the image's channels, if they are not those of the first stage.
+    in_channels: the image's channels, if they differ from the first stage's.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     result = []

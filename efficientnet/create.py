@@ -1,4 +1,4 @@
-"""`create_model`: a network by the name of a variant, from stages, or from a file of weights."""
+"""`create_model`: build a network from a variant's name, from stages, or from a weights file."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ def create_model(
     batch_norm_momentum: float | None = None,
     checkpoint_activations: bool = False,
 ) -> EfficientNet:
-    """Build a released variant or a baseline by name, the stages that `scale` returns, or the network of a file.
+    """Build a network from the name of a released variant or baseline, from stages of `scale`, or from a file.
 
-    name_or_stages: a name, stages (or the dicts that a checkpoint keeps of them), or a file: a Path, or a text with a
-        file's ending, is the same as `weights`. None takes the architecture of the weights; a file of this project
-        records its own, a file of another library must be of a known one.
-    num_classes, in_channels: None takes those of the weights, or else 1000 and 3. With another number of classes the
-        classifier stays random; with another number of channels the stem is adapted. With 0 classes there is no
-        classifier, and the output is the pooled features (N, model.num_features).
+    name_or_stages: a name, stages (or the dicts that a checkpoint keeps of them), or a weights file. A Path, or a
+        string with a weights file's suffix, means the same as `weights`. None takes the architecture of the weights:
+        a file of this project records its architecture, a file of another library must hold a known one.
+    num_classes, in_channels: None takes those of the weights, or else 1000 and 3. If the number of classes differs
+        from the weights', the classifier stays random; if the number of channels differs, the stem is adapted.
+        num_classes 0 leaves out the classifier: the output is the pooled features (N, model.num_features).
     weights: a file of this project or of another library, its URL, "lite0" to "lite2" for the installed package, or a
         published name: "torchvision", "timm:efficientnet_b3.ra2_in1k" (see `weights.published`). None initialises at
         random.
     source, mean, std: the library and the normalisation of the weights, if they cannot be recognised (see
         `weights.load.read_weights`).
-    dropout: None takes Table 2's rate of the variant, or else 0.2.
-    stochastic_depth: None is 0.2 for networks with MBConv stages and 0 for others, which were published without it.
+    dropout: None takes the released variant's rate, or else 0.2.
+    stochastic_depth: None means 0.2 for networks with MBConv stages and 0 for others, published without it.
     padding, batch_norm_eps, batch_norm_momentum: see `layers.Convention`; None takes the convention of the weights,
         or else the authors'.
 
-    The model's `load_report` tells what became of each tensor of the weights, and its `provenance` where they come
-    from and which mean and std they expect. Both are None without weights.
+    The model's `load_report` says what was done with each tensor of the weights. Its `provenance` says where the
+    weights come from and which mean and std they expect. Both are None without weights.
 
     Raises ValueError for an unknown name (listing the known ones), for values out of range, and for weights that do
     not fit the architecture.
@@ -104,7 +104,7 @@ def create_model(
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names that `create_model` builds, those that match the pattern of `fnmatch`: "lite*", "b[0-3]".
+    """The names that `create_model` accepts, filtered by an `fnmatch` pattern such as "lite*" or "b[0-3]".
 
     First the released variants by size, then EfficientNet-Lite, then the other baselines that the paper scales.
     """
@@ -112,7 +112,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def is_file(name: object) -> bool:
-    """Whether `name_or_stages` is a file: a Path, or a text with the ending of a file of weights."""
+    """Whether `name_or_stages` is a file: a Path, or a string with a weights file's suffix."""
     return isinstance(name, Path) or (isinstance(name, str) and Path(name).suffix in WEIGHT_SUFFIXES)
 
 

@@ -36,7 +36,7 @@ INPUT, LOGITS, FEATURES = "images", "logits", "features"
 
 
 class Corrected(nn.Module):
-    """The network, with the first target's logit brought back to the prior, as evaluate.py does it."""
+    """The network, with the first target's logit shifted back to the prior, as evaluate.py does."""
 
     def __init__(self, network: nn.Module, targets: int, logit_shift: float) -> None:
         super().__init__()
@@ -48,10 +48,10 @@ class Corrected(nn.Module):
 
 
 def exported(network: nn.Module, channels: int) -> ExportedProgram:
-    """`torch.export` of a network of images (N, channels, H, W) for any N, and any H and W from 33.
+    """Export a network that takes images (N, channels, H, W), for any N, and any H and W from 33.
 
-    The example is of a size that no padding leaves alone, and of two images, since one is a constant to the exporter.
-    So is a size of one pixel, to which the strides bring 32, and a program's guards refuse that. ONNX has no guards.
+    The example has a size that every padding changes. It has two images, since the exporter treats a size of 1
+    as a constant. The strides reduce 32 pixels to 1, so a program's guards refuse 32 as well. ONNX has no guards.
     """
     example = torch.zeros(2, channels, 97, 66)
     sizes = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
@@ -60,7 +60,7 @@ def exported(network: nn.Module, channels: int) -> ExportedProgram:
 
 
 def metadata(name: str, trained: Trained, output: str) -> dict[str, str]:
-    """Everything that a program needs besides the network, as text or JSON.  name: of the architecture."""
+    """Everything that a user of the file needs besides the network, as text or JSON.  name: the architecture's."""
     values: dict[str, Any] = {
         "architecture": name,
         "preprocessing": trained.preprocessing.to_dict(),
@@ -78,7 +78,7 @@ def metadata(name: str, trained: Trained, output: str) -> dict[str, str]:
 
 
 def write_onnx(program: ExportedProgram, path: Path, properties: dict[str, str], output: str) -> None:
-    """Raises MissingExtra without the packages onnx and onnxscript."""
+    """Write an ONNX file. Raises MissingExtra without the packages onnx and onnxscript."""
     require("onnx", "export", "writing ONNX")
     require("onnxscript", "export", "writing ONNX")
     onnx_program = torch.onnx.export(
@@ -92,7 +92,7 @@ def write_onnx(program: ExportedProgram, path: Path, properties: dict[str, str],
 
 
 def write_program(program: ExportedProgram, path: Path, properties: dict[str, str]) -> None:
-    """`torch.export.load(path, extra_files={"metadata.json": ""})` reads both back."""
+    """Write the program and its properties. `torch.export.load(path, extra_files={"metadata.json": ""})` reads both."""
     with atomic_file(path) as file:
         torch.export.save(program, file, extra_files={"metadata.json": json.dumps(properties)})
 
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     member = load_member(arguments.checkpoint, Screening, torch.device("cpu"), optimize=False)
     trained = Trained.from_checkpoint(member.path, member.content)
-    # Proofs about the strides of images of any size take minutes for channels_last, and seconds for the usual order.
+    # For images of any size, proofs about strides take minutes in channels_last layout, and seconds in contiguous.
     network = member.model.to(memory_format=torch.contiguous_format)
     output, columns, content = LOGITS, len(trained.targets), ", ".join(trained.targets)
     if arguments.features:

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 class Convention:
     """The settings on which ports of EfficientNet disagree. The defaults are the authors'.
 
-    padding: "same" is TensorFlow's, asymmetric for an even size and stride 2; "symmetric" is that of torchvision and
-        of timm's plain models. The same weights give other outputs under the other padding.
+    padding: "same" is TensorFlow's, asymmetric for an even size and stride 2; "symmetric" is what torchvision and
+        timm's plain models use. The same weights give different outputs under the other padding.
     batch_norm_eps: 1e-3 in the released code; 1e-5 in torchvision's B0-B4 and timm's plain models.
     batch_norm_momentum: the weight of the new batch, as in PyTorch; TensorFlow's 0.99 is 0.01 here.
     """
@@ -39,7 +39,7 @@ ACTIVATIONS = {"swish": nn.SiLU, "relu": nn.ReLU, "relu6": nn.ReLU6}
 
 
 def same_padding(x: Tensor, kernel_size: int) -> tuple[int, int, int, int]:
-    """TensorFlow's SAME padding for stride 2 and a kernel of 2 or more: (left, right, top, bottom).
+    """TensorFlow's SAME padding for stride 2 and an odd kernel size of 3 or more: (left, right, top, bottom).
 
     An even size gets one pixel less before than after. The arithmetic has no branch, so `torch.export` traces it for
     any size.
@@ -87,7 +87,7 @@ class ConvNormAct(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """A gate for each channel, computed from the channel means of the image (Hu et al. 2018).
+    """Scale each channel by a gate, computed from the means of all channels (Hu et al. 2018).
 
     x * sigmoid(expand(swish(squeeze(mean over H and W of x)))); the two 1x1 convolutions have biases.
     """
@@ -107,8 +107,8 @@ class SqueezeExcitation(nn.Module):
 class StochasticDepth(nn.Module):
     """Drop the residual branch of random images in training (Huang et al. 2016).
 
-    The released code calls it drop connect. Survivors are divided by the keep probability, so that the expected
-    value does not change. In evaluation it is the identity.
+    The released code calls it drop connect. Survivors are divided by the keep probability, so the expected value
+    does not change. In evaluation this is the identity.
     """
 
     def __init__(self, rate: float) -> None:
@@ -122,7 +122,7 @@ class StochasticDepth(nn.Module):
             return x
         keep = 1 - self.rate
         mask = x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep)
-        # In bf16 the factor is rounded, by at most 0.4 %. A mask in fp32 would make an fp32 tensor of the whole branch.
+        # In bf16 the factor is rounded, by at most 0.4 %. A mask in fp32 would promote the whole branch to fp32.
         return x * (mask / keep)
 
     def extra_repr(self) -> str:
@@ -173,8 +173,8 @@ def initialise(module: nn.Module) -> None:
     """Initialise one module as the released code does; use with `model.apply(initialise)`.
 
     Convolutions: normal with variance 2 / fan_out, fan_out = k * k * out_channels / groups. (PyTorch's own fan_out
-    leaves out the groups, which starts depthwise convolutions far too small.) Classifier: uniform within
-    1 / sqrt(number of classes). Biases zero; batch norm one and zero.
+    ignores groups, so depthwise weights would start far too small.) Classifier: uniform within
+    +-1 / sqrt(number of classes). Biases: 0. Batch norm: weight 1, bias 0.
     """
     if isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups

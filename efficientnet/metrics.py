@@ -1,9 +1,9 @@
 """Probabilistic F1, the score of the RSNA 2022 screening-mammography competition, and related metrics.
 
-Every function takes one label (0 or 1) and one probability per breast: two sequences of length N, as lists, numpy
+The functions take one label (0 or 1) and one probability per breast: two sequences of length N, as lists, numpy
 arrays or torch tensors.
 
-The probabilities are *mass*: a breast with p = 0.3 is 0.3 of a positive call. Summed over the breasts,
+The probabilities are *mass*: a breast with p = 0.3 counts as 0.3 of a positive call. Summed over the breasts,
 
     true mass        t = sum of p over the positive breasts     (Kaggle's ctp)
     predicted mass   m = sum of p over all breasts              (Kaggle's ctp + cfp)
@@ -47,12 +47,12 @@ def probabilistic_f1(labels: ArrayLike, probabilities: ArrayLike, beta: float = 
 def best_threshold(labels: ArrayLike, probabilities: ArrayLike, beta: float = 1.0) -> tuple[float, float]:
     """The threshold whose calls `probability >= threshold` have the highest F-beta, and that F-beta.
 
-    The threshold lies midway between the lowest score that is called and the highest that is not, so that it depends
-    on neither breast alone; where every breast is called, it is the lowest score itself. Among thresholds of equal
-    F-beta the highest wins: the same score with fewer women recalled.
+    The threshold lies midway between the lowest score that is called and the highest that is not, so it does not hinge
+    on a single breast. If every breast is called, it is the lowest score itself. Among thresholds of equal F-beta the
+    highest wins: the same score with fewer women recalled.
 
     Without a positive label the threshold is NaN and the score 0.0, since all thresholds are equally good. The score
-    is optimistic on the breasts that chose the threshold. Raises as `probabilistic_f1`.
+    is optimistic, because the threshold is tuned on the same breasts. Raises ValueError as `probabilistic_f1` does.
     """
     positive, scores = validated(labels, probabilities)
     thresholds, positives, negatives = tally(positive, scores)
@@ -63,7 +63,7 @@ def best_threshold(labels: ArrayLike, probabilities: ArrayLike, beta: float = 1.
     lowest_called = float(thresholds[best])
     highest_not_called = float(thresholds[best - 1]) if best > 0 else lowest_called
     middle = highest_not_called + (lowest_called - highest_not_called) / 2
-    # Nothing lies between a score and itself, two adjacent floating-point numbers, or minus infinity and a number.
+    # There is no midpoint of two equal scores, of adjacent floating-point numbers, or of minus infinity and a number.
     lies_between = highest_not_called < middle <= lowest_called
     return middle if lies_between else lowest_called, float(f1[best])
 
@@ -71,8 +71,9 @@ def best_threshold(labels: ArrayLike, probabilities: ArrayLike, beta: float = 1.
 def roc_auc(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """Area under the ROC curve; the scores may have any range, since only their order counts.
 
-    This is the chance that a positive breast scores above a negative one, with a tie counted as one half (the
-    Mann-Whitney statistic with mid-ranks). NaN unless both classes are present. Raises as `probabilistic_f1`.
+    This is the probability that a positive breast scores above a negative one, with a tie counted as one half (the
+    Mann-Whitney statistic with mid-ranks). NaN unless both classes are present. Raises ValueError as
+    `probabilistic_f1` does.
     """
     _, positives, negatives = tally(*validated(labels, probabilities))
     pairs = float(positives.sum()) * float(negatives.sum())
@@ -85,8 +86,8 @@ def roc_auc(labels: ArrayLike, probabilities: ArrayLike) -> float:
 def average_precision(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """Average precision: the sum over thresholds of (increase in recall) x (precision), without interpolation.
 
-    The definition of scikit-learn's `average_precision_score`. NaN where no label is positive (scikit-learn warns
-    and returns 0). Raises as `probabilistic_f1`.
+    The definition is that of scikit-learn's `average_precision_score`. NaN if no label is positive (scikit-learn warns
+    and returns 0). Raises ValueError as `probabilistic_f1` does.
     """
     _, positives, negatives = tally(*validated(labels, probabilities))
     if positives.sum() == 0:
@@ -98,7 +99,7 @@ def average_precision(labels: ArrayLike, probabilities: ArrayLike) -> float:
 def sensitivity_and_specificity(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> tuple[float, float]:
     """The share of positive breasts with probability >= threshold, and of negative breasts below it.
 
-    NaN for a class that is absent. Raises as `probabilistic_f1`, and ValueError for a NaN threshold.
+    NaN for a class that is absent. Raises ValueError as `probabilistic_f1` does, and for a NaN threshold.
     """
     positive, scores = validated(labels, probabilities)
     if math.isnan(threshold):
@@ -119,13 +120,13 @@ def bootstrap_interval(
     """Percentile bootstrap interval (low, high) of a metric, resampling groups with replacement.
 
     `groups` names the patient of each breast. Patients are drawn, not breasts, since the two breasts of a woman are
-    not independent; None makes every breast its own group. Each of the `samples` draws has as many groups as there
-    are, and `metric(labels, probabilities)` is computed over all their breasts.
+    not independent; None makes every breast its own group. Each of the `samples` draws takes as many groups as the
+    data have, and computes `metric(labels, probabilities)` over all their breasts.
 
     Draws for which the metric is NaN (such as an AUC without a positive) are left out. Returns (NaN, NaN) if no draw
     remains or the input is empty. pF1 is never NaN: a draw without positives counts as 0. The same seed gives the
-    same interval. Raises as `probabilistic_f1`, and ValueError for a group that is missing (NaN, None or masked) or not
-    hashable, for samples < 1, and for a confidence not between 0 and 1.
+    same interval. Raises ValueError as `probabilistic_f1` does, for a group that is missing (NaN, None or masked) or
+    not hashable, for samples < 1, and for a confidence not between 0 and 1.
 
     Source: Efron and Tibshirani (1993), "An Introduction to the Bootstrap", chapter 13.
     """
@@ -143,7 +144,7 @@ def bootstrap_interval(
     def value_of_a_draw() -> float:
         drawn = generator.integers(len(sizes), size=len(sizes))
         lengths = sizes[drawn]
-        # Place i of the draw is place i - (where its group begins in the draw) of its group.
+        # Element i of the draw is element i - (the start of its group in the draw) of that group.
         begins = np.cumsum(lengths) - lengths
         members = by_group[np.arange(lengths.sum()) + np.repeat(starts[drawn] - begins, lengths)]
         return float(metric(positive[members], scores[members]))
@@ -164,24 +165,24 @@ def summarise(
     threshold: float | None = None,
     beta: float = 1.0,
 ) -> dict[str, Any]:
-    """All metrics of one set of predictions, ready for JSON (a value that is not finite is None):
+    """All metrics of one set of predictions, ready for JSON (non-finite values become None):
 
     count, positives                 number of breasts, and of those with label 1
-    pf1                              probabilistic F-beta of the probabilities as they are
+    pf1                              probabilistic F-beta of the probabilities, without a threshold
     pf1_best, threshold              the highest F-beta of any threshold, and that threshold, tuned on these breasts
-    sensitivity, specificity         at `threshold`
-    auc, average_precision           of the order alone
-    pf1_all_ones                     of calling every breast positive, the best constant prediction; 2 q / (1 + q)
-                                     at prevalence q for beta = 1, which is .0405 on RSNA (q = .02065)
+    sensitivity, specificity         at that threshold
+    auc, average_precision           from the order of the probabilities alone
+    pf1_all_ones                     the score of calling every breast positive, the best constant prediction;
+                                     2 q / (1 + q) at prevalence q for beta = 1: .0405 on RSNA (q = .02065)
 
-    With a `threshold` that was tuned on other breasts, the unbiased counterparts of the tuned values:
+    With a `threshold` that was tuned on other breasts, also the unbiased counterparts of the tuned values:
     given_threshold, pf1_at_given_threshold, sensitivity_at_given_threshold, specificity_at_given_threshold.
 
-    With `groups` (the patient of each breast), 95 % bootstrap intervals [low, high], each threshold held fixed:
+    With `groups` (the patient of each breast), also 95 % bootstrap intervals [low, high], each threshold held fixed:
     pf1_interval, pf1_best_interval and, with a given threshold, pf1_at_given_threshold_interval. The bootstrap does
     not account for tuning on the same breasts: pf1_best_interval is as optimistic as pf1_best.
 
-    Raises as `probabilistic_f1`.
+    Raises ValueError as `probabilistic_f1` does, for a NaN threshold, and for a missing group.
     """
     positive, scores = validated(labels, probabilities)
     tuned, pf1_best = best_threshold(positive, scores, beta)
@@ -217,7 +218,7 @@ def summarise(
 
 
 def as_scores(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    """A one-dimensional float64 array without missing values, from a sequence, an array or a tensor on any device."""
+    """A one-dimensional float64 array of a sequence, array or tensor (any device). ValueError for a missing value."""
     if hasattr(values, "detach"):  # a torch tensor may require gradients, be on a GPU, or be bfloat16
         values = values.detach().cpu().double().numpy()
     array = np.asarray(values)
@@ -251,8 +252,8 @@ def validated(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.b
 def f_score(true_mass: Any, predicted_mass: Any, positives: Any, beta: float) -> NDArray[np.float64]:
     """F-beta from t, m and n (see the top of this file), elementwise.
 
-    Put P = t / m and R = t / n into (1 + b^2) P R / (b^2 P + R) and multiply both sides of the fraction by m n / t:
-    (1 + b^2) t / (b^2 n + m) remains. It is 0 wherever P or R is 0 or undefined, since t is then 0.
+    Put P = t / m and R = t / n into (1 + b^2) P R / (b^2 P + R) and multiply numerator and denominator by m n / t. The
+    result, (1 + b^2) t / (b^2 n + m), is 0 wherever P or R is 0 or undefined, since t is then 0.
     """
     weight = beta * beta
     if not (beta > 0.0 and 0.0 < weight < math.inf):
@@ -264,25 +265,25 @@ def f_score(true_mass: Any, predicted_mass: Any, positives: Any, beta: float) ->
 def tally(
     positive: NDArray[np.bool_], scores: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """The K distinct scores, ascending, and how many positives and negatives have each of them."""
+    """The K distinct scores, ascending, and the numbers of positives and of negatives at each score."""
     distinct, codes = np.unique(scores, return_inverse=True)
     positives = np.bincount(codes[positive], minlength=len(distinct))
     return distinct, positives, np.bincount(codes, minlength=len(distinct)) - positives
 
 
 def at_or_above(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The sum of each count and all after it."""
+    """The reverse cumulative sum: each count plus all counts after it."""
     return np.cumsum(counts[::-1])[::-1]
 
 
 def share(values: NDArray[np.bool_]) -> float:
-    """The share of values that are true; NaN if there are none."""
+    """The share of values that are true; NaN if `values` is empty."""
     return float(values.mean()) if values.size else math.nan
 
 
 def group_codes(groups: Iterable[Hashable], expected: int) -> NDArray[np.intp]:
     """For each of the N members, the index of its group in order of first appearance."""
-    # tolist, because the elements of a tensor hash by identity: no two of them would share a group.
+    # Elements of a tensor hash by identity, so without tolist no two breasts would share a group.
     members = groups.tolist() if hasattr(groups, "tolist") else list(groups)
     if len(shape := tuple(getattr(groups, "shape", [expected]))) != 1:
         raise ValueError(f"groups must be one-dimensional, one value per breast, not of shape {shape}")

@@ -26,16 +26,16 @@ class EfficientNet(nn.Module):
     features (N, num_features), and the state_dict has no "classifier.weight" and "classifier.bias".
 
     dropout: the rate before the classifier.
-    stochastic_depth: the rate that the last block approaches; block i of N has stochastic_depth * i / N, counted over
-        the scaled blocks, so the first never drops.
-    checkpoint_activations: in training, keep only each block's input and compute the rest again in the backward
-        pass: less memory for more time, with the same gradients and batch-norm statistics, under torch.compile too.
+    stochastic_depth: the limit of the drop rate. Block i = 0, ..., N - 1 of the scaled network has the rate
+        stochastic_depth * i / N, so the first never drops.
+    checkpoint_activations: in training, keep only each block's input and recompute the rest in the backward pass.
+        Saves memory and costs time; gradients and batch-norm statistics are the same, also under torch.compile.
 
     Attributes: stages, num_features (channels before the classifier), in_channels, num_classes, convention.
     `create_model` adds provenance and load_report.
 
-    torch.compile, torch.export, torch.jit.trace and torch.fx.symbolic_trace take it, and so does torchvision's
-    `create_feature_extractor`. What torch.fx traced does not check its input.
+    Works with torch.compile, torch.export, torch.jit.trace, torch.fx.symbolic_trace and torchvision's
+    `create_feature_extractor`. A graph traced by torch.fx does not check its input.
     """
 
     def __init__(
@@ -78,15 +78,15 @@ class EfficientNet(nn.Module):
         return self.head(x)
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """The last output at each resolution, strides 2 to 32: five maps for detection or segmentation on top.
+        """The last output at each of the strides 2, 4, 8, 16 and 32: five maps for a detection or segmentation head.
 
         For B0 these have 16, 24, 40, 112 and 320 channels.
         """
         return last_of_each_resolution(self.stages, self.stage_outputs(x))
 
     def stage_outputs(self, x: Tensor) -> Iterator[Tensor]:
-        """The output of the stem and of each stage between it and the head, in order."""
-        if not isinstance(x, Proxy):  # of torch.fx.symbolic_trace, which has no values to check
+        """Yield the output of the stem, then of each stage between stem and head."""
+        if not isinstance(x, Proxy):  # a Proxy of torch.fx.symbolic_trace has no values to check
             check_input(x, self.in_channels)
             self.check_batch(x)
         x = self.stem(x)
@@ -106,13 +106,13 @@ class EfficientNet(nn.Module):
     def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
         if not (self.checkpoint_activations and self.training):
             return block(x)
-        # The second forward pass must not update batch norm's running statistics a second time. Under torch.compile
-        # it never does, and a context_fn of this kind is an error.
+        # The recomputation must not update batch norm's running statistics a second time. Under torch.compile it never
+        # does, and this context_fn would be an error.
         contexts = {"context_fn": lambda: (contextlib.nullcontext(), frozen_statistics(block))}
         return checkpoint(block, x, use_reentrant=False, **{} if torch.compiler.is_dynamo_compiling() else contexts)
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """PyTorch calls this in `torch.jit.script`, whose language has no generators."""
+        """Refuse `torch.jit.script`, which calls this: TorchScript has no generators."""
         raise NotImplementedError(
             "torch.jit.script cannot compile this network: use torch.export.export(model.eval(), (images,)), "
             "or torch.jit.trace(model.eval(), images)"
@@ -187,7 +187,7 @@ def batch_norm_learns(model: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Restore the running statistics of batch norm on exit; within the context it trains as usual."""
+    """Restore batch norm's running statistics on exit. Inside the context, batch norm trains as usual."""
     norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     kept = [dict(norm.named_buffers()) for norm in norms]
     for norm in norms:

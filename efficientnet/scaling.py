@@ -1,4 +1,4 @@
-"""Compound scaling: section 3 of the paper, and nothing else.
+"""Compound scaling (section 3 of the paper).
 
 M. Tan and Q. V. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019
 (arXiv 1905.11946). The file follows the method:
@@ -14,31 +14,31 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-# STEP 1 of the paper's method: the grid search at phi = 1 on B0 ended here (section 3.3).
+# The result of STEP 1 of the paper's method, the grid search at phi = 1 on B0 (section 3.3).
 ALPHA, BETA, GAMMA = 1.2, 1.1, 1.15
 
-# Larger values are typing errors (phi = 50), not architectures.
+# Larger values are typos (phi = 50), not architectures.
 MOST_LAYERS = 10_000
 LARGEST_FACTOR = 1e6
 
-# Pixels a side. The strides of every baseline multiply to 32, so at this size the last stage has one position.
+# Pixels a side. The strides of every baseline multiply to 32, so at this size the last feature map is 1x1.
 SMALLEST_IMAGE = 32
 
-# Operators that a stage repeats; depth multiplies their number. The others occur once.
+# Operators that a stage repeats; depth multiplies the number of repeats. The others occur once.
 BLOCKS = ("mbconv", "inverted_residual", "separable", "bottleneck")
-# Operators without a convolution: their channels are those of their input, at any width.
+# Operators without a convolution. Their output has the channels of their input, at any width.
 KEEP_CHANNELS = ("max_pool", "classifier")
 OPERATORS = ("conv", *BLOCKS, "head", *KEEP_CHANNELS)
 ACTIVATIONS = ("swish", "relu", "relu6")
 
 
 class TooLarge(ValueError):
-    """The coefficients are too large for an architecture; str() says which, and how they were derived."""
+    """A coefficient or a number of layers is too large. The message says which, and how it was derived."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of Table 1: `layers` blocks of one operator. Only the first has the stride and widens the channels.
+    """One row of Table 1: `layers` blocks of one operator. Only the first applies the stride and changes the channels.
 
     operator: "conv" (the stem), "mbconv", or "head" (1x1 convolution, global pooling, classifier). The other
         baselines (`baselines/stages.py`) add "max_pool", "separable" (MobileNetV1), "inverted_residual"
@@ -48,9 +48,9 @@ class Stage:
     squeeze_ratio: width of the squeeze-excitation bottleneck of MBConv and the inverted residual, as a share of the
         channels that *enter* the block; 0 for no squeeze-excitation.
     activation: "swish", "relu" or "relu6".
-    fixed_width, fixed_depth: scaling does not change the stage's channels or layers.
+    fixed_width, fixed_depth: if True, scaling does not change the stage's channels or layers.
 
-    Raises ValueError for a field out of range, also in stages that are read from a file.
+    Raises ValueError for a field out of range, so stages that are read from a file are checked too.
     """
 
     operator: str
@@ -94,7 +94,7 @@ class Stage:
         }[self.operator]
 
     def block_inputs(self) -> list[tuple[int, int]]:
-        """(channels in, stride) of each of the stage's layers."""
+        """The (input channels, stride) of each layer."""
         return [(self.in_channels, self.stride)] + [(self.out_channels, 1)] * (self.layers - 1)
 
 
@@ -128,8 +128,8 @@ B0 = Baseline(
     title="EfficientNet-B0",
 )
 
-# EfficientNet-Lite of the released code, for small devices: no squeeze-excitation, ReLU6, a stem and head that keep
-# their width, and a first and last MBConv stage that keep their one layer.
+# EfficientNet-Lite of the released code, for small devices: no squeeze-excitation, ReLU6, a stem and head of
+# fixed width, and a first and last MBConv stage of one layer at any depth.
 LITE0 = Baseline(
     "lite0",
     tuple(
@@ -151,7 +151,7 @@ LITE0 = Baseline(
 class Coefficients:
     """The factors d, w, r on the baseline's depth, width and resolution, and what they were derived from.
 
-    phi, alpha, beta and gamma are None where the factors were chosen directly, as for the released variants.
+    phi, alpha, beta and gamma are None if the factors were chosen directly, as for the released variants.
     """
 
     depth: float = 1.0
@@ -181,8 +181,8 @@ class Coefficients:
 def compound_coefficients(phi: float, alpha: float = ALPHA, beta: float = BETA, gamma: float = GAMMA) -> Coefficients:
     """Equation 3: depth = alpha^phi, width = beta^phi, resolution = gamma^phi.
 
-    phi is any number of at least 0; alpha, beta and gamma are at least 1. Multiply-adds grow by about
-    `flops_growth(alpha, beta, gamma)` ** phi, which the paper's constraint sets to about 2.
+    phi is at least 0 and may be a fraction; alpha, beta and gamma are at least 1. Multiply-adds grow by about
+    `flops_growth(alpha, beta, gamma)` ** phi, and the paper constrains that base to about 2.
 
     Raises ValueError when a bound of Equation 3 is violated, and TooLarge, a ValueError, for a factor above a million.
     """
@@ -199,16 +199,16 @@ def compound_coefficients(phi: float, alpha: float = ALPHA, beta: float = BETA, 
 
 
 def flops_growth(alpha: float, beta: float, gamma: float) -> float:
-    """alpha * beta^2 * gamma^2: the factor by which one step of phi multiplies the multiply-adds before rounding.
+    """alpha * beta^2 * gamma^2: the growth of multiply-adds from phi to phi + 1, before rounding.
 
-    Depth counts once, width and resolution twice each (section 3.3). Equation 3 asks for about 2; the paper's own
-    1.2, 1.1, 1.15 give 1.920.
+    Multiply-adds are linear in depth and quadratic in width and resolution (section 3.3). Equation 3 requires about 2;
+    the paper's own 1.2, 1.1, 1.15 give 1.920.
     """
     return alpha * beta**2 * gamma**2
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of 8, at least 8, and one step of 8 up if that lost more than 10 % (`round_filters`)."""
+    """Round to the nearest multiple of `divisor`, but not to 0 nor down by more than 10 % (`round_filters`)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
@@ -219,7 +219,7 @@ def round_layers(layers: int, depth: float) -> int:
 
 
 def scaled_channels(stage: Stage, width: float) -> int:
-    """The stage's channels at `width`. ResNet's bottleneck rounds its inner channels, as in ResNet's own table."""
+    """The stage's channels at `width`. For ResNet's bottleneck, round its inner channels, as in ResNet's own table."""
     if stage.fixed_width:
         return stage.out_channels
     if stage.operator == "bottleneck":
@@ -228,18 +228,18 @@ def scaled_channels(stage: Stage, width: float) -> int:
 
 
 def scaled_image_size(baseline: Baseline, coefficients: Coefficients) -> int:
-    """The input's height and width in pixels: the nearest integer, never made a multiple of 8."""
+    """The input's height and width in pixels, rounded to the nearest integer, not to a multiple of 8."""
     return int(baseline.image_size * coefficients.resolution + 0.5)
 
 
 def scale(baseline: Baseline, coefficients: Coefficients) -> tuple[Stage, ...]:
-    """STEP 2: the baseline's stages with `width` on all channels, stem and head included, and `depth` on the layers.
+    """STEP 2: scale the channels of all stages by `width`, stem and head included, and the layers by `depth`.
 
-    The image's channels do not change. Stem, pooling and head keep one layer each, and `fixed_width` and
+    The channels of the image do not change. Stem, pooling and head keep one layer each, and `fixed_width` and
     `fixed_depth` exempt a stage. Resolution changes no stage: see `scaled_image_size`. The same rule scales any
     `Baseline` (section 5.1 of the paper).
 
-    Raises TooLarge, a ValueError, where a stage would have more than 10,000 layers.
+    Raises TooLarge, a ValueError, if a stage would have more than 10,000 layers.
     """
     scaled: list[Stage] = []
     for stage in baseline.stages:
@@ -288,10 +288,10 @@ class Variant:
 
 
 # The released coefficients are rounded by hand and do NOT follow Equation 3: the number in the name is not phi.
-# Solve alpha^phi = depth, beta^phi = width, gamma^phi = resolution for each variant and the three disagree
-# (`implied_phi` below): B1 .52/.00/.49, B2 1.00/1.00/1.07, B3 1.85/1.91/2.09, B4 3.22/3.53/3.78, B5 4.32/4.93/5.09,
-# B6 5.24/6.17/6.14, B7 6.21/7.27/7.05 by depth/width/resolution. So phi = 1 is about B2, phi = 2 about B3, phi = 3
-# lies between B3 and B4, and Equation 3 at phi = 7 has 68.7 M parameters where B7 has 66.3 M.
+# Solving alpha^phi = depth, beta^phi = width and gamma^phi = resolution for a variant gives three phi that disagree
+# (`implied_phi` below), here as depth/width/resolution: B1 .52/.00/.49, B2 1.00/1.00/1.07, B3 1.85/1.91/2.09,
+# B4 3.22/3.53/3.78, B5 4.32/4.93/5.09, B6 5.24/6.17/6.14, B7 6.21/7.27/7.05. So phi = 1 is about B2, phi = 2 is about
+# B3, phi = 3 lies between B3 and B4, and Equation 3 at phi = 7 gives 68.7 M parameters, while B7 has 66.3 M.
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
@@ -310,7 +310,7 @@ VARIANTS: dict[str, Variant] = {
     )
 }
 
-# Not in the paper, and not in its tables: depth and width are those of B0-B4.
+# Not in the paper. Depth and width are those of B0-B4.
 LITE_VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
@@ -336,8 +336,7 @@ def implied_phi(
 ) -> tuple[float, float, float]:
     """The phi that depth, width and resolution each imply: Equation 3 solved three times.
 
-    nan where the base is 1 and no phi explains the factor. Three equal numbers mean that the coefficients follow
-    Equation 3.
+    nan for a base of 1, which determines no phi. Three equal numbers mean that the coefficients follow Equation 3.
     """
     factors = (coefficients.depth, coefficients.width, coefficients.resolution)
     return tuple(
@@ -347,10 +346,11 @@ def implied_phi(
 
 
 def fit_phi(coefficients: Coefficients, alpha: float = ALPHA, beta: float = BETA, gamma: float = GAMMA) -> float:
-    """The single phi of Equation 3 that comes closest to given factors, by least squares in log space.
+    """The phi at which Equation 3 comes closest to the given factors, by least squares in log space.
 
     Minimises (log d - phi log alpha)^2 + (log w - phi log beta)^2 + (log r - phi log gamma)^2, so phi is the
-    projection of the logarithms of the factors on those of the bases. Raises ValueError where all bases are 1.
+    coefficient of the projection of the factors' logarithms onto the bases' logarithms. Raises ValueError if all bases
+    are 1.
     """
     bases = [math.log(base) for base in (alpha, beta, gamma)]
     factors = [math.log(value) for value in (coefficients.depth, coefficients.width, coefficients.resolution)]
@@ -363,8 +363,8 @@ def fit_phi(coefficients: Coefficients, alpha: float = ALPHA, beta: float = BETA
 def mnasnet_objective(accuracy: float, multiply_adds: float, target: float = 400e6, exponent: float = -0.07) -> float:
     """ACC(m) * (FLOPS(m) / T)^w: the objective of the search for the B0 baseline (section 4, after MnasNet).
 
-    accuracy in any unit; multiply_adds and target T in the same one (the paper: T = 400 M, w = -0.07, FLOPS rather
-    than latency). Twice the target costs 4.7 % of the accuracy, half of it gains 5.0 %.
+    accuracy: in any unit. multiply_adds, target (T): both in one unit. The paper uses T = 400 M and
+    w = -0.07, and FLOPS rather than latency. Twice the target lowers the objective by 4.7 %, half of it adds 5.0 %.
     """
     if multiply_adds <= 0 or target <= 0:
         raise ValueError(f"multiply_adds and target must be positive, not {multiply_adds} and {target}")

@@ -2,7 +2,7 @@
 
 search          the grid of STEP 1, and the phi for a budget
 paper_tables    Tables 3 and 7 of the paper beside counts by the paper's own rules
-rows            the values of each answer, for --json
-text            the same as text
-plot            the same as a picture
+rows            each answer as values, for --json
+text            each answer as text
+plot            the family as a picture
 """

@@ -1,7 +1,7 @@
 """Tables 3 and 7 of the paper: its FLOPs beside the multiply-adds that its rules give. No torch here.
 
 Every row is scaled by `scaling.scale` with the released code's rounding. The paper does not state the coefficients of
-two compound rows in Table 3; they are inferred in two ways and marked.
+two compound rows in Table 3; they are inferred in two ways and marked as inferred.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Reproduction:
 
     @property
     def reproduces(self) -> bool:
-        """Whether the multiply-adds, rounded to one decimal of a billion, are the figure in the paper."""
+        """Whether the multiply-adds, in billions and rounded to one decimal, equal the paper's figure."""
         return round(self.counts.multiply_adds / 1e9, 1) == self.row.giga_flops
 
     @property
@@ -86,8 +86,8 @@ class Reproduction:
 def reproduce(table: str) -> list[Reproduction]:
     """The rows of "table3" or "table7"; ValueError lists them for another name.
 
-    A row without stated coefficients comes twice: with Equation 3 (1.2, 1.1, 1.15) at the phi that comes nearest to the
-    paper's figure, and with `COMPOUND`.
+    A row without stated coefficients appears twice: with Equation 3 (1.2, 1.1, 1.15) at the phi that comes nearest to
+    the paper's figure, and with `COMPOUND`.
     """
     if table not in TABLES:
         raise ValueError(f"unknown table {table!r}: the known ones are {', '.join(TABLES)}")

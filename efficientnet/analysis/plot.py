@@ -23,7 +23,7 @@ MARKERS = ("s", "^", "o")  # for the baselines of Table 3
 
 
 def points(baseline: Baseline) -> list[dict]:
-    """The points beside the curve: the released variants of B0, or the rows of another baseline in Table 3.
+    """The points beside the curve: the released variants for B0, the rows of Table 3 for another baseline.
 
     Each is {name, parameters, multiply_adds}, with our counts. Rows without stated coefficients are left out.
     """
@@ -51,9 +51,9 @@ def row_name(row: PaperRow) -> str:
 def plot(
     path: Path, baseline: Baseline = B0, alpha: float = ALPHA, beta: float = BETA, gamma: float = GAMMA
 ) -> dict[str, list[dict]]:
-    """Draw the plot to `path` (.png, .svg or .pdf), whole or not at all; returns its `curve` and `points`.
+    """Write the plot to `path` (.png, .svg or .pdf) atomically; returns its `curve` and `points`.
 
-    Raises ValueError for another ending and MissingExtra without matplotlib.
+    Raises ValueError for another suffix and MissingExtra without matplotlib.
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:

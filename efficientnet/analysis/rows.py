@@ -67,9 +67,9 @@ def architecture_row(derived: Architecture) -> dict:
 
 
 def budget_rows(derived: Architecture, multiply_adds: float | None, parameters: float | None) -> dict:
-    """The result of `largest_coefficients`: {budgets: {name: {limit, share}}, binding: [name, ...]}.
+    """How `largest_coefficients` uses its budgets: {budgets: {name: {limit, share}}, binding: [name, ...]}.
 
-    share: the used part of the limit. binding: the budgets that the next larger phi exceeds.
+    share: the part of the limit that is used. binding: the budgets that the next larger phi exceeds.
     """
     chosen = derived.coefficients
     counts = scaled_complexity(derived.baseline, chosen)
@@ -86,7 +86,7 @@ def budget_rows(derived: Architecture, multiply_adds: float | None, parameters: 
 
 
 def table_rows() -> list[dict]:
-    """The released variants with their figures in Table 2; None for those that it lacks."""
+    """The released variants with their figures in Table 2, or None where the table has no figure."""
     rows = []
     for variant in VARIANTS.values():
         row = architecture_row(named_architecture(variant.name))
@@ -117,9 +117,10 @@ def fit_rows() -> list[dict]:
 
 
 def search_rows(baseline: Baseline, candidates: list[Candidate]) -> list[dict]:
-    """All candidates of STEP 1 as architectures, best first, each with its ideal `product` and its true `growth`.
+    """All candidates of STEP 1 as architectures, best first.
 
-    paper_choice: whether it is the paper's. Candidates that round to the same network have a row each.
+    product, growth: the growth of multiply-adds before and after rounding.
+    paper_choice: whether the paper chose it. Candidates that round to the same network have a row each.
     """
     return [
         architecture_row(derive(baseline, candidate.coefficients))
@@ -154,7 +155,7 @@ def curve_rows(
 ) -> list[dict]:
     """Points {phi, parameters, multiply_adds} of Equation 3 on the baseline, from phi 0 to `last`.
 
-    The curve ends at the first point above `most` multiply-adds, and before coefficients that are `TooLarge`.
+    The curve ends at the first point above `most` multiply-adds, and before the first coefficients that are `TooLarge`.
     """
     rows = []
     for i in range(int(last / step + 1e-9) + 1):

@@ -28,7 +28,7 @@ def scaled_complexity(baseline: Baseline, coefficients: Coefficients) -> Complex
 
 
 def exceeded(counts: Complexity, multiply_adds: float | None, parameters: float | None) -> list[str]:
-    """The budgets that the counts exceed, by name: "multiply_adds", "parameters". None is no budget."""
+    """The budgets that the counts exceed, by name: "multiply_adds", "parameters". None means no budget."""
     budgets = {"multiply_adds": multiply_adds, "parameters": parameters}
     return [name for name, most in budgets.items() if most is not None and getattr(counts, name) > most]
 
@@ -51,7 +51,7 @@ def largest_coefficients(
     of `PHI_STEP` that does not exceed the budgets.
 
     Raises ValueError if no budget is given, if the baseline itself (phi = 0) exceeds one, if every base that affects
-    the budget is 1, and if the budget exceeds the largest architecture that `scaling` builds.
+    the budget is 1, or if the budget exceeds the largest architecture that `scaling` builds.
     """
     least = complexity(baseline.stages, baseline.image_size)
     limits = (multiply_adds, least.multiply_adds, "multiply-adds"), (parameters, least.parameters, "parameters")
@@ -97,7 +97,7 @@ def closest_coefficients(
 ) -> Coefficients:
     """The coefficients at the phi whose rounded architecture comes nearest to `multiply_adds`, by |log ratio|.
 
-    Raises ValueError as `largest_coefficients`.
+    Raises ValueError as `largest_coefficients` does.
     """
     below = largest_coefficients(baseline, multiply_adds, None, alpha, beta, gamma)
     above = compound_coefficients(below.phi + PHI_STEP, alpha, beta, gamma)
@@ -131,15 +131,15 @@ def grid_search(baseline: Baseline, step: float = 0.05, tolerance: float = 0.1) 
     Sorted by how closely the rounded architecture doubles the baseline's multiply-adds, |log(growth / 2)|. The paper
     trains each candidate and keeps the most accurate; this is the list to train.
 
-    step: between grid points, which start at 1. tolerance: how far the product may be from 2.
-    Raises ValueError for a step or tolerance out of range, and for a grid without a candidate.
+    step: distance between grid points, which start at 1. tolerance: how far the product may be from 2.
+    Raises ValueError for a step or tolerance out of range, and if the grid has no candidate.
     """
     if not 0.005 <= step <= 1:
         raise ValueError(f"the step of the grid must be from 0.005 to 1, not {step}")
     if not 0 < tolerance < 1:
         raise ValueError(f"the tolerance must be above 0 and below 1, not {tolerance}")
     before = complexity(baseline.stages, baseline.image_size).multiply_adds
-    most = 2 + tolerance  # each factor alone may use up the product
+    most = 2 + tolerance  # alpha, beta^2 or gamma^2 alone may reach this
     alphas = [1 + i * step for i in range(int((most - 1) / step + 1e-9) + 1)]
     roots = [value for value in alphas if value**2 <= most]
     found = []
@@ -157,9 +157,9 @@ def grid_search(baseline: Baseline, step: float = 0.05, tolerance: float = 0.1) 
 
 
 def networks(baseline: Baseline, candidates: Sequence[Candidate]) -> list[list[Candidate]]:
-    """The candidates together that round to the same stages and image size, in the order of their first ones.
+    """Group the candidates that round to the same stages and image size, in the order of each group's first one.
 
-    In each list the paper's choice comes first, then what is closest to a product of 2.
+    Within a group the paper's choice comes first. The others are sorted by how close their product is to 2.
     """
     together: dict[tuple, list[Candidate]] = {}
     for candidate in candidates:

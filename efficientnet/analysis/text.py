@@ -190,7 +190,7 @@ SHORT_SEARCH = 15
 def search_text(baseline: Baseline, candidates: list[Candidate], most: int | None = SHORT_SEARCH) -> str:
     """The networks of STEP 1, best first: the first `most` of them (None: all) and the paper's, which is marked.
 
-    Candidates that round to one network are a line; `same` is their number.
+    Candidates that round to the same network share a line; `same` is their number.
     """
     found = networks(baseline, candidates)
     papers = [same[0].is_papers for same in found]

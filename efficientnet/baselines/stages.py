@@ -1,14 +1,14 @@
 """The other architectures that the paper scales (section 5.1, Table 3), as stage tables like B0's. No torch here.
 
-Each table comes from the architecture's own paper. Strides are those of a stage's first layer.
+Each table comes from the architecture's own paper. A stage's stride is that of its first layer.
 
     MobileNetV1   Howard et al. 2017, arXiv 1704.04861, Table 1     depthwise-separable convolutions, ReLU
     MobileNetV2   Sandler et al. 2018, arXiv 1801.04381, Table 2    inverted residuals with linear bottleneck, ReLU6
     ResNet-50     He et al. 2016, arXiv 1512.03385, Table 1         bottlenecks, ReLU
 
-`scaling.scale` scales them like B0. MobileNetV1's paper has no stages, so layers with the same output channels form
-one here, and depth multiplies the layers in it. ResNet-50 strides in the 3x3 convolution of a bottleneck, as today's
-libraries do ("v1.5", 4.1 billion multiply-adds, the paper's figure), not in the first 1x1 (3.8 billion).
+`scaling.scale` scales them like B0. MobileNetV1's paper has no stages, so here layers with the same output channels
+form a stage, and depth multiplies its layers. ResNet-50's bottlenecks have their stride in the 3x3 convolution, as in
+today's libraries ("v1.5", 4.1 billion multiply-adds, as in Table 3), not in the first 1x1 (3.8 billion).
 """
 
 from __future__ import annotations

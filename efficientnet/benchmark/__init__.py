@@ -1,6 +1,6 @@
-"""Speed beside other libraries: `python -m efficientnet.benchmark`.
+"""Speed comparison with other libraries: `python -m efficientnet.benchmark`.
 
-compare       ours beside the installed peers, in turns
+compare       ours and the installed peers, in turns
 worker        one measurement in a fresh process
 scaling       cases in which time does not follow multiply-adds
 checkpoint    the effect of a lower precision on a trained model's metrics

@@ -37,7 +37,7 @@ from efficientnet.scaling import SMALLEST_IMAGE, VARIANTS
 
 PROGRAM = program_name("python -m efficientnet.benchmark")
 ROUNDS, SECONDS = 5, 3.0
-# Flags that exclude each other: --scaling and --checkpoint decide these themselves.
+# Flags that --scaling and --checkpoint exclude, because they decide these values themselves.
 DECIDED_BY = {
     "--scaling": ("variant", "image_size", "peers", "compile"),
     "--checkpoint": ("variant", "batch_size", "image_size", "peers", "compile", "rounds", "seconds", "threads"),
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no CUDA device here; leave the flag out")
     if arguments.checkpoint is not None:
-        from efficientnet.benchmark.checkpoint import compare_precisions  # the other ways need no mammography
+        from efficientnet.benchmark.checkpoint import compare_precisions  # the other modes need no mammography
 
         text, result = compare_precisions(arguments.checkpoint, arguments.data, torch.device(device))
     else:

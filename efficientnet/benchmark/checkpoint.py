@@ -1,4 +1,4 @@
-"""Metrics of a trained checkpoint by the fast path and at lower precision, on its held-out patients."""
+"""Metrics of a trained checkpoint on the fast path and at lower precision, on its held-out patients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METRICS = ("pf1", "pf1_best", "auc", "average_precision")
 
 
 def compare_precisions(path: Path, data: Path | None, device: torch.device) -> tuple[str, dict[str, Any]]:
-    """The network as it was trained, then the fast path in each precision: the text, and the same for --json.
+    """Compare the network as trained with the fast path in each precision; return the text and its values for --json.
 
     Raises UserError for a checkpoint or data that cannot be used.
     """

@@ -1,4 +1,4 @@
-"""Measure ours beside the installed peers, each measurement in a fresh process, in turns over several rounds."""
+"""Measure ours and the installed peers in turns over several rounds, each measurement in a fresh process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Contestant:
 
 
 def contestants(task: Task, peers: Sequence[str], precisions: Sequence[str], compiled: bool) -> list[Contestant]:
-    """Ours by the fast path in each precision, ours as written, then the peers."""
+    """Ours on the fast path in each precision, ours as written, then the peers."""
     paths = [FAST, COMPILED] if compiled and not task.train else [FAST]
     ours = [
         Contestant(f"ours, {path}, {precision}", replace(task, library=OURS, path=path, precision=precision))
@@ -52,7 +52,7 @@ def contestants(task: Task, peers: Sequence[str], precisions: Sequence[str], com
 
 
 def run_task(task: Task) -> dict[str, Any]:
-    """The result of `worker` in a fresh process. Raises UserError if it fails."""
+    """Run `worker` in a fresh process and return its result. Raises UserError if it fails."""
     command = [sys.executable, "-m", "efficientnet.benchmark.worker", task.to_json()]
     what = f"{task.library} {task.variant}{', ' + task.path if task.library == OURS else ''}, {task.precision}"
     root = Path(__file__).resolve().parents[2]  # the package may not be installed
@@ -78,7 +78,7 @@ def run_task(task: Task) -> dict[str, Any]:
 def measured_rows(
     entries: Sequence[Contestant], rounds: int, machine: dict[str, float]
 ) -> tuple[list[dict[str, Any] | None], list[str]]:
-    """The `row` of each contestant, None if it failed, and the reasons. All take a turn in every round."""
+    """Measure every contestant once per round; return the `row` of each, None if it failed, and the reasons."""
     results: list[list[dict[str, Any]]] = [[] for _ in entries]
     failures: dict[int, str] = {}
     with tqdm(total=rounds * len(entries), disable=not sys.stderr.isatty(), leave=False, unit=" runs") as bar:
@@ -143,7 +143,7 @@ def table(rows: Sequence[dict[str, Any]], reference: dict[str, Any]) -> str:
 
 
 def processor() -> str:
-    """The name of the processor, if the system tells."""
+    """The name of the processor, or its architecture if the system does not tell the name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
@@ -162,7 +162,7 @@ def machine_text(machine: dict[str, float], device: str, threads: int) -> str:
 
 
 def check_peers(wanted: str | None, variant: str) -> list[str] | None:
-    """The peers that "timm,torchvision" names, or None. ValueError for one that is unknown or lacks the variant."""
+    """Split a list of peers, "timm,torchvision"; None stays None. ValueError if one is unknown or lacks the variant."""
     if wanted is None:
         return None
     chosen = [name for name in wanted.split(",") if name]
@@ -175,7 +175,7 @@ def check_peers(wanted: str | None, variant: str) -> list[str] | None:
 
 
 def installed_peers(chosen: list[str] | None, variant: str) -> list[str]:
-    """The chosen peers, or all that are installed and have the variant. UserError for one that is missing."""
+    """The chosen peers, or all installed ones that have the variant. UserError if a chosen one is not installed."""
     if chosen is None:
         return [name for name, names in PEERS.items() if variant in names and importlib.util.find_spec(name)]
     for name in chosen:
@@ -187,7 +187,7 @@ def installed_peers(chosen: list[str] | None, variant: str) -> list[str]:
 def compare(
     task: Task, peers: Sequence[str], compiled: bool, rounds: int, machine: dict[str, float]
 ) -> tuple[str, dict[str, Any]]:
-    """Compare ours with the peers; returns the text, and the same for --json."""
+    """Compare ours with the peers; return the text and its values for --json."""
     lower = "fp16" if task.device == "cuda" else "bf16"
     entries = contestants(task, peers, ("fp32", lower), compiled)
     measured, failures = measured_rows(entries, rounds, machine)

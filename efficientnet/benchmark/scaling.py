@@ -23,9 +23,9 @@ caches."""
 
 
 def compare_costs(task: Task, rounds: int, machine: dict[str, float]) -> tuple[str, dict[str, Any]]:
-    """Measure each architecture as written and by the fast path, in fp32; returns the text, and the same for --json.
+    """Measure each architecture as written and on the fast path, in fp32; return the text and its values for --json.
 
-    Milliseconds are given for an image and for a billion multiply-adds.
+    The text gives milliseconds per image and per billion multiply-adds.
     """
     family, others = ([(name, get_architecture(name).image_size) for name in names] for names in (FAMILY, OTHERS))
     cases = [*family, *(("b0", size) for size in SIZES), *others]

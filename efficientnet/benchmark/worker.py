@@ -1,6 +1,6 @@
 """One measurement in a fresh process: `python -m efficientnet.benchmark.worker TASK` prints the result as JSON.
 
-So one library's process-wide settings, such as the allocator's, do not affect another library.
+In a fresh process, one library's process-wide settings, such as the allocator's, do not affect another library.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from efficientnet.inference.fast_path import optimize_for_inference
 from efficientnet.inference.precision import PRECISIONS, autocast
 from efficientnet.training.fast_cpu import accelerate_training
 
-# Other libraries' names for the architectures that they have.
+# For each other library: our name of an architecture, and the library's own.
 B0_TO_B7 = [f"b{number}" for number in range(8)]
 PEERS = {
     "torchvision": {name: f"efficientnet_{name}" for name in B0_TO_B7}
@@ -32,14 +32,14 @@ PEERS = {
     | {"resnet50": "resnet50", "mobilenet_v2": "mobilenetv2_100"},
     "efficientnet_pytorch": {name: f"efficientnet-{name}" for name in [*B0_TO_B7, "b8", "l2"]},
 }
-# Ours: from `create_model`, by the fast path, and the fast path compiled.
+# Our paths: the model of `create_model`, the fast path, and the compiled fast path.
 PLAIN, FAST, COMPILED = "as written", "fast path", "compiled"
-WARM_UP, FEWEST = 2, 3  # uncounted calls, and the least number of counted ones
+WARM_UP, FEWEST = 2, 3  # number of uncounted calls, minimum number of counted ones
 
 
 @dataclass(frozen=True)
 class Task:
-    """A measurement of a library's model on random images for some seconds. library "machine": see `ceilings`."""
+    """A measurement of a library's model on random images for `seconds`. Library "machine" measures `ceilings`."""
 
     library: str
     variant: str = "b0"
@@ -82,7 +82,7 @@ def prediction(task: Task) -> Callable[[Tensor], Any]:
 
 
 def training_step(task: Task) -> Callable[[Tensor], Any]:
-    """A function that does a training step on a batch: forward, backward, SGD with momentum."""
+    """A function that performs a training step on a batch: forward, backward, SGD with momentum."""
     model = build(task).to(task.device).train()
     if task.path == FAST:  # as in train.py
         if task.device == "cpu" and task.precision == "bf16":
@@ -104,7 +104,7 @@ def training_step(task: Task) -> Callable[[Tensor], Any]:
 
 
 def seconds_of(call: Callable[[], Any], at_least: float, device: str = "cpu") -> list[float]:
-    """The seconds of each of several calls after warm-up; on CUDA by its own events."""
+    """Seconds of each call after warm-up, over at least `at_least` seconds in total; on CUDA measured by events."""
     for _ in range(WARM_UP):
         call()
     times: list[float] = []
@@ -124,7 +124,7 @@ def seconds_of(call: Callable[[], Any], at_least: float, device: str = "cpu") ->
 
 
 def peak_mebibytes(device: str) -> float:
-    """The peak memory of this process, on CUDA that of the device."""
+    """Peak memory in MiB of this process; on CUDA, of its tensors on the device."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     try:
@@ -136,10 +136,10 @@ def peak_mebibytes(device: str) -> float:
 
 
 def ceilings(task: Task) -> dict[str, float]:
-    """Limits of the machine: billions of multiply-adds a second of a matrix product, by precision; GB/s of memory."""
-    side = 4096 if task.device == "cuda" else 1024  # as fast as larger ones, and not too slow where bf16 is emulated
+    """Limits of the machine: billion multiply-adds a second in a matrix product, by precision; memory in GB/s."""
+    side = 4096 if task.device == "cuda" else 1024  # as fast as larger matrices, and not too slow if bf16 is emulated
     result = {}
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32  # as for convolutions
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32  # the same setting as for convolutions
     for name in ("fp32", "bf16", "fp16") if task.device == "cuda" else ("fp32", "bf16"):
         matrix = torch.randn(side, side, device=task.device).to(PRECISIONS[name])
         best = min(seconds_of(lambda matrix=matrix: matrix @ matrix, task.seconds / 3, task.device))
@@ -159,7 +159,7 @@ def measure(task: Task) -> dict[str, Any]:
         return ceilings(task)
     call = training_step(task) if task.train else prediction(task)
     if task.library not in PEERS and task.path != PLAIN:
-        keep_freed_memory()  # only now, so that the memory of folding the weights is freed
+        keep_freed_memory()  # only now, so that memory used to fold the weights is freed first
     images = torch.randn(task.batch_size, 3, task.image_size, task.image_size, device=task.device)
     times = seconds_of(lambda: call(images), task.seconds, task.device)
     return {"seconds": times, "peak": peak_mebibytes(task.device)}

@@ -1,10 +1,10 @@
-"""Shared by all commands. No torch at import.
+"""Code shared by all commands. Importing it does not import torch.
 
-errors          `UserError`, the base of every error that ends in one line
+errors          `UserError`, the base of errors that are reported without a traceback
 command_line    a command's `main`: exit codes, one-line errors, argument types
 options         a dataclass of options <-> command line <-> JSON
-files           files that are written whole or not at all; tensors read without executing code
+files           atomic file writes; loading tensors without executing code
 extras          optional packages, imported at first use
-cpu             cores, bf16 units, and the allocator
-isolated        a function over many inputs in processes that may crash
+cpu             usable cores, bf16 units, and the memory allocator
+isolated        call a function on many inputs in processes that may crash
 """

@@ -1,4 +1,4 @@
-"""Commands: exit codes, errors in one line, and argument types. No torch here."""
+"""Exit codes, one-line errors and argument types for commands. Does not import torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from efficientnet.common.errors import UserError
 
 
 def rank() -> int:
-    """The rank that torchrun gave this process; 0 without it."""
+    """The rank that torchrun assigned to this process; 0 without torchrun."""
     return int(os.environ.get("RANK", 0))
 
 
@@ -54,7 +54,7 @@ def examples(text: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with errors in one line, without the usage before it, and without abbreviated flags.
+    """An ArgumentParser with one-line errors, without the usage text before them and without abbreviated flags.
 
     Descriptions keep their line breaks, and the commands in them are those of `program_name`.
     """
@@ -65,9 +65,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=layout, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Exit with code 2 and one line, printed by one process on each machine.
+        """Exit with code 2 and a one-line message, printed by one process on each machine.
 
-        The others wait for torchrun to end them, or it would end the one that speaks.
+        The other processes wait before they exit. Otherwise torchrun could end the printing process before it prints.
         """
         if not is_first_here():
             time.sleep(10)
@@ -76,10 +76,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def fail(program: str, message: object) -> int:
-    """Print the message without a traceback; returns exit code 1.
+    """Print the message without a traceback and return exit code 1.
 
-    Most failures meet every rank, and rank 0 speaks for all. Another rank waits for torchrun to end it because of rank
-    0's failure; if that does not happen, the failure is its own, and it says so.
+    Most failures hit every rank, and only rank 0 should report them. The other ranks therefore wait 10 seconds, in
+    which torchrun ends them if rank 0 has failed. A rank that is still alive after that has failed alone and prints the
+    message.
     """
     if rank() != 0:
         time.sleep(10)
@@ -89,10 +90,10 @@ def fail(program: str, message: object) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process.
+    """Exit the process.
 
-    A rank that failed exits at once, without destroying its process group: the others may be waiting for it in a
-    collective, and it would wait for them.
+    A failed rank exits immediately, without destroying its process group: that would wait for the other ranks, which
+    may be waiting for this one in a collective.
     """
     if code and "RANK" in os.environ:
         for stream in filter(None, (sys.stdout, sys.stderr)):
@@ -105,17 +106,18 @@ LOST_READER = (errno.EPIPE, errno.EIO, *([errno.EINVAL] if os.name == "nt" else 
 
 
 class Output:
-    """A standard stream whose failure does not end a command that may have worked for hours.
+    """A standard stream whose write errors do not abort the command, which may have worked for hours.
 
-    After a failed write its text is discarded: the reader has left (`train.py | head`, a closed terminal), or a disk is
-    full, which `error` keeps. A character that its encoding lacks is written as an escape.
+    After a failed write, all further text is discarded. If the reader has left (`train.py | head`, a closed terminal),
+    the failure is ignored. Any other failure, such as a full disk, is kept in `error`. Characters that the stream's
+    encoding lacks are written as escapes.
     """
 
     def __init__(self, stream: IO[str] | None) -> None:
-        # None: it was closed before the start.
+        # The stream is None if it was closed before the process started.
         self.stream = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115
         self.error: OSError | None = None
-        if hasattr(self.stream, "reconfigure"):  # not in notebooks
+        if hasattr(self.stream, "reconfigure"):  # notebook streams lack it
             self.stream.reconfigure(errors="backslashreplace", line_buffering=True)
 
     def __getattr__(self, name: str) -> Any:
@@ -135,17 +137,17 @@ class Output:
             if error.errno not in LOST_READER:
                 self.error = self.error or error
             with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), self.stream.fileno())  # also for what native code writes
+                os.dup2(nowhere.fileno(), self.stream.fileno())  # also covers output of native code
             self.stream = open(os.devnull, "w")  # noqa: SIM115
 
 
 def command(program: str) -> Callable[[Callable[..., int | None]], Callable[..., int]]:
-    """Decorate a command's `main(argv, **options)`: it returns an exit code, whatever happens.
+    """Decorate a command's `main(argv, **options)` so that it always returns an exit code.
 
-    argv: the arguments; None takes those of the command line.
-    The code is 0 or the one that `main` returns; 2 with one line for a usage error; 1 with one line for a UserError or
-    a failure of the file system, also of a full disk under its output; 1 with the traceback for a bug; 130 for Ctrl-C.
-    A reader of its output that leaves early (`scale.py --table | head`) changes neither the code nor the work.
+    argv: the arguments; None means the command line.
+    The exit code is 0 or the value that `main` returns; 2 with one line for a usage error; 1 with one line for a
+    UserError or a file system error, including a full disk under the command's output; 1 with a traceback for a bug;
+    130 for Ctrl-C. A reader that leaves early (`scale.py --table | head`) changes neither the exit code nor the work.
     """
 
     def decorate(main: Callable[..., int | None]) -> Callable[..., int]:
@@ -182,12 +184,12 @@ def command(program: str) -> Callable[[Callable[..., int | None]], Callable[...,
 
 
 def output_file(text: str) -> Path:
-    """An argparse type: a file that can be written, which is found out before the work."""
+    """An argparse type: a file that can be written, checked before the work begins."""
     return writable(Path(text), is_folder=False)
 
 
 def output_folder(text: str) -> Path:
-    """An argparse type: a folder, new or old, in which files can be written."""
+    """An argparse type: a folder, new or existing, in which files can be written."""
     return writable(Path(text), is_folder=True)
 
 
@@ -207,7 +209,7 @@ def writable(path: Path, is_folder: bool) -> Path:
 def number(
     kind: type, minimum: float = -math.inf, maximum: float = math.inf, *, above: float | None = None
 ) -> Callable[[str], float | int]:
-    """An argparse type: an int or a finite float in [minimum, maximum], and greater than `above` where given."""
+    """An argparse type: an int or a finite float in [minimum, maximum], and greater than `above` if given."""
 
     def convert(text: str) -> float | int:
         try:

@@ -1,4 +1,4 @@
-"""The CPU: usable cores, bf16 units, and a setting of the memory allocator that speeds it up."""
+"""CPU helpers: usable cores, bf16 units, and a faster setting of the memory allocator."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def usable_cores() -> int:
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed blocks for the next allocation instead of returning them to the kernel.
 
-    By default every large activation is mapped anew and its pages are zeroed one page fault at a time, which costs
-    more than the arithmetic of a layer on a CPU. Memory that is free now is returned first. Does nothing except on
-    Linux with glibc.
+    By default, every large activation is mapped anew and the kernel zeroes its pages one page fault at a time. On a CPU
+    this costs more than a layer's arithmetic. Memory that is already free is returned to the kernel first. Does nothing
+    except on Linux with glibc.
     """
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return
@@ -31,9 +31,9 @@ def keep_freed_memory() -> None:
 
 
 def has_bf16_units() -> bool:
-    """Whether the processor multiplies bf16 in hardware, by AMX tiles or AVX-512 dot products.
+    """Whether the processor multiplies bf16 in hardware, with AMX tiles or AVX-512 dot products.
 
-    Reads the flags that Linux lists; False on other systems.
+    Reads the CPU flags that Linux lists; returns False on other systems.
     """
     try:
         text = Path("/proc/cpuinfo").read_text()

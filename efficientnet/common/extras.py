@@ -1,4 +1,4 @@
-"""Packages that only some functions need.  They are imported at first use, and a missing one is told in one line."""
+"""Optional packages, imported at first use. A missing package is reported in one line."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from efficientnet.common.errors import UserError
 
 
 class MissingExtra(UserError, ImportError):
-    """A package of an extra is not installed; str() is one line that says what needs it and how to get it."""
+    """An optional package is not installed; str() is one line that says what needs it and how to install it."""
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:
-    """Imports `module`, which the extra of that name in pyproject.toml brings.
+    """Import and return `module`, which the optional dependency group `extra` of pyproject.toml installs.
 
-    purpose: what needs it, as the beginning of a sentence, such as "reading a.safetensors".
-    Raises MissingExtra where the package is not installed.
+    purpose: what needs the package, as the start of the error message, such as "reading a.safetensors".
+    Raises MissingExtra if the package is not installed.
     """
     package = module.partition(".")[0]
     try:

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, and tensors that are read without executing code."""
+"""Atomic file writes, and loading of tensors without executing code."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     import torch
 
 
-# The ending of `atomic_file`'s temporary files. One that is left behind may be deleted once its writer is gone.
+# Suffix of `atomic_file`'s temporary files. A leftover file may be deleted once its writer is gone.
 UNFINISHED = ".unfinished"
-TEXT = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}  # a file's name may be any bytes
+TEXT = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}  # file names in the text may be any bytes
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be used; str() is one line that names the file and what to do.
+    """A checkpoint cannot be used; str() is one line that names the file and says what to do.
 
-    refused: the class or function, by its full name, for which a file was refused unread.
+    refused: the full name of the class or function because of which the file was refused unread, if known.
     """
 
     refused: str | None = None
@@ -36,13 +36,13 @@ class CheckpointError(UserError):
 
 @contextlib.contextmanager
 def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO]:
-    """A file that appears at `path` complete when the block ends, or not at all.
+    """Open a file that appears at `path` when the block ends, complete or not at all.
 
-    It is written in the same folder under a temporary name, flushed to disk and renamed: a kill at any instant leaves
-    either the old file or the new one.
+    The file is written to the same folder under a temporary name, flushed to disk and renamed. A kill at any instant
+    leaves either the old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # File systems allow names of 255 bytes, which is too short for some names with an ending.
+    # Shorten the name: with a suffix, a long one would exceed the file system's limit of 255 bytes.
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}{UNFINISHED}")
     try:
         with open(temporary, mode.replace("w", "x"), **({} if "b" in mode else TEXT)) as file:
@@ -56,7 +56,7 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    with contextlib.suppress(OSError):  # not every system can flush a folder, which holds the new name
+    with contextlib.suppress(OSError):  # flush the new name; not every system can flush a folder
         directory = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)
@@ -65,12 +65,13 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO]:
 
 
 def remove_unfinished(folder: Path, seconds: float = 3600) -> None:
-    """Delete the temporary files of killed writers in a folder and those below it.
+    """Delete the temporary files that killed writers left in a folder and its subfolders.
 
-    They are those not written to for so many seconds, of which a living writer needs a few at most; 0 if none lives.
+    seconds: delete files that have not been written to for this long; a live writer needs a few seconds at most. Pass 0
+    if no writer is alive.
     """
     for path in folder.rglob(f".*{UNFINISHED}"):
-        with contextlib.suppress(OSError):  # such as one that was finished in the meantime
+        with contextlib.suppress(OSError):  # such as a file finished in the meantime
             if not seconds or time.time() - path.stat().st_mtime > seconds:
                 path.unlink()
 
@@ -87,12 +88,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def load_tensors(path: Path, map_location: str | torch.device = "cpu") -> Any:
-    """`torch.load` with weights_only=True; raises CheckpointError in one line for every way it fails."""
-    import torch  # here, so that processes that only write files start without it
+    """`torch.load` with weights_only=True; raises CheckpointError with a one-line message for every failure."""
+    import torch  # here, so that processes that only write files start without torch
 
     def load() -> Any:
-        with warnings.catch_warnings(), open(path, "rb") as file:  # by its ending torch would read a .safetensors file
-            # A newer pickle protocol, which torch may fail to read, and TorchScript. The CheckpointError says so.
+        with warnings.catch_warnings(), open(path, "rb") as file:  # given a path, torch would try to read .safetensors
+            # Warnings about newer pickle protocols and TorchScript. If loading fails, the CheckpointError says why.
             warnings.filterwarnings("ignore", "Detected pickle protocol|.*TorchScript archive")
             return torch.load(file, map_location=map_location, weights_only=True)
 
@@ -100,7 +101,7 @@ def load_tensors(path: Path, map_location: str | torch.device = "cpu") -> Any:
 
 
 def explain_failures(path: Path, load: Callable[[], Any]) -> Any:
-    """Return `load()`; raise CheckpointError for the ways in which reading a file of tensors fails."""
+    """Return `load()`; raise CheckpointError for every failure to read a file of tensors."""
     try:
         return load()
     except FileNotFoundError:
@@ -110,7 +111,7 @@ def explain_failures(path: Path, load: Callable[[], Any]) -> Any:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     except pickle.UnpicklingError as error:
-        if "Unsupported operand" in str(error):  # a newer pickle protocol, or no pickle at all
+        if "Unsupported operand" in str(error):  # a newer pickle protocol, or not a pickle at all
             raise CheckpointError(
                 f"{path}: not in torch.save's default format (damaged, a different format, or a pickle with other "
                 "objects); refused without loading"
@@ -125,7 +126,7 @@ def explain_failures(path: Path, load: Callable[[], Any]) -> Any:
         raise refusal from None
     except CheckpointError:
         raise
-    except Exception as error:  # a damaged file can cause almost any error in its reader
+    except Exception as error:  # a damaged file can cause almost any error
         if "TorchScript" in str(error):
             raise CheckpointError(
                 f"{path}: is a TorchScript archive; save its tensors: "

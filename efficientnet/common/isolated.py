@@ -1,8 +1,8 @@
 """Call a function on many inputs in separate processes, so that a bad input fails alone.
 
-Decoders are native code and files come from anywhere: one may crash, hang or ask for all memory. Each process works on
-one input at a time. If it dies or takes too long, that input has failed and a new process replaces it.
-(`concurrent.futures` abandons its whole pool when one process dies, and has no time limit that ends a process.)
+Decoders are native code and files come from anywhere: a decoder may crash, hang or allocate all memory. Each process
+works on one input at a time. If it dies or takes too long, that input has failed and a new process replaces it.
+(`concurrent.futures` abandons its whole pool when one process dies, and cannot kill a process at a time limit.)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from efficientnet.common.errors import UserError
 
 Input, Output = TypeVar("Input"), TypeVar("Output")
 
-START_SECONDS = 300  # for a process to import what it needs, on a busy machine
+START_SECONDS = 300  # time for a process to import its modules on a busy machine
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ def run_isolated(
 ) -> Iterator[tuple[Input, Output | Failure]]:
     """Yield (input, `function(input)` or Failure) for each input, in order of completion.
 
-    function  at the top level of a module, so that a spawned process finds it; an exception in it is a Failure
+    function  defined at the top level of a module, so that spawned processes can import it; an exception is a Failure
     inputs    taken one at a time, when a process is free
-    seconds   for one input, after which its process is killed
+    seconds   time limit for one input, after which its process is killed
     memory    GiB that a process may allocate after its start (on Linux; elsewhere there is no limit)
 
-    Raises UserError if a process cannot start. The processes end with the iterator, and with this process.
+    Raises UserError if a process cannot start. The processes end with the iterator or with this process.
     """
     waiting = iter(inputs)
     busy: list[Worker] = []
@@ -77,24 +77,24 @@ def run_isolated(
 
 
 class Worker:
-    """A process with its input, our end of the pipe to it, and the time by which it has to answer."""
+    """A process with its current input, our end of the pipe to it, and the deadline for its answer."""
 
     def __init__(self, function: Callable[[Any], Any], memory: float, first: Any) -> None:
         context = multiprocessing.get_context("spawn")  # forking a process with threads, such as torch's, may hang
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, function, memory), daemon=True)
         self.process.start()
-        theirs.close()  # so that its death closes the pipe
+        theirs.close()  # so that the pipe closes when the process dies
         self.started = False
         self.send(first, START_SECONDS)
 
     def send(self, following: Any, seconds: float) -> None:
         self.input, self.deadline = following, time.monotonic() + seconds
-        with contextlib.suppress(OSError):  # it has died since; `receive` will notice
+        with contextlib.suppress(OSError):  # the process has died; `receive` will notice
             self.connection.send(following)
 
     def receive(self, seconds: float) -> Any:
-        """Started, or the result of the input. `process` is None after a Failure by death or lateness."""
+        """Return Started or the result. After death or a timeout, return a Failure and set `process` to None."""
         if not self.connection.poll():
             self.end()
             if not self.started:
@@ -110,7 +110,7 @@ class Worker:
         return result
 
     def end(self) -> int | None:
-        """End the process, if there still is one, and return its exit code."""
+        """Kill the process and return its exit code; None if it has already been ended."""
         if self.process is None:
             return None
         self.process.kill()
@@ -121,7 +121,7 @@ class Worker:
 
 
 def ready_or_late(busy: list[Worker]) -> list[Worker]:
-    """Wait for the next workers that have answered, died, or run out of time."""
+    """Wait for the next workers that have answered, died or timed out, and return them."""
     time_left = min(worker.deadline for worker in busy) - time.monotonic()
     ready = wait([worker.connection for worker in busy], max(0.0, time_left))
     now = time.monotonic()
@@ -138,8 +138,8 @@ def cause_of_death(exit_code: int) -> str:
 
 
 def serve(connection: Connection, function: Callable[[Any], Any], memory: float) -> None:
-    """A process's main function: answer each input until the pipe closes, which happens when the parent ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
+    """A process's main function: answer each input until the pipe closes, as it does when the parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders print warnings, which would break up the progress bar
     limit_memory(memory)
     with contextlib.suppress(EOFError, OSError):
@@ -156,7 +156,7 @@ def serve(connection: Connection, function: Callable[[Any], Any], memory: float)
 
 
 def limit_memory(gibibytes: float) -> None:
-    """Let this process allocate so much more; an allocation beyond that raises MemoryError. Linux only."""
+    """Limit further allocations of this process; an allocation beyond that raises MemoryError. Linux only."""
     try:
         import resource
 

@@ -1,7 +1,7 @@
-"""A frozen dataclass of options <-> command line <-> JSON.
+"""Convert a frozen dataclass of options to and from command-line flags and JSON.
 
-A field `learning_rate` is the flag --learning-rate. A flag that is not given leaves no trace in the namespace, so that
-a command can tell what was asked for from what is a default.
+The field `learning_rate` becomes the flag --learning-rate. A flag that is not given is absent from the namespace, so
+that a command can tell given values from defaults.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ Options = TypeVar("Options")
 
 
 def option(convert: Callable[[str], Any], help: str, default: Any = MISSING, **more: Any) -> Any:
-    """A field with its flag: the argparse type (`bool` makes --flag and --no-flag), the help line, other arguments.
+    """A dataclass field with its argparse type (`bool` makes --flag and --no-flag), help and further flag arguments.
 
-    group="TITLE" begins a group of flags in the help, which lasts until the next field that begins one.
+    group="TITLE" starts a group of flags in the help, which lasts until the next field that starts one.
     """
     return field(default=default, metadata={"type": convert, "help": help, **more})
 
 
 class Size(argparse.Action):
-    """One number for a square, or height and width: (height, width)."""
+    """An argparse action: one number for a square, or height and width. Stores (height, width)."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _: Any) -> None:
         if len(values) > 2:
@@ -37,10 +37,10 @@ def add_options(
     defaults: Mapping[str, Any] | None = None,
     names: Collection[str] | None = None,
 ) -> None:
-    """Add the flags of a dataclass, or those of its fields in `names`.
+    """Add the flags of a dataclass, or only those of the fields in `names`.
 
     parser: if it is a group, all flags are in it.
-    defaults: for the help, where they differ from the fields' own.
+    defaults: values to show in the help instead of the fields' own defaults.
     """
     title = None
     for item in fields(kind):
@@ -75,17 +75,17 @@ def shown(default: Any) -> str:
 
 
 def given_options(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
-    """The fields that the command line names."""
+    """The values of the fields whose flags were given."""
     return {item.name: getattr(arguments, item.name) for item in fields(kind) if hasattr(arguments, item.name)}
 
 
 def to_json(options: Any) -> dict[str, Any]:
-    """The inverse of `from_json`: tuples become lists."""
+    """The options as JSON values, with tuples as lists. Inverse of `from_json`."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options).items()}
 
 
 def from_json(kind: type[Options], values: Mapping[str, Any]) -> Options:
-    """Options from JSON or a checkpoint. ValueError names what is unknown, missing or out of range."""
+    """Options from JSON or a checkpoint. Raises ValueError that names unknown, missing or invalid settings."""
     known = {item.name: item for item in fields(kind)}
     unknown = sorted(set(values) - set(known))
     missing = sorted(name for name, item in known.items() if item.default is MISSING and name not in values)
@@ -95,7 +95,7 @@ def from_json(kind: type[Options], values: Mapping[str, Any]) -> Options:
 
 
 def checked(item: Field, value: Any) -> Any:
-    """The value if the flag could have given it; ValueError otherwise."""
+    """Return the value if the flag could have produced it; raise ValueError otherwise."""
     convert = item.metadata["type"]
     try:
         if isinstance(value, list) and "tuple" in str(item.type):

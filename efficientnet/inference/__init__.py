@@ -1,11 +1,11 @@
 """Prediction: logits of images, and a fast path that computes the same function in fewer steps.
 
 fast_path     start here: `optimize_for_inference` and the model that it returns
-as_built      which layers of a network it may replace
-folded        its layers, with batch norm folded into the convolutions
+as_built      which layers of a network the fast path may replace
+folded        the layers of the fast path, with batch norm folded into the convolutions
 onednn        its convolutions on a CPU, fused with activations and sums
 precision     fp32, bf16, fp16
-prediction    logits of a batch, by any model on any device
+prediction    logits of a batch, from any model on any device
 """
 
 from __future__ import annotations

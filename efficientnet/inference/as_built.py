@@ -1,8 +1,8 @@
-"""Which layers of a network are as `EfficientNet` builds them, so that the fast path may replace them.
+"""Find the layers that are exactly as `EfficientNet` builds them. The fast path may replace only these.
 
-A user can change a network in any way: another norm or activation, a bias, a wrapper, hooks, parametrizations. There
-is no list of changes here. A layer is known if it equals the one that the network's stages build: the same classes,
-settings and shapes all the way down, and no hooks.
+A user can change a network in any way: another norm or activation, a bias, a wrapper, hooks, parametrizations. So this
+module does not look for particular changes. A layer is as built if it equals the one that the network's stages build:
+the same classes, settings and shapes all the way down, and no hooks.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from efficientnet.layers import ACTIVATIONS, Convention, SqueezeExcitation
 from efficientnet.model import EfficientNet
 from efficientnet.scaling import Stage
 
-# Either does not matter in evaluation, or is read from the layer itself.
+# Settings that do not matter in evaluation, or that the fast path reads from the layer itself.
 FREE_SETTINGS = {"training", "eps", "momentum", "rate", "inplace"}
 ACTIVATION_KINDS = {*ACTIVATIONS.values()}
-# Classes that compute the same in training and in evaluation.
+# Classes that behave the same in training and in evaluation.
 WITHOUT_MODES = (
     *(nn.Sequential, nn.ModuleList, nn.Identity, nn.Conv2d, nn.Linear, SqueezeExcitation),
     *ACTIVATION_KINDS,
@@ -29,7 +29,7 @@ WITHOUT_MODES = (
 
 
 def check_network(model: nn.Module) -> None:
-    """Reject what no copy of the layers computes: TypeError that names the module and its class."""
+    """Raise TypeError, naming the module and its class, for a network that copies of its layers cannot reproduce."""
     if type(model) is not EfficientNet:
         raise TypeError(
             f"the fast path needs an EfficientNet, not {type(model).__name__}: "
@@ -48,7 +48,7 @@ def check_network(model: nn.Module) -> None:
 
 
 def changed_layers(model: EfficientNet) -> tuple[str, ...]:
-    """Names of the stem, the blocks and the head where these are not as built: "body.1.0", "head"."""
+    """The names of the stem, blocks and head that are not as built, such as "body.1.0" or "head"."""
     built = dict(named_layers(network_as_built(model.stages, model.convention)))
     return tuple(
         name for name, layer in named_layers(model) if name not in built or not is_as_built(layer, built[name])
@@ -66,19 +66,19 @@ def named_layers(model: EfficientNet) -> Iterator[tuple[str, nn.Module]]:
 
 @functools.cache
 def network_as_built(stages: Sequence[Stage], convention: Convention) -> EfficientNet:
-    """The network of these stages without weights."""
+    """The network of these stages on the meta device, without weights."""
     with torch.device("meta"):
         return EfficientNet(stages, convention=convention)
 
 
 def is_as_built(layer: nn.Module, built: nn.Module) -> bool:
-    """Whether a layer computes what the built one would with the layer's tensors."""
+    """Whether `layer` computes what `built` would compute with the layer's tensors."""
     found, expected = (dict(one.named_modules(remove_duplicate=False)) for one in (layer, built))
     return found.keys() == expected.keys() and all(is_like(found[name], expected[name]) for name in expected)
 
 
 def is_like(module: nn.Module, built: nn.Module) -> bool:
-    """`is_as_built` for the module alone, without the modules in it."""
+    """`is_as_built` for the module alone, without its submodules."""
     return (
         is_kind(type(module), type(built))
         and not has_hooks(module)
@@ -88,9 +88,9 @@ def is_like(module: nn.Module, built: nn.Module) -> bool:
 
 
 def is_kind(kind: type, built: type) -> bool:
-    """Whether a class computes in evaluation what the built one does, or is another known activation.
+    """Whether `kind` computes in evaluation what `built` does, or both are known activations.
 
-    This package's own subclasses do, which are faster in training; a user's may do anything.
+    This package's own subclasses compute the same, and are only faster in training. A user's may compute anything.
     """
     ours = __name__.partition(".")[0] == kind.__module__.partition(".")[0] and issubclass(kind, built)
     synchronised = (kind, built) == (nn.SyncBatchNorm, nn.BatchNorm2d)
@@ -98,12 +98,12 @@ def is_kind(kind: type, built: type) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether the module has forward hooks. Others run in a backward pass or with a state_dict."""
+    """Whether the module has forward hooks. Other hooks run only in a backward pass or with a state_dict."""
     return any(value for name, value in vars(module).items() if name.startswith("_forward"))
 
 
 def settings(module: nn.Module) -> dict[str, Any]:
-    """Public attributes that are neither tensors nor modules: sizes, strides, padding, and what else is like them."""
+    """Public attributes other than tensors, modules and `FREE_SETTINGS`: sizes, strides, padding and the like."""
     return {
         name: value for name, value in vars(module).items() if not name.startswith("_") and name not in FREE_SETTINGS
     }

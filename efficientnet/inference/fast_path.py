@@ -1,9 +1,9 @@
-"""The fast path for prediction: the function of a trained network in fewer steps.
+"""The fast path for prediction: compute the function of a trained network in fewer steps.
 
 `optimize_for_inference` rewrites the network. Every step but the last is exact up to rounding:
 
     folded       In evaluation, batch norm multiplies and shifts each channel. The factor goes into the weights of the
-                 convolution before it, the shift becomes that convolution's bias.
+                 convolution before it, and the shift becomes that convolution's bias.
     mirrored     For an even size and stride 2, TensorFlow's SAME padding adds one pixel less before than after.
                  PyTorch's convolutions pad both sides alike, so layers.py pads into a copy of the tensor. In a mirror
                  image the larger padding comes first: symmetric padding by kernel_size // 2 gives the same result,
@@ -11,12 +11,12 @@
                  the image and all kernels are mirrored once, top to bottom and left to right.
     laid out     Channels last: the channels of a pixel are contiguous, and a 1x1 convolution is a matrix product.
     fused        On a CPU, the convolution applies the activation or adds the block's input while its results are in
-                 the cache, and its weights are kept in the blocks that its kernel reads.
+                 the cache. Its weights are kept in the blocked layout that its kernel reads.
     gated        The 1x1 convolutions of squeeze-excitation see one pixel, so they become linear layers. The gate is
                  multiplied in place.
     precision    bf16 halves memory traffic, and is faster on processors with units for it.
 
-A layer that the user changed is not rewritten (see as_built.py), and then nothing is mirrored.
+A layer that the user changed is not rewritten (see as_built.py). If any layer was changed, nothing is mirrored.
 """
 
 from __future__ import annotations
@@ -49,26 +49,26 @@ from efficientnet.model import EfficientNet, check_input, last_of_each_resolutio
 def optimize_for_inference(
     model: EfficientNet, precision: str = "fp32", *, fused: bool | None = None, compile: bool = False
 ) -> InferenceModel:
-    """A copy of the model for prediction: what the model computes in evaluation, with the same weights and device.
+    """A copy of the model for prediction. It computes what the model does in evaluation, with its weights and device.
 
     A stem, block or head that was changed in any way (another norm or activation, a bias, a wrapper, hooks,
-    parametrizations) is copied as it is, in fp32, and costs what it cost before; `kept` of the result names these.
-    Dropout and classifier may be anything and are copied too.
+    parametrizations) is copied as it is, in fp32, and is no faster than before; the result's `kept` names these
+    layers. Dropout and classifier may be anything and are copied too.
 
-    Lost are gradients (no output has a graph, so that `backward()` is an error), training, stochastic depth, and the
-    names of the layers. Hooks on a layer that is copied run with the copy, and see copies of the objects that their
-    methods belong to; hooks of the whole network are refused.
+    The copy has no gradients (no output has a graph, so `backward()` is an error), no training, no stochastic depth,
+    and other names of layers. Hooks on a copied layer run with the copy; a hook that is a method is bound to a
+    copy of its object. Hooks of the whole network are refused.
 
     precision: "fp32", "bf16" or "fp16". On a CPU, weights and activations before the classifier have that type; on
         CUDA it is autocast's. Logits are always float32.
-    fused: fuse activations into convolutions with oneDNN. None: on a CPU, if this PyTorch can. False uses only
-        PyTorch's public operators, as an export needs.
-    compile: add `torch.compile`, which takes half a minute for each new kind of input.
+    fused: fuse activations into convolutions with oneDNN. None: on a CPU without `compile`, if this PyTorch can. False
+        uses only PyTorch's public operators, as an export needs.
+    compile: also use `torch.compile`, which takes half a minute for each new kind of input.
 
-    Raises ValueError for an unknown precision, if this PyTorch cannot fuse, and for `fused` with `compile`. Raises
-    TypeError, which names the module and its class, for a model of another class (a wrapper, a subclass), hooks of the
-    whole model, a method that is patched on an instance, a module in training mode in a model in evaluation, and a
-    changed layer that cannot be copied.
+    Raises ValueError for an unknown precision, for `fused` if this PyTorch cannot fuse, and for `fused` with `compile`.
+    Raises TypeError, which names the module and its class, for a model of another class (a wrapper, a subclass), hooks
+    of the whole model, a method that is patched on an instance, a module in training mode in a model in evaluation
+    mode, and a changed layer that cannot be copied.
     """
     check_network(model)
     if precision not in PRECISIONS:
@@ -88,7 +88,7 @@ def optimize_for_inference(
 
 
 class InferenceModel(nn.Module):
-    """The network by the fast path: (N, in_channels, H, W) -> float32 logits (N, num_classes), without a graph.
+    """The network on the fast path: (N, in_channels, H, W) -> float32 logits (N, num_classes), without a graph.
 
     H and W are at least 32 pixels. It has the attributes `stages`, `in_channels`, `num_classes` and `num_features` of
     the `EfficientNet`, and its methods `forward_features` and `feature_maps`. It is for prediction only: no gradient
@@ -96,9 +96,9 @@ class InferenceModel(nn.Module):
     the like raise TypeError if they would change one.
 
     `state_dict()` holds all weights, and loads into a fast path that was made with the same options. `parameters()`
-    leaves out those of convolutions, which are not parameters here: count the ones of the `EfficientNet`.
+    leaves out the weights of convolutions, which are not parameters here: count those of the `EfficientNet` instead.
 
-    kept: names of the layers that are not as built and stay as they are: "stem", "body.1.0", "head".
+    kept: names of the layers that are not as built and were copied as they are, such as "stem", "body.1.0" or "head".
     """
 
     def __init__(self, model: EfficientNet, precision: str, fused: bool) -> None:
@@ -131,12 +131,12 @@ class InferenceModel(nn.Module):
         return self.compiled(x) if self.compiled else self.logits(x)
 
     def logits(self, x: Tensor) -> Tensor:
-        """`forward` without its check of the input."""
+        """`forward` without the input check."""
         with self.autocast():
             *_, x = self.stage_outputs(x)
             pooled = mean_of_pixels(self.head(x), self.pooled).float()
             logits = self.classifier(self.dropout(pooled))
-            return logits.float() if isinstance(logits, Tensor) else logits  # of a classifier with several outputs
+            return logits.float() if isinstance(logits, Tensor) else logits  # a classifier may have several outputs
 
     @torch.no_grad()
     def forward_features(self, x: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ class InferenceModel(nn.Module):
             return [self.unmirrored(x) for x in last_of_each_resolution(self.stages, self.stage_outputs(x))]
 
     def stage_outputs(self, x: Tensor) -> Iterator[Tensor]:
-        """The output of the stem and of each stage between it and the head, in order; mirrored if the model is."""
+        """Yield the output of the stem, then of each stage between stem and head, mirrored if `self.mirrored`."""
         x = x.flip(-2, -1) if self.mirrored else x
         x = self.stem(x.to(self.dtype, memory_format=torch.channels_last))
         yield x
@@ -172,7 +172,7 @@ class InferenceModel(nn.Module):
         return super().train(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InferenceModel:
-        """Called by `to`, `cuda`, `half` and the like. Refuse them: kernels were chosen for one type and device."""
+        """Refuse a new type or device from `to`, `cuda`, `half` and the like: kernels were chosen for the old ones."""
         for tensor in (*self.parameters(), *self.buffers()):
             new = fn(tensor)
             if (new.dtype, new.device) != (tensor.dtype, tensor.device):
@@ -185,7 +185,7 @@ class InferenceModel(nn.Module):
     __prepare_scriptable__ = EfficientNet.__prepare_scriptable__
 
     def compile_network(self) -> None:
-        """Compile `logits` for `forward`, with the weights as constants that are laid out once for its kernels."""
+        """Compile `logits` for `forward`, with the weights as constants that are laid out once for the kernels."""
         import torch._inductor.config as inductor
 
         compiled = torch.compile(self.logits)

@@ -17,7 +17,7 @@ from efficientnet.layers import ConvNormAct, MBConv, SqueezeExcitation, same_pad
 
 
 class FoldedConvolution(nn.Module):
-    """`ConvNormAct` in evaluation: a convolution with a bias, an optional summand, the activation.
+    """`ConvNormAct` in evaluation: a convolution with a bias, then an optional sum, then the activation.
 
     x (N, in_channels, H, W), and a summand of the output's shape or None
     -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
@@ -35,7 +35,7 @@ class FoldedConvolution(nn.Module):
         self.kernel_size, self.stride, self.groups = conv.kernel_size[0], conv.stride[0], conv.groups
         self.pads_itself = layer.pads_itself and not mirrored
         self.padding = 0 if self.pads_itself else self.kernel_size // 2
-        # A strided 1x1 convolution reads the even pixels. In the mirror image of an even size these are the odd ones.
+        # A strided 1x1 convolution reads the even pixels. If the size is even, these are the mirror image's odd pixels.
         self.skips_first = mirrored and self.kernel_size == 1 and self.stride == 2
         self.act = type(act)()
 
@@ -44,7 +44,7 @@ class FoldedConvolution(nn.Module):
         return self.act(x if summand is None else x + summand)
 
     def aligned(self, x: Tensor) -> Tensor:
-        """The input, padded or without its first row or column where the stride has to begin elsewhere."""
+        """The input, padded, or without its first row or column if the stride has to begin one pixel later."""
         if self.pads_itself:
             return F.pad(x, same_padding(x, self.kernel_size))
         return x[:, :, (x.shape[2] + 1) % 2 :, (x.shape[3] + 1) % 2 :] if self.skips_first else x
@@ -91,7 +91,7 @@ class FoldedBottleneck(nn.Module):
 
 
 class AsItIs(nn.Module):
-    """A layer that the fast path does not know: a copy, in evaluation, in fp32 and in the usual layout."""
+    """A copy of a layer that the fast path does not know, in evaluation, in fp32 and in contiguous layout."""
 
     def __init__(self, layer: nn.Module, name: str) -> None:
         super().__init__()
@@ -105,12 +105,12 @@ def copy_of(module: nn.Module, name: str) -> nn.Module:
     """A copy in fp32 that needs no gradient. Raises TypeError with the module's name if it cannot be copied."""
     try:
         return copy.deepcopy(module).float().requires_grad_(False)
-    except Exception as error:  # whatever a class of the user's raises
+    except Exception as error:  # a user's class may raise anything
         raise TypeError(f"{name} ({type(module).__name__}) cannot be copied: {error}") from error
 
 
 def as_linear(conv: nn.Conv2d, dtype: torch.dtype) -> nn.Linear:
-    """The linear layer that does to one pixel what the 1x1 convolution does to each, with weights of its own."""
+    """A linear layer that computes for one pixel what the 1x1 convolution does for each. Its weights are a copy."""
     linear = nn.Linear(conv.in_channels, conv.out_channels, device="meta")  # the weights follow
     linear.weight = nn.Parameter(conv.weight.detach().flatten(1).to(dtype, copy=True), requires_grad=False)
     linear.bias = nn.Parameter(conv.bias.detach().to(dtype, copy=True), requires_grad=False)
@@ -118,10 +118,10 @@ def as_linear(conv: nn.Conv2d, dtype: torch.dtype) -> nn.Linear:
 
 
 def mean_of_pixels(x: Tensor, pooled: bool) -> Tensor:
-    """(N, C, H, W) -> (N, C).
+    """The mean over the pixels: (N, C, H, W) -> (N, C).
 
-    pooled: by average pooling, whose bf16 kernel on a CPU is several times as fast as that of `mean`. The kernel adds
-    pixel by pixel, and one long sum would lose digits, so take the means of the rows first and then their mean.
+    pooled: use average pooling, whose bf16 kernel on a CPU is several times as fast as `mean`. The kernel adds pixel by
+    pixel, and one long sum would lose digits, so average each row first, then the row means.
     """
     if not pooled:
         return x.mean((2, 3))

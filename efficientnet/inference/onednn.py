@@ -1,6 +1,6 @@
 """Convolutions fused with an activation or a sum by oneDNN, on a CPU.
 
-The operators are those of `torch.compile` and have no public interface: `onednn_fuses` tells whether this PyTorch has
+`torch.compile` uses the same operators. They have no public interface; `onednn_fuses` tests whether this PyTorch has
 them.
 """
 
@@ -29,18 +29,18 @@ class FusedConvolution(FoldedConvolution):
     """`FoldedConvolution` with the activation or the sum inside the convolution.
 
     oneDNN reads weights in blocks, in a layout that depends on the input's shape. Given a plain weight, it makes the
-    blocks again in every call, a fifth of the time of one image through B0. This layer makes them at the third input
-    in a row of the same shape, and keeps them. For another shape it first goes back to the plain weight, since blocks
-    made from other blocks take several times as long.
+    blocks again in every call, which takes a fifth of B0's time for one image. This layer makes them once, at the third
+    input in a row of the same shape, and keeps them. For another shape it first restores the plain weight, since making
+    blocks from other blocks takes several times as long.
     """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.post_op = ONEDNN_NAMES[type(self.act)]
         self.geometry = (self.padding,) * 2, (self.stride,) * 2, (1, 1), self.groups
-        # Shape of the last input, number of inputs in a row with it, weight for it. One tuple, replaced in one
-        # assignment, so that threads may share the layer. Not a buffer, since blocks can be neither copied nor saved;
-        # and no second, plain weight beside it, which would double the memory.
+        # Shape of the last input, number of inputs in a row with it (up to 3), weight for it. One tuple, replaced in
+        # one assignment, so that threads may share the layer. Not a buffer, since blocks can be neither copied nor
+        # saved. No plain weight is kept beside it, since that would double the memory.
         self.cached: tuple[torch.Size | None, int, Tensor] = None, 0, self.weight
         del self.weight
 
@@ -52,7 +52,7 @@ class FusedConvolution(FoldedConvolution):
         return self.act(fused_sum(x, weight, self.bias, self.geometry, summand))
 
     def weight_for(self, shape: torch.Size) -> Tensor:
-        """The weight for an input of this shape, in blocks from the third in a row."""
+        """The weight for an input of this shape, in blocks from the third such input in a row."""
         last_shape, count, weight = self.cached
         if shape != last_shape:
             count, weight = 0, self.plain_weight()
@@ -81,15 +81,15 @@ class FusedConvolution(FoldedConvolution):
 def fused_convolution(
     x: Tensor, weight: Tensor, bias: Tensor, geometry: tuple, activation: str, values: list[float]
 ) -> Tensor:
-    """A convolution and an activation with its parameters.
+    """A convolution, then an activation: its oneDNN name and its parameters (`values`).
 
-    geometry: padding, stride and dilation, each of both directions, and the number of groups.
+    geometry: padding, stride and dilation, each for both directions, and the number of groups.
     """
     return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, activation, values, "")
 
 
 def fused_sum(x: Tensor, weight: Tensor, bias: Tensor, geometry: tuple, summand: Tensor) -> Tensor:
-    """A convolution plus a tensor of its output's shape."""
+    """A convolution, plus `summand`, a tensor of the output's shape."""
     operator = torch.ops.mkldnn._convolution_pointwise.binary
     return operator(x, summand, weight, bias, *geometry, "add", 1.0, None, [], None)
 
@@ -101,7 +101,7 @@ def in_blocks(weight: Tensor, geometry: tuple, input_shape: Sequence[int]) -> Te
 
 @functools.cache
 def onednn_fuses(dtype: torch.dtype) -> bool:
-    """Whether this PyTorch has the fused operators, and they compute the same as the separate ones.
+    """Whether this PyTorch has the fused operators and they compute the same as the separate ones.
 
     Private operators change without notice, so try them instead of checking PyTorch's version.
     """

@@ -1,4 +1,4 @@
-"""Logits of a batch of images, whatever the model and the device."""
+"""Logits of a batch of images, from any model on any device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from efficientnet.inference.precision import autocast
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:
-    """Images (N, C, H, W) in the channels_last layout, which convolutions prefer on GPUs and on CPUs."""
+    """Move images (N, C, H, W) to the device in channels_last layout, which convolutions prefer on GPU and CPU."""
     return images.to(device, memory_format=torch.channels_last, non_blocking=True)
 
 
@@ -18,7 +18,7 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
 def predict(
     model: nn.Module, images: Tensor, device: torch.device, precision: str = "fp32", flip: bool = False
 ) -> np.ndarray:
-    """Logits of a batch (N, C, H, W) by a model in evaluation mode, float32 (N, T).
+    """Float32 logits (N, T) of a batch (N, C, H, W), from a model in evaluation mode.
 
     flip: average the logits of each image and its mirror image. A batch that overflows at a lower precision is
     computed again in fp32.

@@ -1,4 +1,4 @@
-"""Augmentation of one gray picture, decided by (seed, epoch, position) and nothing else."""
+"""Augmentation of one gray picture, determined by (seed, epoch, position) alone."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from efficientnet.training.sampler import Draw
 
 
 def augment_draw(picture: np.ndarray, draw: Draw, seed: int, strength: float) -> np.ndarray:
-    """`augment` with the random numbers of this draw: the same in every worker, rank and repetition."""
+    """`augment` with the random numbers of this draw: the same in every worker, on every rank and in every rerun."""
     return augment(picture, draw.generator(seed), strength)
 
 
 def augment(picture: np.ndarray, generator: np.random.Generator, strength: float = 1.0) -> np.ndarray:
-    """A random variation of `picture`, float32 (H, W) in [0, 1] with background 0; the same shape and range.
+    """Return a random variation of `picture`, float32 (H, W) in [0, 1] with background 0, in the same shape and range.
 
-    Mirror image (which evaluate.py --flip relies on), rotation within 15 degrees, zoom within 15 %, shear and shift
-    within 5 %, contrast and brightness of another machine, and coarse dropout (rectangles set to 0), so that no single
-    spot decides. `strength` scales all but the mirror image.
+    Mirror (evaluate.py --flip relies on it), rotate within 15 degrees, zoom within 15 %, shear and shift within 5 %,
+    change contrast and brightness as another machine would, and apply coarse dropout (rectangles set to 0), so that the
+    network does not rely on a single spot. `strength` scales all but the mirroring; 0 returns the picture unchanged.
     """
     if strength == 0:
         return picture
@@ -32,14 +32,14 @@ def augment(picture: np.ndarray, generator: np.random.Generator, strength: float
 
 
 def random_affine(picture: np.ndarray, generator: np.random.Generator, strength: float) -> np.ndarray:
-    """Mirror image, rotation, zoom, shear and shift in one resampling; the outside is background."""
+    """Mirror, rotate, zoom, shear and shift in a single resampling. Pixels outside the picture are background."""
     height, width = picture.shape
     angle = math.radians(15) * strength * generator.uniform(-1, 1)
     zoom = math.exp(math.log(1.15) * strength * generator.uniform(-1, 1))
     shear, down, right = 0.05 * strength * generator.uniform(-1, 1, 3)
     mirror = -1.0 if generator.random() < 0.5 else 1.0
     cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
-    # In normalised coordinates a rotation has to be corrected for the aspect, or it would shear a tall picture.
+    # In normalised coordinates, a rotation must be corrected for the aspect ratio, or it would shear a tall picture.
     aspect = height / width
     matrix = torch.tensor(
         [
@@ -54,7 +54,7 @@ def random_affine(picture: np.ndarray, generator: np.random.Generator, strength:
 
 
 def coarse_dropout(picture: np.ndarray, generator: np.random.Generator, strength: float) -> np.ndarray:
-    """In half of the pictures, up to four rectangles of at most a tenth of each side are set to background."""
+    """With probability min(1, strength) / 2, set up to four rectangles, of at most 10 % of each side, to background."""
     if generator.random() >= 0.5 * min(1.0, strength):
         return picture
     picture = picture.copy()

@@ -21,11 +21,12 @@ Transform = Callable[[np.ndarray, Any], np.ndarray]
 
 
 class MammogramDataset(Dataset):
-    """Item `key` is row `key.index` (or row `key`, an int) of the table; its target has nan for missing labels (T,).
+    """One `Item` per row of a table; its target (T,) is nan where a label is missing.
 
-    transform(picture, key): a variation of the preprocessed picture for training.
+    A key is the index of a row, or a `Draw` that holds the index.
+    transform(picture, key): a variation of the preprocessed picture, for training.
     replace_broken: in training, replace an unreadable image by the next readable one with the same first label;
-        otherwise it comes back blank and marked.
+        otherwise the item is blank, with readable=False.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class MammogramDataset(Dataset):
         return Item(blank, missing, wanted, self.table.rows[wanted].image_id, failures, readable=False)
 
     def candidates(self, index: int) -> Iterator[int]:
-        """The row itself; then, in training, up to 20 that may stand in for it."""
+        """Yield the row itself and, with `replace_broken`, up to 20 rows that may replace it."""
         yield index
         if self.replace_broken:
             same = np.flatnonzero(self.labels[:, 0] == self.labels[index, 0])
@@ -79,6 +80,6 @@ class MammogramDataset(Dataset):
 
 
 def to_tensor(picture: np.ndarray, settings: Preprocessing) -> Tensor:
-    """(x - mean) / std of a picture (H, W), replicated over the channels: float32 (C, H, W)."""
+    """Normalise a picture (H, W) to (x - mean) / std and repeat it over the channels: float32 (C, H, W)."""
     normalised = (np.asarray(picture, np.float32) - settings.mean) / settings.std
     return torch.from_numpy(normalised)[None].repeat(settings.in_channels, 1, 1)

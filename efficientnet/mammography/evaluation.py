@@ -1,4 +1,4 @@
-"""Checkpoints of the screening task on a table of mammograms: metrics, predictions, submission."""
+"""Evaluate checkpoints of the screening task on a table of mammograms: metrics, predictions, submission."""
 
 from __future__ import annotations
 
@@ -68,9 +68,10 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
 class ScreeningEvaluation:
     """A `training.task.Evaluation` of one split of a data folder.
 
-    data, split, columns: None is what the first checkpoint was trained with, and its held-out patients.
-    aggregate: images to breast.  source: those of SOURCE_SETTINGS that overrule `as_it_is_read`.  flip: each image is
-    averaged with its mirror image.  Raises TableError and CheckpointError.
+    data, columns: None for those that the first checkpoint was trained with.
+    split: "validation", "test" or "all"; None for "validation" if the folder has a train.csv, else "test".
+    aggregate: "mean" or "max" over the images of a breast.  source: SOURCE_SETTINGS that override `as_it_is_read`.
+    flip: whether the caller averages each image with its mirror image.  Raises UserError.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class ScreeningEvaluation:
         self.members = [replace(each, preprocessing=replace(each.preprocessing, **ways)) for each in members]
         looks = seen.lines(self.members[0].preprocessing)
 
-        # Whether the members' thresholds were tuned on other patients than these, and on breasts scored in this way.
+        # The members' thresholds apply only if they were tuned on other patients, with breasts scored in the same way.
         self.is_fresh = not any(known) and aggregate == "mean"
         self.allowed = np.ones((len(members), len(self.table.rows)), dtype=bool)
         if self.split == "validation":
@@ -130,7 +131,7 @@ class ScreeningEvaluation:
         )
 
     def warnings_about_patients(self, whole: Table, known: Sequence[set[str]]) -> Iterator[str]:
-        """whole: the table with those who are left out.  known: the patients in it that each member was trained on."""
+        """Yield warnings about patients.  whole: the table before the split.  known: `known_patients` by member."""
         if not self.is_test:  # a test table need not have labels
             yield from whole.warnings
         if self.split == "validation":
@@ -172,7 +173,7 @@ class ScreeningEvaluation:
     def read_table(self, mapping: Mapping[str, str]) -> Table:
         targets = self.members[0].targets
         path = self.root / ("test.csv" if self.is_test else "train.csv")
-        # A test table has no labels as a rule, so that a target with another name in train.csv is not asked for there.
+        # A test table usually has no labels, so drop the label columns that the mapping names but the table lacks.
         present = without_absent_labels(path, mapping) if self.is_test else mapping
         unlabelled = targets[0] in mapping and targets[0] not in present
         return read_table(path, targets, present, labels="none" if unlabelled else "optional")
@@ -228,7 +229,7 @@ class ScreeningEvaluation:
 
 
 def as_it_is_read(root: Path, seen: Survey, members: Sequence[Trained]) -> dict[str, Any]:
-    """SOURCE_SETTINGS for a folder: those of the training on it; elsewhere the depth is that of its own files."""
+    """SOURCE_SETTINGS for a folder: from a member trained on it, else the first member's with `bits` from the files."""
     own = next((member for member in members if member.was_trained_on(root)), None)
     used = (own or members[0]).preprocessing
     ways = {name: getattr(used, name) for name in SOURCE_SETTINGS}
@@ -236,7 +237,7 @@ def as_it_is_read(root: Path, seen: Survey, members: Sequence[Trained]) -> dict[
 
 
 def write_images(file: IO[str], table: Table, probabilities: np.ndarray) -> None:
-    """One line an image that could be read: patient_id, image_id, laterality, then each target's probability."""
+    """Write one line per readable image: patient_id, image_id, laterality, then each target's probability."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["patient_id", "image_id", "laterality", *(f"{n}_probability" for n in table.target_names)])
     for row, values in zip(table.rows, probabilities, strict=True):

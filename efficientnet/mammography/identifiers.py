@@ -1,8 +1,8 @@
-"""Identifiers of patients, images and breasts: text, which spreadsheets and pandas may have taken for numbers.
+"""Identifiers of patients, images and breasts: text that spreadsheets and pandas may have converted to numbers.
 
-A number that was rounded or written in a local style is refused and never repaired, since two patients may have become
-one. Anything else is kept as it is: "007" is not "7", and dots and dashes mean nothing, as in the UIDs of DICOM. Dates
-such as 2022-01-03 are kept too: programs name things so, and no two of them become one.
+A number that was rounded or written in a local style is rejected, never repaired, since two patients may have become
+one. Other text is kept, except for the ".0" that pandas appends: "007" is not "7", and dots and dashes have no meaning,
+as in DICOM UIDs. Dates such as 2022-01-03 are kept too: programs use them as names, and no two of them collide.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ WHOLE_FLOAT = re.compile(r"(\d+)\.0+")
 FRACTION = re.compile(r"\d+\.\d*[1-9]\d*")
 THOUSANDS = re.compile(r"([1-9]\d{0,2})\.000")
 
-# Of English, German, French, Spanish, Italian, Portuguese and Dutch. Not in capitals, since MAR-01 may be a person, and
-# before a year only with an initial capital, since mag-01 may be a magnification.
+# English, German, French, Spanish, Italian, Portuguese and Dutch. All capitals do not match, since MAR-01 may be a
+# person. Before a year, only an initial capital matches, since mag-01 may be a magnification.
 MONTHS = (
     "jan janv ene gen feb febr fev fév févr mar mär mars mrt mrz märz apr abr avr avril may mai mag maj mei maggio "
     "jun juni juin giu jul juli juil lug aug ago août aou sep sept set oct okt ott out nov dec dez dic déc"
 )
 MONTH = rf"(?:{'|'.join(f'[{name[0].upper()}{name[0]}]{name[1:]}' for name in MONTHS.split())})\.?"
-# A spreadsheet writes to CSV what it displays: what that is -> its forms.
+# A spreadsheet writes to CSV what it displays. Description -> pattern of the displayed text.
 DISPLAYED = {
     "an error value": r"#[^\da-z]*(?:/0!)?",
     "a formula or a mark for text": r"['\u2019=].*",
@@ -39,13 +39,13 @@ AS_TEXT = "export the table again with this column as text"
 
 
 def identifier_reader(column: Iterable[str]) -> Callable[[str], str]:
-    """The parser of patients or images that suits a whole column of texts.
+    """Choose the parser of patient or image identifiers that fits a whole column of text.
 
-    10006.0 is 10006, as pandas writes whole numbers if a value of their column is missing, unless fractions in the
-    column show that the decimals belong to the names (1.0, 1.1, 2.0).
+    10006.0 is read as 10006, since pandas writes whole numbers like that if the column has a missing value. If the
+    column has fractions, the decimals belong to the names (1.0, 1.1, 2.0) and are kept.
 
-    Raises ValueError, the end of a sentence, for a column of whole numbers of more than 15 digits that are all zeros
-    from the sixteenth on: a spreadsheet keeps 15. Fewer than three such zeros in all may be chance.
+    Raises ValueError, whose text completes a sentence, if all whole numbers of more than 15 digits have only zeros from
+    the sixteenth digit on: a spreadsheet keeps 15 digits. Fewer than three such zeros in total may be chance.
     """
     distinct = set(column)
     long = [text for text in distinct if len(text) > 15 and text.isdecimal() and text[0] != "0"]
@@ -60,7 +60,7 @@ def identifier_reader(column: Iterable[str]) -> Callable[[str], str]:
 
 
 def read_identifier(text: str) -> str:
-    """A patient or image. It becomes part of a file name, so it must not lead out of the image folder."""
+    """Parse a patient or image. It becomes part of a file name, so it must not lead out of the image folder."""
     if text.lower() in MISSING:
         raise ValueError("is missing; every image needs it")
     if text.isalnum():
@@ -81,7 +81,7 @@ def read_whole_identifier(text: str) -> str:
 
 
 def read_prediction_id(text: str) -> str | None:
-    """A breast; None where it is missing."""
+    """Parse the identifier of a breast; None if it is missing."""
     if text.lower() in MISSING:
         return None
     check_displayed(text)
@@ -89,14 +89,14 @@ def read_prediction_id(text: str) -> str | None:
 
 
 def check_displayed(text: str) -> None:
-    """Raise ValueError for what a spreadsheet has made of an identifier."""
+    """Raise ValueError if a spreadsheet has changed an identifier."""
     for what, pattern in DISPLAYED.items():
         if re.fullmatch(pattern, text):
             raise ValueError(f"is {what}; a spreadsheet has changed it: {AS_TEXT}")
 
 
 def without_decimals(text: str) -> str:
-    """10006.0 -> 10006. Raises ValueError for a number that a float may have rounded."""
+    """Drop the decimals of a whole number: 10006.0 -> 10006. Raises ValueError if a float may have rounded it."""
     whole = WHOLE_FLOAT.fullmatch(text) if "." in text else None
     if whole and (len(whole[1]) > 16 or int(whole[1]) > 2**53):
         raise ValueError(f"is too long for a number with decimals, and may be rounded; {AS_TEXT}")

@@ -10,18 +10,18 @@ from pathlib import Path
 
 from efficientnet.mammography.table import Row, Table, TableError
 
-DICOM_SUFFIXES = (".dcm", ".dicom", "")  # exports of a PACS often have none
-# In order of preference where an image exists in several forms.
+DICOM_SUFFIXES = (".dcm", ".dicom", "")  # PACS exports often have no suffix
+# In order of preference, for an image that exists in several formats.
 SUFFIXES = (*DICOM_SUFFIXES, ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 def folder_of(data: Path, tables: Sequence[str] = ("train.csv",)) -> Path:
-    """The folder that --data names, by itself or by one of its tables; not looked into."""
+    """The folder that --data names, directly or by one of its tables. Its content is not checked."""
     return data.parent if data.name in tables and data.is_file() else data
 
 
 def data_folder(data: Path, tables: Sequence[str] = ("train.csv",)) -> Path:
-    """`folder_of`; raises TableError if there is no such folder, or none of the tables in it."""
+    """`folder_of`, checked: raises TableError if the folder does not exist or holds none of the tables."""
     if not data.exists():
         where = "" if data.is_absolute() else f" in {Path.cwd()}"
         raise TableError(f"{data}: no such folder{where}; --data names the folder with {' or '.join(tables)}")
@@ -38,21 +38,21 @@ def data_folder(data: Path, tables: Sequence[str] = ("train.csv",)) -> Path:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is read as DICOM: by its suffix, or because it has none that is known."""
+    """Whether a file is read as DICOM: it has a DICOM suffix, an unknown suffix or none."""
     suffix = path.suffix.lower()
     return suffix in DICOM_SUFFIXES or suffix not in SUFFIXES
 
 
 def find_images(table: Table, root: Path, folder: str = "train_images") -> list[Path | None]:
-    """The file of each row of the table, None where there is none.
+    """Find the image file of each row of the table; None for a row without a file.
 
     Searches `root/folder` if that exists, else `root`, for `<patient_id>/<image_id>`, `<patient_id>_<image_id>` and
-    `<image_id>`, in this order, with one of SUFFIXES or without a suffix. If there is no image at all, the search goes
-    one folder deeper, as in `root/train_images_512`. Each folder is listed once. Raises TableError if two such folders
-    have images of the table, since either could be meant, and if the file of one row may be that of another.
+    `<image_id>`, in this order, with one of SUFFIXES or without a suffix. If no row has an image there, searches each
+    subfolder in the same way, such as `root/train_images_512`. Each folder is listed once. Raises TableError if two
+    subfolders hold images of the table, since either could be meant, and if a file may belong to more than one row.
 
-    `root/folder` may be a link. Links in it are followed only if they stay within it, or within `root`, and count as
-    files in their own right, like copies. Anything that is neither a file nor a folder, such as a pipe, is ignored.
+    `root/folder` may be a link. Links in it are followed only if they stay within it or within `root`, and count as
+    separate files, like copies. Anything that is neither a file nor a folder, such as a pipe, is ignored.
     """
     base = image_folder(root, folder)
     inside = [os.path.realpath(root), os.path.realpath(base)]
@@ -86,9 +86,9 @@ def image_folder(root: Path, folder: str) -> Path:
 
 
 def every_image(root: Path, folder: str, found: Iterable[Path]) -> tuple[set[str], list[str]]:
-    """The path of every image, with or without a row, where `find_images` found some; and the links not followed.
+    """The paths of all images in the folders that `find_images` searched, and the links that were not followed.
 
-    A file without one of SUFFIXES is not counted, since it may be anything.
+    Images without a row are included. A file without an image suffix is not, since it may be anything.
     """
     base, left_out = image_folder(root, folder), []
     inside = [os.path.realpath(root), os.path.realpath(base)]
@@ -100,7 +100,7 @@ def every_image(root: Path, folder: str, found: Iterable[Path]) -> tuple[set[str
 
 
 def name_hint(table: Table, files: Sequence[Path | None], root: Path, folder: str) -> str | None:
-    """Why a row has no file: the first that is nearly its own, or where images belong if no row has one; else None."""
+    """A hint on rows without a file: a near match, or where images belong if no row has a file; otherwise None."""
     base = image_folder(root, folder)
     found = set(map(str, files))
     nearly = {
@@ -129,13 +129,13 @@ def name_hint(table: Table, files: Sequence[Path | None], root: Path, folder: st
 
 
 def has_suffix(name: str) -> bool:
-    """Whether a file's name ends in a suffix of images."""
+    """Whether a file name ends in an image suffix."""
     suffix = os.path.splitext(name)[1].lower()
     return suffix != "" and suffix in SUFFIXES
 
 
 def loosely(name: str) -> str:
-    """A name without suffixes, decimals, leading zeros, capitals and marks of thousands."""
+    """The name in lower case, without suffixes, decimals, leading zeros and thousands separators."""
     name = re.sub(r"(\.([a-z]\w*|0+))+$", "", name.lower()).lstrip("0")
     return re.sub(r"(?<=\d)[.,'](?=\d{3}\b)", "", name)
 
@@ -146,19 +146,19 @@ def folders_in(base: Path, inside: Sequence[str]) -> list[str]:
 
 
 def stays_in(entry: os.DirEntry, inside: Sequence[str]) -> bool:
-    """Whether the entry is not a link, or a link to a place within one of these folders."""
+    """Whether the entry is not a link, or its target lies within one of these folders."""
     if not entry.is_symlink():
         return True
     return any(Path(os.path.realpath(entry.path)).is_relative_to(place) for place in inside)
 
 
 def list_images(base: Path, inside: Sequence[str], left_out: list[str] | None = None) -> dict[tuple[str, str], str]:
-    """(name of its folder, or "" for `base`; name without suffix) -> path, for each file in `base` and its folders.
+    """The files in `base` and its subfolders: (name of the subfolder or "", file name without suffix) -> path.
 
-    A suffix is one of SUFFIXES: 1.2.840.113619 has none.
-    Of an image in several forms the preferred one is listed; hidden files are not.
+    Only SUFFIXES count as suffixes: 1.2.840.113619 has none.
+    An image in several formats is listed once, in the preferred one. Hidden files are skipped.
 
-    inside    resolved folders that links have to stay within
+    inside    resolved folders that links must stay within
     left_out  receives the links that do not
     """
     left_out = [] if left_out is None else left_out
@@ -169,9 +169,9 @@ def list_images(base: Path, inside: Sequence[str], left_out: list[str] | None = 
             return
         stem, suffix = os.path.splitext(entry.name) if has_suffix(entry.name) else (entry.name, "")
         if not stays_in(entry, inside):
-            if suffix:  # others may be anything
+            if suffix:  # a file without one may be anything
                 left_out.append(entry.path)
-        elif entry.is_file() or not os.path.exists(entry.path):  # a broken link fails when it is read
+        elif entry.is_file() or not os.path.exists(entry.path):  # a broken link is listed, and fails when it is read
             candidate = (SUFFIXES.index(suffix.lower()), entry.path)
             best[parent, stem] = min(candidate, best.get((parent, stem), candidate))
 
@@ -189,10 +189,10 @@ def list_images(base: Path, inside: Sequence[str], left_out: list[str] | None = 
 
 
 def match_images(table: Table, images: Mapping[tuple[str, str], str]) -> list[Path | None]:
-    """The path of each row among `list_images`'s.
+    """The path of each row's file in the result of `list_images`; None for a row without one.
 
-    Raises TableError for a file that goes by the name of two rows, as 1.png does where image_ids are repeated from
-    patient to patient. A row with a file of a more particular name does not need it.
+    Raises TableError if a file matches several rows, as 1.png does if image_ids repeat from patient to patient, unless
+    each of these rows has a file with a more specific name.
     """
     rows_of: defaultdict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in table.rows:
@@ -214,5 +214,5 @@ def match_images(table: Table, images: Mapping[tuple[str, str], str]) -> list[Pa
 
 
 def names_of(row: Row) -> list[tuple[str, str]]:
-    """The names that the file of a row may have, as in `list_images`, the most particular first."""
+    """The names that a row's file may have, as keys of `list_images`, the most specific first."""
     return [(row.patient_id, row.image_id), ("", f"{row.patient_id}_{row.image_id}"), ("", row.image_id)]

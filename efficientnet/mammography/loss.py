@@ -1,4 +1,4 @@
-"""Binary cross-entropy over several targets, some of them missing, and the correction for oversampling."""
+"""Binary cross-entropy over several targets with missing labels, and the correction for oversampling."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def masked_binary_cross_entropy(
     label_smoothing: float = 0.0,
     label_shares: Tensor | None = None,
 ) -> Tensor:
-    """Scalar loss of logits (N, T) against targets (N, T) in {0, 1, nan}; nan is missing and has no part in it.
+    """Scalar loss of logits (N, T) against targets (N, T) in {0, 1, nan}; nan marks a missing label and is ignored.
 
-    The first target counts fully, the mean over the auxiliary ones by `auxiliary_weight`; each target is averaged
-    over the images that have it. label_shares (T,): the share of all training images that have each label. With it
-    that average is one in expectation, every label weighs the same, and the loss of an update does not depend on how
-    passes and ranks divide its images.
+    The first target has weight 1, the mean over the auxiliary targets has weight `auxiliary_weight`. Each target is
+    averaged over the images that have its label. label_shares (T,): the share of all training images that have each
+    label. With it, the sum is divided by the expected number of labels: every label weighs the same, and the loss of an
+    update does not depend on how its images are divided among passes and ranks.
     """
     present = ~targets.isnan()
     smoothed = targets.nan_to_num(0.0) * (1 - 2 * label_smoothing) + label_smoothing
@@ -35,10 +35,10 @@ def masked_binary_cross_entropy(
 
 
 def prior_shift(share: float, prior: float) -> float:
-    """The shift that corrects a logit from the training share of positives to the prior; subtract it.
+    """The shift to subtract from a logit to correct it from the training share of positives to the prior.
 
     By Bayes' rule, drawing positives more often multiplies the odds of every image by the same factor,
-    (share / (1 - share)) / (prior / (1 - prior)); the shift is its logarithm.  0 where either share is 0 or 1.
+    (share / (1 - share)) / (prior / (1 - prior)). The shift is its logarithm, or 0 if `share` or `prior` is 0 or 1.
     """
     if not (0 < share < 1 and 0 < prior < 1):
         return 0.0
@@ -46,17 +46,17 @@ def prior_shift(share: float, prior: float) -> float:
 
 
 def lower_first(logits: np.ndarray, shift: float) -> np.ndarray:
-    """A copy of logits (n, T) in which the first target's are lowered by a `prior_shift`."""
+    """A copy of logits (n, T) with those of the first target lowered by `shift` (see `prior_shift`)."""
     lowered = logits.copy()
     lowered[:, 0] -= shift
     return lowered
 
 
 def start_classifier_at(classifier: torch.nn.Linear, shares: list[float]) -> None:
-    """Small weights, and a bias that gives every target its share of positives: the first updates then learn.
+    """Initialise the classifier with small weights, and with biases that predict each target's share of positives.
 
-    The paper's uniform start is meant for 1000 classes; for four outputs it would be 16 times as wide, and the first
-    losses would be about chance guesses held with confidence.
+    The released code's uniform initialisation is meant for 1000 classes. With four outputs its range would be 16 times
+    as wide, and the first updates would have to unlearn confident random guesses.
     """
     with torch.no_grad():
         torch.nn.init.normal_(classifier.weight, std=0.01)
@@ -66,6 +66,6 @@ def start_classifier_at(classifier: torch.nn.Linear, shares: list[float]) -> Non
 
 
 def mean_labels(labels: np.ndarray) -> np.ndarray:
-    """The share of positives of each column (N, T) among the labels that are there; nan where none is."""
+    """The share of positives among the known labels of each column of (N, T); nan for a column without labels."""
     present = ~np.isnan(labels)
     return np.nansum(labels, axis=0) / np.where(present.any(0), present.sum(0), np.nan)

@@ -1,7 +1,7 @@
-"""One image file -> the picture that a network reads, and the PNG file in which `prepare` stores such a picture.
+"""One image file -> the picture that a network reads, and the PNG file in which `prepare` stores it.
 
-A prepared picture is an 8-bit gray PNG. Its header names the settings and the source that it was made from, so that it
-is never cropped again, never used with other settings, and recognised when the work is resumed.
+A prepared picture is an 8-bit gray PNG. Its header records the settings and the source that it was made from, so that
+it is never cropped twice, never used with other settings, and recognised when an interrupted `prepare` is resumed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from efficientnet.mammography.image_files import is_dicom
 from efficientnet.mammography.preprocessing import Preprocessing, fit, pad, reduce
 from efficientnet.mammography.raster import SETTINGS_KEY, brightness, has_bright_background, read_raster
 
-# JPEG 2000 is reduced to no less than so many times the picture's rows and columns: a crop leaves about half of them.
+# JPEG 2000 is decoded to at least this many times the picture's rows and columns: a crop keeps about half of them.
 REDUCED_TO = 2
 
 SOURCE_KEY, NOTES_KEY = "Prepared-From", "Notes"  # beside SETTINGS_KEY
@@ -31,8 +31,8 @@ END_OF_PNG = b"\0\0\0\0IEND\xaeB`\x82"
 def read_picture(path: Path, settings: Preprocessing, laterality: str | None = None) -> preprocessing.Image:
     """The preprocessed picture of an image file: float32 `settings.image_size` in [0, 1].
 
-    A prepared picture is used as it is. Raises ImageError, also for a picture prepared with other settings, and for one
-    that shows nothing.
+    A prepared picture is returned unchanged. Raises ImageError if the file cannot be read, was prepared with other
+    settings, or shows nothing.
     """
     return read_noted_picture(path, settings, laterality)[0]
 
@@ -40,7 +40,7 @@ def read_picture(path: Path, settings: Preprocessing, laterality: str | None = N
 def read_noted_picture(
     path: Path, settings: Preprocessing, laterality: str | None = None
 ) -> tuple[preprocessing.Image, tuple[str, ...]]:
-    """The same, and what was wrong with the file and how it was read, in a few words for each kind."""
+    """`read_picture`, and notes on what was wrong with the file and how it was read, a few words for each kind."""
     image, key = open_image(path, settings)
     if key is None:
         return preprocess_file(path, image, settings, laterality), image.notes
@@ -51,10 +51,10 @@ def read_noted_picture(
 
 
 def open_image(path: Path, settings: Preprocessing) -> tuple[ShownImage, str | None]:
-    """An image file of any kind, and the key of the settings if it is a prepared one. Raises ImageError.
+    """Read an image file of any format, and the key of its settings if it is a prepared picture. Raises ImageError.
 
-    PNG, JPEG and TIFF files (community copies of the competition's data, or a prepared folder) count as windowed, with
-    tissue bright unless `settings.invert_bright` finds otherwise.
+    PNG, JPEG and TIFF files (community copies of the competition's data, or a prepared folder) are assumed to be
+    windowed, with bright tissue. With `settings.invert_bright`, a picture with a bright background is inverted.
     """
     if is_dicom(path):
         smallest = tuple(REDUCED_TO * side for side in settings.image_size) if settings.reduce_jpeg2000 else None
@@ -76,7 +76,7 @@ def preprocess_file(
 
 
 def check_content(path: Path, content: preprocessing.Image) -> None:
-    """Raise ImageError for a picture that is a single level of a prepared one: nothing can be learned from it."""
+    """Raise ImageError if all pixels round to the same 8-bit level, since nothing can be learned from the picture."""
     if np.rint(255 * content.min()) == np.rint(255 * content.max()):
         raise ImageError(
             f"{path}: is blank: all pixels have the same value after preprocessing; replace or remove the file"
@@ -86,17 +86,17 @@ def check_content(path: Path, content: preprocessing.Image) -> None:
 def encode_picture(
     picture: preprocessing.Image, settings: Preprocessing, source: str, notes: Sequence[str] = ()
 ) -> bytes:
-    """A picture in [0, 1] as an 8-bit PNG: the background stays 0 and no pixel is off by more than 1/510.
+    """Encode a picture in [0, 1] as an 8-bit PNG. The background stays 0, and no pixel is off by more than 1/510.
 
-    That is a hundredth of the standard deviation by which the network's input is divided. Measured on films at
-    1024x512 (one core of a Zen 3; milliseconds to write and to read, KiB):
+    That error is a hundredth of the standard deviation by which the network's input is divided. Measured on films at
+    1024x512 (one core of a Zen 3; milliseconds to write, milliseconds to read, KiB):
 
         8-bit PNG, run lengths    9    4.5   110        16-bit PNG, run lengths   21    8    570
         8-bit PNG, level 6       57    5     125        16-bit PNG, level 1       36    7    600
         8-bit array              0.3   0.3   512        16-bit array             0.3   0.3  1024
 
-    Augmentation takes four times as long as reading a PNG, and 54,706 of them (6 GB instead of 28 or 56) stay in the
-    machine's memory after the first epoch.
+    Augmentation takes four times as long as reading a PNG. After the first epoch, 54,706 PNGs stay in the page cache:
+    they take 6 GB, while arrays would take 28 or 56 GB.
     """
     information = PngImagePlugin.PngInfo()
     information.add_text(SETTINGS_KEY, settings.key)
@@ -110,7 +110,7 @@ def encode_picture(
 
 
 def is_prepared(path: Path, settings: Preprocessing, source: str) -> bool:
-    """Whether the file is a complete prepared picture with these settings and from this source.
+    """Whether the file is a complete picture that was prepared with these settings from this source.
 
     Only the beginning and the end are checked, which takes seconds for 54,706 files. `atomic_file` guarantees the rest:
     the content is on disk before the file gets its name.
@@ -121,7 +121,7 @@ def is_prepared(path: Path, settings: Preprocessing, source: str) -> bool:
     )
     try:
         with open(path, "rb") as file:
-            beginning = file.read(4096)  # a name may have 255 letters, and an escaped letter ten
+            beginning = file.read(4096)  # a file name has up to 255 characters, each escaped to ten at most
             file.seek(-len(END_OF_PNG), io.SEEK_END)
             return expected in beginning and file.read() == END_OF_PNG
     except OSError:  # also if the file is shorter than END_OF_PNG

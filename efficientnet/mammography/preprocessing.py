@@ -1,7 +1,7 @@
-"""One normalised image -> a picture of the size a network reads: the breast alone, its chest wall on one side.
+"""The brightness of an image -> a picture of the network's input size: the breast alone, its chest wall on one side.
 
-At least half of a mammogram is background. Cropping it gains about as much resolution as the next larger network
-would, and turning every breast the same way removes a symmetry that the network would have to learn.
+At least half of a mammogram is background. Cropping it away gains about as much resolution as the next larger network
+would, and orienting every breast the same way removes a symmetry that the network would have to learn.
 """
 
 from __future__ import annotations
@@ -25,42 +25,42 @@ Side = Literal["left", "right"]
 
 SIDES = ("left", "right", "as-is")
 
-MOST_BITS = 16  # of a pixel in a PNG or TIFF file
+MOST_BITS = 16  # per pixel of a PNG or TIFF file
 
-VERSION = 1  # raise it when the same file and settings give another picture
-# The settings that decide the picture. Channels and normalisation are applied later, in `dataset.to_tensor`.
+VERSION = 1  # increment it when the same file and settings give a different picture
+# The settings that determine the picture. Channels and normalisation are applied later, in `dataset.to_tensor`.
 PICTURE_SETTINGS = ("image_size", "crop", "side", "window", "reduce_jpeg2000")
-# How the files of a data folder are to be read. A picture means the same whatever its file was, so the key leaves these
-# out; they are compared where pictures are prepared.
+# How to read the files of a data folder. A picture means the same whatever file it came from, so the key excludes these
+# settings. They are compared when a folder is prepared and when a run starts on a prepared folder.
 SOURCE_SETTINGS = ("bits", "invert_bright", "accept_raw")
 COMPARED_SETTINGS = (*PICTURE_SETTINGS, *SOURCE_SETTINGS)
 
 SEARCH_SIZE = 352  # longest side of the reduced copy on which the breast is located
-FRAME_WIDTH = 0.03  # of a side: bright borders of scanned film are narrower than this, a breast is wider
+FRAME_WIDTH = 0.03  # share of a side: the bright borders of scanned film are narrower than this, a breast is wider
 FRAME_SHARE = 0.2  # a row or column with at least this share of frame is left out of the box
-EVEN = 1e-3  # brightness differs by less within a row or column of padding, and by more within a breast
-MINIMUM_AREA = 0.01  # of the picture: anything smaller is not taken for a breast
-MARGIN = 0.01  # of each side, added around the breast: the nipple and the skin are its faintest parts
+EVEN = 1e-3  # brightness varies by less than this within a row or column of padding, and by more within a breast
+MINIMUM_AREA = 0.01  # share of the picture: anything smaller is not taken for a breast
+MARGIN = 0.01  # share of each side, added around the breast, since nipple and skin are its faintest parts
 # The least contrast between tissue and background, on a scale of 0 to 1 and in standard deviations of the background.
 # Skin and nipple are often no more than two per cent brighter than air.
 CONTRAST, CONTRAST_DEVIATIONS = 0.01, 4.0
-GLOW_WIDTH = 0.25  # of the breast: the glow that scanners leave along an edge of the film is narrower than this
-UNDECIDED = 0.02  # halves whose tissue differs by less than this share do not tell where the chest wall is
+GLOW_WIDTH = 0.25  # share of the breast's width: the glow that scanners leave along an edge of the film is narrower
+UNDECIDED = 0.02  # if the tissue of both halves differs by no more than this share, the chest wall's side is unknown
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How the images of a model are prepared. Stored in the model's checkpoint.
+    """The preprocessing settings of a model, stored in its checkpoint.
 
     `image_size` is (height, width). `side` says where the chest wall goes: "left", "right" or "as-is". `window` selects
     one of the windows of a DICOM file. `mean` and `std` are those of pixels in [0, 1]; the defaults are the averages
-    over ImageNet's three channels. `reduce_jpeg2000` decodes JPEG 2000 at a lower resolution where the image size is
-    small. For 3300x2560 pixels on a Zen 3 that took 298 ms instead of 1,082 for 768x384 and 246 for 512x256, with
-    pictures that differ on average by 0.15 and 0.6 of 255 grey levels.
+    over ImageNet's three channels. `reduce_jpeg2000` decodes JPEG 2000 at a lower resolution if the image size is
+    small. For a file of 3300x2560 pixels on a Zen 3, it cut the time from 1,082 ms to 298 ms at 768x384 and to 246 ms
+    at 512x256; the pictures differ on average by 0.15 and 0.6 of 255 grey levels.
 
-    The last three are properties of the data folder. `bits` says which value is white in PNG and TIFF files of more
-    than 8 bits: 2^bits - 1. `invert_bright` inverts PNG, JPEG and TIFF pictures whose background is bright.
-    `accept_raw` reads DICOM files FOR PROCESSING.
+    The last three are properties of the data folder. `bits` sets the value of white in PNG and TIFF files of more than
+    8 bits: 2^bits - 1. `invert_bright` inverts PNG, JPEG and TIFF pictures whose background is bright. `accept_raw`
+    accepts DICOM files marked FOR PROCESSING.
     """
 
     image_size: tuple[int, int]
@@ -93,7 +93,7 @@ class Preprocessing:
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits: the same for settings that give the same picture, and for no others."""
+        """16 hexadecimal digits, equal for settings that give the same picture and different for all others."""
         picture = {"version": VERSION} | {name: getattr(self, name) for name in PICTURE_SETTINGS}
         return hashlib.sha256(json.dumps(picture, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -120,13 +120,13 @@ class Preprocessing:
 def preprocess(image: Image | ShownImage, settings: Preprocessing, laterality: str | None = None) -> Image:
     """Crop, orient and resize: (H, W) of any size -> float32 `settings.image_size`, in [0, 1].
 
-    The aspect ratio is kept: the picture is padded with 0 opposite to the chest wall, or evenly above and below.
+    The aspect ratio is kept: the picture is padded with 0 opposite the chest wall, or evenly above and below.
     """
     return pad(*fit(image, settings, laterality), settings.image_size)
 
 
 def fit(image: Image | ShownImage, settings: Preprocessing, laterality: str | None = None) -> tuple[Image, Side]:
-    """Crop, orient, and resize to the largest size that fits: float32, in [0, 1]; and the side of the chest wall.
+    """Crop, orient and resize to the largest size that fits: float32 in [0, 1], and the side of its chest wall.
 
     If the picture does not show where the chest wall is, `laterality` ("L" or "R") decides: by convention a left breast
     is stored with the chest wall on the left.
@@ -150,11 +150,11 @@ def fit(image: Image | ShownImage, settings: Preprocessing, laterality: str | No
 
 
 def breast_box(image: Image | ShownImage) -> Box:
-    """The rows and columns of the breast: top, bottom, left, right, half-open; the whole image if there is none.
+    """The box of the breast in pixels: top, bottom, left, right, half-open; the whole image if no breast is found.
 
-    Pixels brighter than the background, without the frame of a scanned film, form connected parts. The breast is the
-    largest part, where a part that touches neither side counts half. A glow along the film's edge above or below the
-    breast is left out.
+    Pixels brighter than the background form connected parts, after the frame of a scanned film has been removed. The
+    breast is the largest part; the area of a part that touches neither side counts half. A glow along the film's edge
+    above or below the breast is left out.
     """
     image = as_shown(image)
     return find_breast(reduce(image), image.values.shape)
@@ -165,7 +165,7 @@ def as_shown(image: Image | ShownImage) -> ShownImage:
 
 
 def resize(image: ShownImage, values: NDArray[Any], size: tuple[int, int]) -> Image:
-    """The brightness of some of the image's values, resized."""
+    """The brightness of `values`, which are some of the image's, resized to `size` (height, width)."""
     black, white = image.ramp
     picture = resample(values, size, image.numbers)
     picture -= np.float32(black)
@@ -182,9 +182,9 @@ def pad(picture: Image, chest_wall: Side, size: tuple[int, int]) -> Image:
 
 
 def reduce(image: ShownImage) -> Image:
-    """The brightness on a grid of at most SEARCH_SIZE cells a side, on which the breast is located.
+    """The image's brightness on a grid of at most SEARCH_SIZE cells per side, on which the breast is located.
 
-    Averaging over the pixels of a cell removes most of the noise; one row of them is enough.
+    Averaging over the pixels of a cell removes most of the noise. One row of pixels per cell is enough.
     """
     factor = max(1.0, max(image.values.shape) / SEARCH_SIZE)
     height, width = (max(1, round(length / factor)) for length in image.values.shape)
@@ -193,14 +193,14 @@ def reduce(image: ShownImage) -> Image:
 
 
 def cells_of(box: Box, reduced: Image, shape: tuple[int, int]) -> Image:
-    """The cells of the grid that belong to the box in an image of this shape, at least one."""
+    """The cells of the grid that a box of an image of this shape covers, at least one."""
     (height, width), (rows, columns) = shape, reduced.shape
     top, left = box[0] * rows // height, box[2] * columns // width
     return reduced[top : max(top + 1, box[1] * rows // height), left : max(left + 1, box[3] * columns // width)]
 
 
 def find_breast(reduced: Image, shape: tuple[int, int]) -> Box:
-    """`breast_box` of an image of this shape, from its grid of cells."""
+    """`breast_box` for an image of this shape, found on its grid of cells."""
     threshold = tissue_threshold(reduced)
     rows, columns = without_padding(reduced, threshold)
     first_row, last_row = in_pixels(rows.start, rows.stop, reduced.shape[0], shape[0])
@@ -218,7 +218,7 @@ def find_breast(reduced: Image, shape: tuple[int, int]) -> Box:
 
 
 def chest_wall_side(reduced: Image) -> Side | None:
-    """The side with more breast, None if it is the same on both. The header's laterality can be wrong about this."""
+    """The side with more tissue; None if both have about the same. The header's laterality can be wrong about it."""
     mask = reduced > tissue_threshold(reduced)
     half = mask.shape[1] // 2
     left, right = np.count_nonzero(mask[:, :half]), np.count_nonzero(mask[:, mask.shape[1] - half :])
@@ -231,8 +231,9 @@ def tissue_threshold(reduced: Image) -> float:
     """The brightness that separates tissue from background.
 
     Otsu's threshold (IEEE Trans. SMC 9(1), 1979) alone would cut off the fatty outline of the breast, which is closer
-    to the background than to the gland, so it only separates the dark values. The most frequent dark value is the
-    background, since tissue has many values. The spread of the values below it, where no tissue is, is the noise.
+    to the background than to the gland, so it only selects the dark values. The most frequent dark value is the
+    background, since tissue is spread over many values. The spread of the values below it, which include no tissue, is
+    the noise.
     """
     counts = np.bincount((reduced * np.float32(255.999)).astype(np.uint8).reshape(-1), minlength=256)
     split = otsu_split(counts)
@@ -243,7 +244,7 @@ def tissue_threshold(reduced: Image) -> float:
 
 
 def otsu_split(counts: NDArray[np.int64]) -> int:
-    """The number of bins, at least 1, in the darker of the two classes with the largest variance between them."""
+    """The number of bins, at least 1, in the darker class of the split with the largest between-class variance."""
     bins = np.arange(counts.size)
     weight, mass = np.cumsum(counts)[:-1], np.cumsum(counts * bins)[:-1]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -253,9 +254,9 @@ def otsu_split(counts: NDArray[np.int64]) -> int:
 
 
 def without_padding(reduced: Image, threshold: float) -> tuple[slice, slice]:
-    """The rows and columns that remain without bright, uniform ones along the edges.
+    """The rows and columns that remain when bright, uniform ones along the edges are removed.
 
-    Those are padding that the header does not declare, of any width. No row of a breast is so uniform.
+    Such lines are padding, of any width, that the header does not declare. No row of a breast is as uniform.
     """
     kept = []
     for lines in (reduced, reduced.T):
@@ -275,7 +276,7 @@ def without_frame(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def opened(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Morphological opening by a 3x3 square, which removes specks and thin bridges. Borders are replicated."""
+    """Morphological opening with a 3x3 square, which removes specks and thin bridges. Borders are replicated."""
     return over_square(over_square(mask, np.logical_and), np.logical_or)
 
 
@@ -296,16 +297,16 @@ def breast_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
 
 
 def connected_parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Label the 4-connected parts of a mask: labels (h, w) from 0, -1 outside; and their areas.
+    """Label the 4-connected parts of a mask. Returns the labels (h, w), from 0 with -1 outside, and the parts' areas.
 
-    Runs of set pixels within a row are joined to the runs that they overlap in the next row: every run takes the lowest
-    number among its neighbours, all at once, until nothing changes.
+    A run of set pixels in a row is connected to the runs that it overlaps in the next row. All runs at once take the
+    lowest number among their neighbours, until nothing changes.
     """
     width = mask.shape[1]
     changes = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1).reshape(-1)
     starts, stops = np.flatnonzero(changes == 1), np.flatnonzero(changes == -1)  # in reading order; a row has width + 1
     below = width + 1
-    first = np.searchsorted(stops, starts + below, "right")  # the runs of the next row that overlap each run
+    first = np.searchsorted(stops, starts + below, "right")  # the first run of the next row that may overlap each run
     count = np.maximum(np.searchsorted(starts, stops + below, "left") - first, 0)
     upper = np.repeat(np.arange(starts.size), count)
     lower = np.arange(count.sum()) + np.repeat(first - np.cumsum(count) + count, count)
@@ -323,18 +324,18 @@ def connected_parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray
 
 
 def rows_without_glow(part: NDArray[np.bool_]) -> tuple[int, int]:
-    """The rows of the part, without the narrow, even strip by which it may reach the top or bottom edge."""
+    """The rows of the part, without a narrow, even strip that reaches the top or bottom edge."""
     widths = part.sum(axis=1)
     first, last = occupied(part, axis=1)
     return first + glow_rows(widths), last - glow_rows(widths[::-1])
 
 
 def glow_rows(widths: NDArray[np.int64]) -> int:
-    """The number of rows from the edge in which a part stays narrow; 0 if it is wide there or does not reach it."""
+    """The number of rows from the edge in which a part stays narrow; 0 if it is wide or absent at the edge."""
     strip = np.median(widths[: max(1, round(FRAME_WIDTH * widths.size))])
     if not 0 < strip < GLOW_WIDTH * widths.max():
         return 0
-    return int(np.argmax(widths > strip + 2))  # two cells for an uneven border
+    return int(np.argmax(widths > strip + 2))  # the border may be uneven by two cells
 
 
 def occupied(part: NDArray[np.bool_], axis: int) -> tuple[int, int]:
@@ -344,7 +345,7 @@ def occupied(part: NDArray[np.bool_], axis: int) -> tuple[int, int]:
 
 
 def enlarge(extent: tuple[int, int], frame_share: NDArray[np.float64], length: int) -> tuple[int, int]:
-    """Convert cells of the reduced copy to pixels of the image, and add the margin, but not into a frame.
+    """Convert a range of cells to pixels of the image and add the margin, without reaching into a frame.
 
     `frame_share` is the share of each row or column of cells that belongs to the frame.
     """
@@ -357,5 +358,5 @@ def enlarge(extent: tuple[int, int], frame_share: NDArray[np.float64], length: i
 
 
 def in_pixels(first: int, last: int, cells: int, length: int) -> tuple[int, int]:
-    """The range of pixels, along a side of `length`, that the cells from `first` to before `last` cover."""
+    """The half-open range of pixels, along a side of `length`, that the cells `first` to `last` - 1 cover."""
     return int(first) * length // cells, -(-int(last) * length // cells)

@@ -1,8 +1,8 @@
-"""PNG, JPEG and TIFF files -> brightness, and what a sample of a folder's files tells about all of them.
+"""PNG, JPEG and TIFF files -> brightness, and a survey of a sample of a folder's files.
 
-Such files are copies of mammograms, of which two properties are lost: how many of 16 bits are used (the values of a
-12-bit image, saved as they are, are nearly black), and whether MONOCHROME1 was inverted. Neither is certain from one
-picture, so the depth is decided once for a folder, and bright backgrounds are counted and inverted by request.
+These files are copies of mammograms that have lost two properties: how many of 16 bits are used (a 12-bit image saved
+without rescaling is nearly black), and whether MONOCHROME1 was inverted. One picture cannot settle either, so the depth
+is decided once per folder, and bright backgrounds are counted, and inverted on request.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from efficientnet.mammography.preprocessing import Image as Brightness
 SETTINGS_KEY = "Prepared-By"  # in the header of a prepared picture: the key of its settings
 
 DEPTHS = (8, 10, 12, 14, MOST_BITS)
-MIXED_SHARE = 0.25  # of those looked at: so many have fewer bits than the folder only if they are of other machines
-LOOKED_AT, PROBED = 32, 256  # of a folder's files: pixels read, and headers to find those of more than 8 bits
-PHOTOMETRIC_INTERPRETATION, WHITE_IS_ZERO = 262, 0  # a tag of TIFF
+MIXED_SHARE = 0.25  # share of the sample: if more files hold fewer bits than the folder, they are from other machines
+LOOKED_AT, PROBED = 32, 256  # files of a folder: pixels read, and headers read to find those of more than 8 bits
+PHOTOMETRIC_INTERPRETATION, WHITE_IS_ZERO = 262, 0  # a TIFF tag and one of its values
 
-# A bright background is recognised on bands of rows, by so many times the evidence for a dark one, and by at least a
-# share of the contrast. Of 4,000 drawn breasts with labels, frames, noise or implants 2 counted as bright, and 96 of
-# their inverses did not: small ones under many labels, and those that are saturated nearly everywhere.
+# A bright background is detected on bands of rows. The evidence for it must exceed BRIGHT_MARGIN times the evidence for
+# a dark one by LEAST_EXCESS of the contrast. Of 4,000 drawn breasts with labels, frames, noise or implants, 2 counted
+# as bright, and 96 of their inverses did not: small ones under many labels, and ones saturated nearly everywhere.
 BANDS, BRIGHT_MARGIN, LEAST_EXCESS = 8, 2.0, 0.01
-DARK_HALF = 0.1  # of the contrast: half of the picture is black if its median is no brighter
+DARK_HALF = 0.1  # share of the contrast: if the median is no brighter, half of the picture is black
 
 
 @dataclass(frozen=True)
 class Raster:
     """The pixels of a file, upright and without colour.
 
-    values    (H, W): uint8, whose white is 255; integers of more bits; or brightness in floating point
+    values    (H, W): uint8 with white at 255, integers of more bits, or brightness in floating point
     inverted  whether white is 0
-    key       of the settings, if this is a prepared picture
+    key       the key of the settings if this is a prepared picture, else None
     """
 
     values: NDArray[Any]
@@ -54,7 +54,7 @@ class Raster:
 
 
 def read_raster(path: Path) -> Raster:
-    """Colour is reduced to luminance, transparency shows black, and the orientation in EXIF is applied.
+    """Read a file: colour becomes luminance, transparency black, and the EXIF orientation is applied.
 
     Raises ImageError.
     """
@@ -73,14 +73,14 @@ def read_raster(path: Path) -> Raster:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """The file, of which the header is read; without Pillow's warnings about defects that it tolerates.
+    """Open a file and read its header, without Pillow's warnings about defects that it tolerates.
 
-    Raises ImageError, also for what fails while it is open.
+    Raises ImageError, also for errors inside the `with` block.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            # By its name, Pillow would map an uncompressed TIFF into memory, and get the size of a turned one wrong.
+            # Given a path, Pillow would memory-map an uncompressed TIFF and get the size of a rotated one wrong.
             with open(path, "rb") as file, Image.open(file) as image:
                 yield image
         except (ImageError, MemoryError):
@@ -92,7 +92,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def reason_to_refuse(image: Image.Image) -> str | None:
-    """Why an opened file, whose pixels are still unread, cannot be used as it is, and what to do about it."""
+    """Why an opened file, before its pixels are read, cannot be used, and what to do about it; None if it can."""
     if (frames := getattr(image, "n_frames", 1)) > 1:
         return f"it contains {frames} pictures; save each to its own file"
     # Pillow would read the upper byte of each value.
@@ -102,7 +102,7 @@ def reason_to_refuse(image: Image.Image) -> str | None:
 
 
 def pixels(image: Image.Image) -> NDArray[Any]:
-    """Values (H, W) of an image of any mode: uint8 where it has 8 bits or fewer."""
+    """The values (H, W) of an image of any mode, as uint8 if it has 8 bits or fewer."""
     transparent = image.info.get("transparency")
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image)
@@ -114,13 +114,13 @@ def pixels(image: Image.Image) -> NDArray[Any]:
 
 
 def brightness(raster: Raster, bits: int, path: Path) -> Brightness:
-    """Float32 (H, W) in [0, 1]. Raises ImageError for values beyond white, which is 2^bits - 1 above 8 bits."""
+    """Brightness, float32 (H, W) in [0, 1]; above 8 bits, white is 2^bits - 1. Raises ImageError for other values."""
     values = raster.values
     if values.dtype == np.uint8:
         return values.astype(np.float32) / np.float32(255)
     lowest, highest = values.min(), values.max()
     white = 1 if values.dtype.kind == "f" else 2**bits - 1
-    if not (lowest >= 0 and highest <= white):  # nan is neither
+    if not (lowest >= 0 and highest <= white):  # also true for nan
         held = f"holds values from {lowest:g} to {highest:g}"
         if values.dtype.kind == "f":
             raise ImageError(f"{path}: {held} in floating point; write brightness from 0 to 1, or 16-bit integers")
@@ -134,22 +134,23 @@ def brightness(raster: Raster, bits: int, path: Path) -> Brightness:
 
 
 def depth(highest: int) -> int:
-    """The number of bits that images of machines have, and that hold this value."""
+    """The smallest bit depth of mammography machines (DEPTHS) that holds this value."""
     return next((bits for bits in DEPTHS if highest < 2**bits), MOST_BITS)
 
 
 def has_bright_background(reduced: Brightness) -> bool:
     """Whether air is brighter than tissue, as in copies of MONOCHROME1 that were never inverted.
 
-    A breast has air above and below it. Of each column, the middle is compared with both ends: where they are brighter
-    by more, over all columns, than it is elsewhere, the background is bright. The chest wall, a pectoral muscle, a
-    label or an implant has no air on two sides. Where half of the picture is black, as around a small breast, labels
-    above each other could decide, so it does not count as bright. Neither does anything undecided.
+    A breast has air above and below it, so the middle of each column is compared with both ends. The background is
+    bright if, over all columns, the ends exceed the middle by clearly more than the middle exceeds the ends. The chest
+    wall, a pectoral muscle, a label or an implant does not have air on two sides. If half of the picture is black, as
+    around a small breast, labels above each other could decide, so it does not count as bright. Neither does an
+    undecided picture.
 
-    reduced: the copy of `preprocessing.reduce`, of any contrast.
+    reduced: the result of `preprocessing.reduce`, of any contrast.
     """
     darkest, half, brightest = np.percentile(reduced, (1, 50, 99))
-    inner = reduced[without_padding(reduced, -np.inf)]  # without even lines along the edges, bright or dark
+    inner = reduced[without_padding(reduced, -np.inf)]  # without uniform lines along the edges, bright or dark
     rows, columns = (round(FRAME_WIDTH * length) for length in inner.shape)
     inner = inner[rows : inner.shape[0] - rows, columns : inner.shape[1] - columns]
     if len(inner) < BANDS or np.ptp(inner) <= EVEN or half <= darkest + DARK_HALF * (brightest - darkest):
@@ -163,14 +164,14 @@ def has_bright_background(reduced: Brightness) -> bool:
 
 @dataclass(frozen=True)
 class Look:
-    """One file: its highest value if it has more than 8 bits, and whether its background is bright."""
+    """Findings on one file: its highest value if it has more than 8 bits, and whether its background is bright."""
 
     highest: int | None
     is_bright: bool
 
 
 def look(path: Path) -> Look | Failure | None:
-    """None for a prepared picture, whose source is no longer in question."""
+    """Look at one file. None for a prepared picture, since its source is no longer in question."""
     try:
         raster = read_raster(path)
         has_more_bits = raster.values.dtype.kind in "iu" and raster.values.dtype != np.uint8
@@ -182,16 +183,16 @@ def look(path: Path) -> Look | Failure | None:
 
 
 def is_deep(path: Path) -> bool:
-    """Whether the header says integers of more than 8 bits."""
+    """Whether the header declares integers of more than 8 bits."""
     try:
         with opened(path) as image:
             return image.mode.startswith("I")
-    except ImageError:  # `read_raster` says why
+    except ImageError:  # `read_raster` reports it
         return False
 
 
 def sample(files: Iterable[Path | None]) -> tuple[list[Path], list[Path]]:
-    """Up to LOOKED_AT files of more than 8 bits, and as many others, evenly over the sorted names."""
+    """Up to LOOKED_AT files of more than 8 bits and up to LOOKED_AT others, evenly spaced over the sorted names."""
     found = spread(sorted({file for file in files if file is not None and not is_dicom(file)}), PROBED)
     deep = {file for file in found if is_deep(file)}
     return spread(sorted(deep), LOOKED_AT), spread([file for file in found if file not in deep], LOOKED_AT)
@@ -203,7 +204,7 @@ def spread(items: Sequence[Path], count: int) -> list[Path]:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a sample of a folder's PNG, JPEG and TIFF files looks like."""
+    """Findings on a sample of a folder's PNG, JPEG and TIFF files."""
 
     looks: Mapping[Path, Look]
     unreadable: Mapping[Path, Failure]
@@ -216,12 +217,12 @@ class Survey:
 
     @property
     def bits(self) -> int | None:
-        """The depth of the files of more than 8 bits: what holds all their values. None without such files."""
+        """The depth that holds all values of the files of more than 8 bits; None without such files."""
         highest = [seen.highest for seen in self.looks.values() if seen.highest is not None]
         return depth(max(highest)) if highest else None
 
     def lines(self, settings: Preprocessing) -> list[tuple[str, str]]:
-        """(name, text) lines for a person; the name is "pictures" or "warning"."""
+        """(name, text) lines to print; the name is "pictures" or "warning"."""
         lines, count = [], len(self.looks) + len(self.unreadable)
         if self.bits is not None:
             deep = [path for path, seen in self.looks.items() if seen.highest is not None]

@@ -17,7 +17,7 @@ def model_card(
     epoch: int,
     metrics: dict[str, Any],
 ) -> str:
-    """Markdown to stand beside a checkpoint: the model, its data, its scores, its limits.
+    """Return the Markdown model card of a checkpoint: the model, its data, its scores, its limits.
 
     plan: the run's config.json.  epoch: counted from 1.  metrics: `BreastScores.metrics(intervals=True)` of the
     validation breasts.
@@ -74,7 +74,7 @@ These weights are subject to the terms of the data that they were trained on.
 
 
 def score_line(metrics: dict[str, Any], what: str = "held-out breasts") -> str:
-    """pF1 with its interval beside what a constant reaches, in one line."""
+    """One line with pF1, its interval, and the pF1 of the best constant prediction."""
     low, high = metrics["pf1_interval"]
     return (
         f"Probabilistic F1 {metrics['pf1']:.3f} (95 % interval {low:.3f} to {high:.3f}) on {metrics['count']} {what}, "
@@ -94,7 +94,7 @@ def count_row(name: str, table: Table) -> str:
 
 
 def metric_texts(metrics: dict[str, Any]) -> dict[str, str]:
-    """Each metric as a person reads it: intervals "low to high", "-" where it is undefined."""
+    """Format each metric for display: an interval as "low to high", an undefined value as "-"."""
     return {name: value_text(value) for name, value in metrics.items()}
 
 

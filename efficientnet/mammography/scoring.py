@@ -16,9 +16,9 @@ from efficientnet.metrics import summarise
 
 @dataclass(frozen=True)
 class BreastScores:
-    """B breasts with at least one scored image: labels and probabilities (B, T), and how many images each rests on.
+    """Labels and probabilities (B, T) of the B breasts with at least one scored image.
 
-    unscored: breasts without a readable image.
+    images: (B,), the number of scored images.  unscored: breasts without a readable image.
     """
 
     breasts: tuple[Breast, ...]
@@ -28,7 +28,7 @@ class BreastScores:
     unscored: tuple[Breast, ...]
 
     def metrics(self, threshold: float | None = None, intervals: bool = False) -> dict[str, Any]:
-        """`metrics.summarise` of the first target over the labelled breasts; intervals resample patients."""
+        """`metrics.summarise` for the first target over the labelled breasts; `intervals` resamples patients."""
         known = ~np.isnan(self.labels[:, 0])
         patients = [breast.patient_id for breast, use in zip(self.breasts, known, strict=True) if use]
         return summarise(
@@ -46,9 +46,9 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 def score_breasts(
     table: Table, indices: Sequence[int], probabilities: np.ndarray, method: str = "mean"
 ) -> BreastScores:
-    """One probability for each breast and target from those of its images: their mean, or their maximum.
+    """Combine the probabilities of each breast's images to one per target: their mean or maximum.
 
-    indices (n,): rows of `table`, any of them at most once.  probabilities (n, T).
+    indices (n,): rows of `table`, each at most once.  probabilities (n, T): of these rows.
     """
     if method not in ("mean", "max"):
         raise ValueError(f'method is "mean" or "max", not {method!r}')
@@ -62,7 +62,7 @@ def score_breasts(
             continue
         scored.append(breast)
         known = table.labels[list(breast.rows)]
-        # A breast has a finding where any of its images has it; nan only where no image says anything.
+        # A breast is positive if any of its images is, and nan only if none of its images has a label.
         labels.append(np.where(np.isnan(known).all(0), np.nan, np.nan_to_num(known).max(0)))
         values.append(probabilities[found].mean(0) if method == "mean" else probabilities[found].max(0))
         counts.append(len(found))
@@ -77,7 +77,7 @@ def score_breasts(
 
 
 def bytes_of(write: Callable[..., None], *arguments: Any) -> bytes:
-    """The content that `write(file, *arguments)` gives a text file."""
+    """Return as bytes what `write(file, *arguments)` writes to a text file."""
     file = io.StringIO()
     write(file, *arguments)
     return file.getvalue().encode(errors="surrogateescape")
@@ -86,7 +86,7 @@ def bytes_of(write: Callable[..., None], *arguments: Any) -> bytes:
 def write_predictions(
     file: IO[str], scores: BreastScores, targets: Sequence[str], fold_of: Mapping[str, int] | None = None
 ) -> None:
-    """One line a breast: patient_id, laterality, prediction_id, fold, then each target's label and probability."""
+    """Write a line per breast: patient_id, laterality, prediction_id, fold, and each target's label and probability."""
     writer = csv.writer(file, lineterminator="\n")
     columns = [column for name in targets for column in (name, f"{name}_probability")]
     writer.writerow(["patient_id", "laterality", "prediction_id", "fold", *columns])
@@ -99,7 +99,7 @@ def write_predictions(
 
 
 def write_submission(file: IO[str], table: Table, scores: BreastScores, fallback: float) -> None:
-    """Kaggle's format, prediction_id and cancer (the first target), a row for every breast in the table's order.
+    """Write Kaggle's format: prediction_id and cancer (the first target), one row per breast in the table's order.
 
     A breast without a readable image gets `fallback`: a missing row would make the whole submission invalid.
     """

@@ -1,4 +1,4 @@
-"""The options of the screening task: flags about data, and the recipe that mammograms want."""
+"""The options of the screening task: data flags, and the default recipe for mammograms."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from efficientnet.mammography.preprocessing import MOST_BITS, SOURCE_SETTINGS
 from efficientnet.mammography.table_columns import parse_column_mapping
 from efficientnet.mammography.table_text import TableError
 
-# The recipe of clshub's EfficientNet-B3 for this task, with three changes from better-placed solutions: positives are
-# drawn more often (12.5 % of a batch), the weights are averaged, and the picture is the whole breast, not a crop.
+# The recipe of clshub's EfficientNet-B3 for this task, with three changes taken from higher-ranked solutions: positives
+# are drawn more often (12.5 % of a batch), the weights are averaged, and the picture is the whole breast, not a crop.
 RECIPE: dict[str, Any] = {
     "epochs": 30,
     "batch_size": 8,
@@ -27,8 +27,8 @@ RECIPE: dict[str, Any] = {
     "augmentation": 1.0,
 }
 
-# For the embedded phantoms: a run of some minutes on two CPU cores from random weights. 200 updates are too few for
-# regularisation to pay, and for four images an update the rate comes to 1e-3.
+# For the embedded phantoms: a run of some minutes from random weights on two CPU cores. Its 200 updates are too few for
+# regularisation to pay off. At four images per update, the peak learning rate is 1e-3.
 DEMO: dict[str, Any] = {
     "epochs": 2,
     "warmup_epochs": 0.2,
@@ -44,13 +44,13 @@ DEMO: dict[str, Any] = {
 }
 DEMO_PATIENTS = 150
 
-# What decides the picture of an image, and how the table of the images is read: `prepare` takes these as well.
+# The settings that determine an image's picture, and how the table is read; `prepare` takes these too.
 PICTURE_OPTIONS = ("image_size", "columns", "crop", "side", "window", "reduce_jpeg2000", *SOURCE_SETTINGS)
 SELECTABLE = ("pf1", "pf1_best", "auc", "average_precision", "val_loss")
 
 
 def names(text: str) -> tuple[str, ...]:
-    """An argparse type: names separated by commas."""
+    """An argparse type: comma-separated names."""
     return tuple(name for name in text.split(",") if name)
 
 

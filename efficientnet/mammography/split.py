@@ -1,6 +1,6 @@
-"""Which patients a run trains on: dealt once from its table, and kept by the run whatever becomes of the table.
+"""The split of a run's patients into folds: assigned once from its table, and kept even if the table changes.
 
-Dealing anew from a corrected table would hold out patients whom the run has already trained on.
+A new split of a corrected table would hold out patients that the run has already trained on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from efficientnet.training.checkpoint import misfit
 class Split:
     """The patients of a table as they were when a run began.
 
-    fold_of: the fold of each.  positives: those with the scored target.  images: the image_ids of each.
+    fold_of: patient_id -> fold.  positives: the patients with the scored target.  images: patient_id -> image_ids.
     """
 
     fold_of: Mapping[str, int]
@@ -29,7 +29,7 @@ class Split:
 
     @classmethod
     def deal(cls, table: Table, folds: int, seed: int) -> Split:
-        """By `assign_folds`. Raises TableError for fewer patients than folds."""
+        """Make a new split with `assign_folds`. Raises TableError if there are fewer patients than folds."""
         if folds > len(table.patients):
             raise TableError(
                 f"{table.path}: --folds {folds} needs at least {folds} patients; the table has {len(table.patients)}"
@@ -41,7 +41,7 @@ class Split:
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Mapping[str, Any]) -> Split | None:
-        """The split that a checkpoint holds; older ones hold none. Raises CheckpointError where it is damaged."""
+        """The split stored in a checkpoint; None in older ones. Raises CheckpointError if it is damaged."""
         try:
             return cls(**checkpoint["split"]) if "split" in checkpoint else None
         except TypeError as error:
@@ -49,11 +49,11 @@ class Split:
 
     @classmethod
     def kept(cls, checkpoint: Mapping[str, Any], table: Table, folds: int, fold: int, seed: int) -> Split:
-        """The split of the run that the checkpoint is of. Raises TableError where the table contradicts it."""
+        """The split of the checkpoint's run. Raises TableError if the table contradicts it."""
         if split := cls.of_checkpoint(checkpoint):
             split.check(table, fold)
             return split
-        # Older checkpoints name the patients that they trained on, and no more.
+        # Older checkpoints store only the patients that they were trained on.
         split = cls.deal(table, folds, seed)
         if moved := split.held_out(fold) & set(checkpoint["training_patients"]):
             raise TableError(
@@ -67,7 +67,7 @@ class Split:
 
     @cached_property
     def owner(self) -> dict[str, str]:
-        """The patient of each image whose identifier is nobody else's, so that it can be followed to another."""
+        """The patient of each image_id that only one patient has, to notice an image that moves to another patient."""
         owners = Counter(image for images in self.images.values() for image in images)
         return {image: patient for patient, images in self.images.items() for image in images if owners[image] == 1}
 
@@ -76,7 +76,7 @@ class Split:
         return {patient for patient, its in self.fold_of.items() if its == fold}
 
     def changes(self, table: Table) -> str | None:
-        """How the patients of a table differ from those at the beginning, in one line; None where they do not."""
+        """One line on how the table's patients differ from those at the beginning; None if they do not."""
         now, before = set(table.patients), set(self.fold_of)
         relabelled = set(positive_patients(table)).symmetric_difference(self.positives) & now & before
         counts = {
@@ -88,7 +88,7 @@ class Split:
         return f"{table.path} has changed since the run began; patients: {', '.join(parts)}" if parts else None
 
     def check(self, table: Table, fold: int) -> None:
-        """Raise TableError where the table moves an image between training and validation, or is of other patients."""
+        """Raise TableError if the table moves an image between training and validation, or has only other patients."""
         if not set(table.patients) & set(self.fold_of):
             raise TableError(f"{table.path}: contains none of the run's patients; use the data that it was trained on")
         held_out = self.held_out(fold)
@@ -112,10 +112,10 @@ def assign_folds(table: Table, folds: int, seed: int = 0) -> dict[str, int]:
     """Split the patients into folds: patient_id -> fold, from 0 to folds - 1, in the table's order of patients.
 
     The patients are sorted by cancer, then site, then number of images, then a hash keyed by the seed, and dealt to the
-    folds in turn like cards. That spreads neighbours in the order evenly: the numbers of patients, of cancer patients,
-    and of both at each site differ between folds by at most one, and the numbers of images by little. The only
-    randomness is a cryptographic hash: the same patients, labels and seed give the same folds on every machine and
-    with every version, in any order of the rows.
+    folds in turn. That spreads neighbours in the order evenly. Between folds, the numbers of patients, of cancer
+    patients, and at each site of patients with and of patients without cancer differ by at most one, and the numbers of
+    images by little. The only randomness is a cryptographic hash: the same patients, labels and seed give the same
+    folds on every machine and in every version, in any order of the rows.
 
     Raises ValueError for fewer than two folds, or more folds than patients.
     """

@@ -1,6 +1,6 @@
 """The table of a screening data set: train.csv or test.csv -> typed rows and breasts.
 
-Patient, side and view come from the table, since the DICOM headers of the competition hold almost none of them. Only
+Patient, side and view come from the table, since the DICOM headers of the competition contain almost none of them. Only
 patient_id, image_id, laterality and the targets are required, under these names or those of a column mapping. All
 errors in a table are reported here, with file, line and column.
 """
@@ -94,7 +94,7 @@ class Table:
 
     @cached_property
     def labels(self) -> NDArray[np.float32]:
-        """Shape (N, T): 0, 1, or NaN where missing. All callers share the array: copy it before changing it."""
+        """Labels (N, T): 0, 1, or NaN where missing. All callers share the array: copy it before changing it."""
         targets = [row.targets for row in self.rows]
         return np.array(targets, dtype=np.float32).reshape(len(self.rows), len(self.target_names))
 
@@ -105,13 +105,13 @@ class Table:
 
     @property
     def positive_counts(self) -> Counts:
-        """The numbers of those that have the first target (usually cancer)."""
+        """The numbers of images, breasts and patients that have the first target (usually cancer)."""
         positive = [breast for breast in self.breasts if breast.label == 1]
         images = sum(row.targets[0] == 1 for row in self.rows)
         return Counts(images, len(positive), len({breast.patient_id for breast in positive}))
 
     def of_patients(self, patients: Collection[str]) -> Table:
-        """The table with the rows of these patients only, such as those of one fold."""
+        """The table with only the rows of these patients, such as the patients of one fold."""
         wanted = frozenset(patients)
         return replace(self, rows=tuple(row for row in self.rows if row.patient_id in wanted))
 
@@ -122,16 +122,16 @@ def read_table(
     columns: Mapping[str, str] | None = None,
     labels: Literal["required", "optional", "none"] = "required",
 ) -> Table:
-    """Read and check a table: text in UTF-8, separated by comma, semicolon, tab or bar, with a header.
+    """Read and check a table: UTF-8 text with a header, separated by comma, semicolon, tab or bar.
 
     targets  names of 0/1 columns; the first is scored
     columns  {our name: the file's name}, where they differ
     labels   "required": every target has a column and every row a first target (others may be missing);
              "optional": missing values and whole missing columns are NaN; "none": targets are not read, all are NaN,
-             and `columns` may name labels that the file lacks, as test.csv does
+             and `columns` may name labels that the file does not have, as in test.csv
 
-    A value of an optional column that cannot be read counts as missing, with a warning. Raises TableError for a file
-    that is incomplete or ambiguous, and ValueError for impossible arguments.
+    An unreadable value in an optional column counts as missing, with a warning. Raises TableError for a file that is
+    incomplete or ambiguous, and ValueError for invalid arguments.
     """
     if labels not in ("required", "optional", "none"):
         raise ValueError(f"labels must be 'required', 'optional' or 'none', not {labels!r}")
@@ -163,7 +163,7 @@ def read_table(
 
 
 def parse_row(path: Path, line: int, record: list[str], cells: list[Cell], unread: dict[str, list[str]]) -> Row:
-    """`unread` receives what is wrong with the values of optional columns: name -> texts."""
+    """Parse one record. `unread` collects what is wrong with values in optional columns: name -> messages."""
     values = []
     for cell in cells:
         text = record[cell.place]
@@ -207,7 +207,7 @@ def check_prediction_ids(path: Path, rows: list[Row], lines: list[int]) -> None:
 
 
 def alike_patients(table: Table) -> list[str]:
-    """A warning for identifiers that differ only in case, and one for leading zeros: probably the same patients."""
+    """Warnings about identifiers that differ only in case or only in leading zeros: probably the same patients."""
     warnings, same = [], {"upper and lower case": str.casefold, "leading zeros": lambda name: name.lstrip("0")}
     for difference, common in same.items():
         spellings: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""The columns of a table: their names here and in the file, what has to be there, and how each is parsed."""
+"""The columns of a table: our names and the file's, which columns are required, and how each is parsed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FIELDS = (*REQUIRED, *OPTIONAL, "prediction_id")
 class Cell(NamedTuple):
     """One field of a row: our name, the file's name, its place in the file's records, and its parser.
 
-    A parser of None is chosen by the whole column.
+    None as parser means that `read_by_column` chooses one from the whole column.
     """
 
     name: str
@@ -41,14 +41,14 @@ class Cell(NamedTuple):
 
 
 class Header(NamedTuple):
-    """The names of the columns, and the line that they stand in."""
+    """The names of the columns, and the line number of the header."""
 
     names: list[str]
     line: int
 
 
 def default_targets(path: str | Path, columns: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """cancer, and those of the competition's other targets for which the table has a column. Parses only the header."""
+    """cancer, and those of the competition's other targets that the table has columns for. Parses only the header."""
     scored, *others = RSNA_TARGETS
     columns = columns or {}
     names = read_header(Path(path), read_records(Path(path))).names
@@ -56,14 +56,14 @@ def default_targets(path: str | Path, columns: Mapping[str, str] | None = None) 
 
 
 def check_columns(path: str | Path, columns: Mapping[str, str]) -> None:
-    """Raise TableError for a mapping that names columns which the table does not have. Parses only the header."""
+    """Raise TableError if the mapping names columns that the table does not have. Parses only the header."""
     header = read_header(Path(path), read_records(Path(path)))
     if absent := [name for name, column in columns.items() if column not in header.names]:
         raise TableError(no_such_columns(Path(path), header, absent, columns))
 
 
 def without_absent_labels(path: str | Path, columns: Mapping[str, str]) -> dict[str, str]:
-    """The mapping without the labels that the table does not have, as for test.csv. Parses only the header."""
+    """The mapping without the labels that a table such as test.csv does not have. Parses only the header."""
     names = read_header(Path(path), read_records(Path(path))).names
     return {name: column for name, column in columns.items() if name in FIELDS or column in names}
 
@@ -71,7 +71,7 @@ def without_absent_labels(path: str | Path, columns: Mapping[str, str]) -> dict[
 def parse_column_mapping(text: str) -> dict[str, str]:
     """Parse `"cancer=malignant,laterality=side"` into `{"cancer": "malignant", "laterality": "side"}`.
 
-    Our name comes first, then the file's. Raises TableError for text of another form and for an unknown name of ours.
+    Our name comes first, then the file's. Raises TableError for malformed text and for repeated or unknown names.
     """
     columns: dict[str, str] = {}
     for pair in filter(None, map(str.strip, text.split(","))):
@@ -92,8 +92,8 @@ def find_cells(
 ) -> list[Cell]:
     """The fields of `Row` in its order, except that prediction_id comes before the targets.
 
-    A field that the file lacks, or that is not wanted, has the place after the last column, where `align` puts an empty
-    text, which reads as missing.
+    A field that the file lacks, or that is not wanted, gets the place after the last column. `align` puts an empty
+    string there, which is parsed as missing.
     """
     parsers = {**REQUIRED, **OPTIONAL, "prediction_id": read_prediction_id}
     parsers |= {
@@ -120,7 +120,7 @@ def no_such_columns(path: Path, header: Header, absent: list[str], columns: Mapp
         f"{columns[name]!r} (--columns {name}={columns[name]})" if name in columns else repr(name) for name in absent
     )
     listed = ", ".join(header.names[:30]) + (", ..." if len(header.names) > 30 else "")
-    if len(listed) > 500:  # not a table, but a page of HTML, for example
+    if len(listed) > 500:  # not a table but, for example, an HTML page
         listed = listed[:500] + "..."
     unmapped = next((name for name in absent if name not in columns), absent[0])
     other = "" if unmapped in (*FIELDS, *columns) else ", or choose other targets: --targets NAME,..."

@@ -1,7 +1,7 @@
 """The text of a table: a file -> records, and the text of a cell -> a value.
 
-This half of the table's errors covers encodings, separators, quotation marks and impossible values. The parsers of
-cells raise ValueError with the end of a sentence that says what the text should have been.
+Errors in encodings, separators, quotation marks and values are detected here. The cell parsers raise ValueError, whose
+text completes a sentence and says what the cell should contain.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def read_required_target(text: str) -> float:
 
 
 def read_records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The lines that are not blank, each with its line number as in an editor (the header's is 1)."""
+    """Yield (line number, fields) for each record that is not blank. Lines count from 1, as in an editor."""
     text = read_text(path)
-    if declared := DELIMITER_LINE.match(text):  # for spreadsheets: sep=;
+    if declared := DELIMITER_LINE.match(text):  # a line for spreadsheets, such as sep=;
         delimiter, text = declared[1], text[declared.end() :]
     else:
         header = text.lstrip().partition("\n")[0]
@@ -88,7 +88,7 @@ def read_records(path: Path) -> Iterator[tuple[int, list[str]]]:
         for record in reader:
             if any(field and not field.isspace() for field in record):
                 yield start, record
-            start = reader.line_num + 1  # a quoted field may have run over several lines
+            start = reader.line_num + 1  # a quoted field may span several lines
     except csv.Error as error:
         raise TableError(f"{path}, line {start}: {error}; check for an unclosed quotation mark.") from None
 
@@ -112,7 +112,7 @@ def read_text(path: Path) -> str:
 
 
 def align(path: Path, line: int, record: list[str], columns: int) -> list[str]:
-    """A field for each column and an empty one after them. Surplus delimiters at the end are ignored."""
+    """One field per column, and an empty one after them. Surplus delimiters at the end are ignored."""
     if len(record) < columns or any(field.strip() for field in record[columns:]):
         raise TableError(
             f"{path}, line {line}: {len(record)} fields for {columns} columns; "

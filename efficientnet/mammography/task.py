@@ -52,7 +52,7 @@ LOGGED = ("pf1", "pf1_best", "threshold", "auc", "average_precision")  # in metr
 
 @dataclass(frozen=True)
 class ScreeningMetrics(Metrics):
-    """`scores`: of the held-out breasts."""
+    """`Metrics` with the `scores` of the held-out breasts."""
 
     scores: BreastScores
 
@@ -66,11 +66,11 @@ class ScreeningMetrics(Metrics):
 
 
 class Screening:
-    """Mammograms, of patients split into folds; data None is the embedded phantoms.
+    """Mammograms of patients who are split into folds. With data None, the embedded phantoms.
 
-    After `load`: `train` and `validation` are the two parts of the table, `split` the folds of its patients, `prior`
-    the share of positives among the training images. Positives drawn more often than that raise the odds of every
-    prediction by one factor; `logit_shift` takes it off again.
+    After `load`, `train` and `validation` are the two parts of the table, `split` holds the folds of its patients, and
+    `prior` is the share of positives among the training images. Drawing positives more often multiplies the odds of
+    every prediction by the same factor; `logit_shift` corrects for it.
     """
 
     name = "screening"
@@ -92,7 +92,7 @@ class Screening:
         values = DEMO if data is None else prepared_settings(folder_of(data))
         if provenance is None:
             return values
-        # One number for the channels of a gray image: see `weights.load.adapt_stem`.
+        # One value for all channels of a gray image: see `weights.load.adapt_stem`.
         return values | {"mean": float(np.mean(provenance.mean)), "std": float(np.mean(provenance.std))}
 
     def __init__(self, data: Path | None, settings: ScreeningSettings, recipe: Recipe) -> None:
@@ -133,11 +133,11 @@ class Screening:
         table = self.read_table(checkpoint)
         files = find_images(table, self.root)
         self.survey = process.broadcast(survey(files) if process.is_main else None)
-        if self.settings.bits is None:  # runs from before it could be decided keep theirs
+        if self.settings.bits is None:  # a resumed run that recorded none keeps the old default
             bits = self.survey.bits if checkpoint is None else None
             self.settings = replace(self.settings, bits=bits or MOST_BITS)
             self.preprocessing = replace(self.preprocessing, bits=self.settings.bits)
-        # A patient's fold is that of the whole table, however much of it has been downloaded.
+        # Folds come from the whole table, even if only some of its images have been downloaded.
         if checkpoint is None:
             self.split = Split.deal(table, self.settings.folds, self.recipe.seed)
         else:
@@ -153,7 +153,7 @@ class Screening:
         self.sampled = sampled_share(self.prior, self.recipe.positive_share)
         self.logit_shift = prior_shift(self.sampled, self.prior) if self.settings.prior_correction else 0.0
         before, start = checkpoint or {}, pretrained or {}
-        # Also those who are no longer there: the weights have seen them.
+        # Patients who are no longer in the table count too: the weights have seen them.
         self.training_patients = list(dict.fromkeys([*self.train.patients, *before.get("training_patients", ())]))
         self.earlier_patients = [
             *before.get("earlier_patients", ()),
@@ -170,7 +170,7 @@ class Screening:
             )
 
     def divide(self, table: Table, files: Sequence[Path | None], strict: bool) -> None:
-        """Divide the rows that have a file into those to train on and those held out."""
+        """Divide the rows that have a file into training rows and held-out rows."""
         rows = [pair for pair in zip(table.rows, files, strict=True) if pair[0].patient_id in self.split.fold_of]
         there = [(row, file) for row, file in rows if file is not None]
         self.without_file = len(rows) - len(there)
@@ -188,16 +188,16 @@ class Screening:
         (self.train, self.train_files), (self.validation, self.validation_files) = parts
 
     def check_ranks(self, process: Process) -> None:
-        """Raise UserError where the ranks have found different images: a place in the table means one on all of them.
+        """Raise UserError if the ranks have found different images: an index must mean the same image on every rank.
 
-        Each machine may have the data on a disk of its own.
+        Each machine may have the data on its own disk.
         """
         rows = repr((self.train.rows, self.validation.rows)).encode()
         if len(set(process.gather(hashlib.sha256(rows).digest()))) > 1:
             raise UserError(f"{self.root}: the ranks found different images; give every machine the same data")
 
     def changes(self, table: Table, checkpoint: Mapping[str, Any] | None) -> Iterator[str]:
-        """A line for each way in which the data differ from those that a resumed run began with."""
+        """Yield a line for each way in which the data differ from the data that a resumed run began with."""
         if change := self.split.changes(table):
             yield change
         if checkpoint is not None and (text := otherwise_read(self.root, self.preprocessing)):
@@ -224,7 +224,7 @@ class Screening:
     def read_table(self, checkpoint: Mapping[str, Any] | None) -> Table:
         path, columns = self.root / "train.csv", self.settings.columns or {}
         targets = self.settings.targets or default_targets(path, columns)
-        if checkpoint is not None:  # whatever other columns the table has by now
+        if checkpoint is not None:  # even if the table has gained other columns
             targets = tuple(checkpoint["targets"])
         try:
             return read_table(path, targets, columns)
@@ -287,7 +287,7 @@ class Screening:
         scores = score_breasts(self.validation, indices, sigmoid(logits))
         metrics = scores.metrics()
         values = {"val_loss": loss, **{name: metrics[name] for name in LOGGED}}
-        if not self.positives.any():  # whatever separates the held-out breasts, it was not learned
+        if not self.positives.any():  # nothing was learned that could separate the held-out breasts
             values["threshold"] = None
         shown = {name: "-" if value is None else f"{value:.3f}" for name, value in values.items()}
         text = (

@@ -1,4 +1,4 @@
-"""Checkpoints without their networks: what they were trained on, and whom they may score."""
+"""The metadata of checkpoints: what they were trained on, and which patients they may score."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from efficientnet.training.checkpoint import CheckpointError, misfit
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint without its network.
+    """The metadata of a checkpoint, without the network.
 
     threshold: tuned on its held-out patients.  earlier_patients: those that its --weights were trained on.  split: None
-    in older checkpoints.  data: what it was trained on; None: the embedded phantoms.
+    in older checkpoints.  data: the folder that it was trained on; None for the embedded phantoms.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Trained:
 
     @classmethod
     def from_checkpoint(cls, path: Path, content: Mapping[str, Any]) -> Trained:
-        """Raises CheckpointError where something is missing."""
+        """Read the metadata from a checkpoint's content. Raises CheckpointError if something is missing."""
         try:
             plan = content["plan"]
             return cls(
@@ -62,10 +62,10 @@ class Trained:
             raise misfit(path, error) from None
 
     def known_patients(self, table: Table, root: Path) -> set[str]:
-        """The patients of a table that were trained on.
+        """The patients of a table that the checkpoint was trained on.
 
-        In the folder of the training also those who have an image of one under another patient_id; elsewhere an image
-        may have the same image_id by chance.
+        In the folder that it was trained on, they include patients with an image that belonged to a training patient of
+        another patient_id. In other folders, image_ids may agree by chance.
         """
         owner = self.split.owner if self.split and self.was_trained_on(root) else {}
         return {
@@ -75,12 +75,12 @@ class Trained:
         }
 
     def was_trained_on(self, root: Path) -> bool:
-        """Whether the folder is that of its training."""
+        """Whether the checkpoint was trained on this folder."""
         return self.data is not None and Path(self.data).resolve() == root.resolve()
 
 
 def split_warnings(members: Sequence[Trained], known: Sequence[set[str]], table: Table, root: Path) -> list[str]:
-    """What a person should know where the table is not the one that the members were trained from.
+    """Warnings about a table that is not the one that the members were trained on.
 
     known: `known_patients` of each member.
     """
@@ -114,7 +114,7 @@ def split_warnings(members: Sequence[Trained], known: Sequence[set[str]], table:
 
 
 def check_alike(members: Sequence[Trained]) -> None:
-    """Raises CheckpointError for checkpoints that cannot be scored together."""
+    """Raise CheckpointError if the checkpoints cannot be evaluated together."""
     first = members[0]
     for member in members[1:]:
         if member.targets != first.targets:
@@ -129,9 +129,10 @@ def check_alike(members: Sequence[Trained]) -> None:
 
 
 def held_out(members: Sequence[Trained], known: Sequence[set[str]], table: Table) -> Table:
-    """The patients that at least one member did not train on. Raises TableError where there is none.
+    """The table of the patients that at least one member did not train on.
 
-    known: `known_patients` of each member.
+    known: `known_patients` of each member. Raises TableError if there are no such patients, or if some members, but not
+    all, were trained on none of the table's patients.
     """
     patients = set(table.patients) - set.intersection(*known)
     if not patients:

@@ -1,24 +1,24 @@
-"""Training code that is independent of the data. The modules, in the order in which train.py uses them:
+"""Training code that does not depend on the data. Modules in the order in which train.py uses them:
 
 task            start here: the interface to the data, `Task` and `Evaluation`
 recipe          the options of the optimisation
-plan            a run before it starts: flags, defaults, the run to resume
+plan            the configuration of a run: flags, defaults, the run to resume
 distributed     the ranks of a run
 loaders         the data loaders of one rank
 sampler         which images make each update
 learner         model, average, optimizer and gradient scaler
-batch_norm      frozen layers, and statistics that are measured anew
+batch_norm      frozen layers, and recalibration of batch-norm statistics
 ema             the moving average of the weights
 fast_cpu        faster backward passes on CPUs with bf16 units
 schedule        the learning rate
-progress        where a run stands
-validation      metrics of the validation set, shared among ranks
-state           the content of a checkpoint, and back
-checkpoint      the files of checkpoints, verified
-store           when a run saves, in a thread
-folder          the run folder: name, lock, logs, marks
+progress        the position of a run between two updates
+validation      metrics of the validation set, computed by all ranks together
+state           conversion between a run's state and a checkpoint's content
+checkpoint      checkpoint files, verified by checksum
+store           when to save, and a thread that writes
+folder          the run folder: name, lock, logs, launch marks
 signals         requests to stop
-failures        failures of the machinery in one line
-console         what a run prints
+failures        infrastructure failures explained in one line
+console         console output of a run
 ensemble        trained checkpoints and their mean prediction, for evaluate.py
 """

@@ -1,4 +1,4 @@
-"""Batch norm and frozen layers: which statistics move while a network trains."""
+"""Batch norm and frozen layers: which weights and statistics change during training."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def batch_norms(model: nn.Module) -> list[nn.Module]:
 
 
 def freeze(modules: Sequence[nn.Module]) -> None:
-    """Stop the gradients of these modules. Call it before the optimizer and DDP are made, which then skip them."""
+    """Turn off the gradients of these modules. Call it before creating the optimizer and DDP, which then skip them."""
     for module in modules:
         module.requires_grad_(False)
 
 
 def train_mode(model: nn.Module, frozen: Sequence[nn.Module] = (), freeze_batch_norm: bool = False) -> None:
-    """`model.train()`, with the frozen modules, and every batch norm if asked, in evaluation mode.
+    """`model.train()`, but with the frozen modules, and every batch norm if requested, in evaluation mode.
 
-    In evaluation mode a batch norm uses its stored statistics and leaves them alone, and nothing is dropped.
+    In evaluation mode, batch norm uses its stored statistics without updating them, and nothing is dropped.
     """
     model.train()
     for module in frozen:
@@ -40,10 +40,10 @@ def recalibrate_batch_norm(
 ) -> None:
     """Set the batch-norm statistics to those of one batch of images (N, C, H, W). Idempotent.
 
-    Moving averages lag behind weights that still move, and an average of weights (EMA) has statistics of its own.
-    This uses one large batch rather than the mean over small ones: every layer then sees what the layers before it
-    will give in evaluation. In a small batch each layer normalises away what sets a rare image apart, and the
-    differences multiply over the depth of the network. The statistics of `frozen` modules stay as they are.
+    Moving averages lag behind weights that still change, and averaged weights (EMA) need statistics of their own. This
+    uses one large batch rather than the mean over small ones, so that every layer sees the inputs that it will get in
+    evaluation. In a small batch, each layer normalises away what sets a rare image apart, and the differences multiply
+    over the depth of the network. The statistics of `frozen` modules do not change.
     """
     kept = {id(norm) for module in frozen for norm in batch_norms(module)}
     norms = [norm for norm in batch_norms(model) if id(norm) not in kept]
@@ -57,7 +57,7 @@ def recalibrate_batch_norm(
             with autocast(device, precision):
                 model(to_device(images, device))
             break
-        except torch.OutOfMemoryError:  # at momentum 1, a batch that came half through leaves no trace
+        except torch.OutOfMemoryError:  # at momentum 1, the retry overwrites a partial forward pass
             if len(images) <= 8:
                 raise
             images = images[: len(images) // 2]

@@ -1,7 +1,7 @@
-"""Checkpoints: written whole or not at all, verified, and read without executing code.
+"""Checkpoint files: written atomically, verified, and read without executing code.
 
-A run folder has the newest checkpoint as last.pt and the newest few as checkpoints/update-<number>.pt.  Beside each
-file X.pt stands its SHA-256 in X.pt.sha256, as sha256sum writes it.
+A run folder holds the newest checkpoint as last.pt and the newest few as checkpoints/update-<number>.pt. Next to each
+file X.pt, X.pt.sha256 holds its SHA-256 in the format of sha256sum.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import torch
 from efficientnet.common.files import UNFINISHED, CheckpointError, atomic_file, explain_failures, load_tensors
 
 FORMAT = "efficientnet-reference checkpoint 1"
-NUMBERED = "checkpoints"  # the folder of the newest few
+NUMBERED = "checkpoints"  # the folder of the newest few checkpoints
 
 
 def serialise(content: dict[str, Any]) -> memoryview:
-    """The bytes of a checkpoint: a copy of the content as it is at this moment.
+    """Serialise a checkpoint to bytes, as a copy of its current content.
 
-    content: tensors, numbers, strings, lists and dicts only, so that `weights_only` opens it.
+    content: only tensors, numbers, strings, lists and dicts, so that `weights_only` can read it.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content}, buffer)
@@ -33,25 +33,25 @@ def serialise(content: dict[str, Any]) -> memoryview:
 
 
 def write_checkpoint(path: Path, data: bytes | memoryview) -> None:
-    """Serialised content to a file, atomically, then its checksum.
+    """Write serialised content to a file atomically, then write its checksum.
 
-    A kill between the two leaves the file without a checksum, never with the checksum of the file before.
+    A kill between the two leaves the new file without a checksum, never with the checksum of the old file.
     """
     checksum = checksum_path(path)
     with atomic_file(path) as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())  # a full disk says so here, with the old file and its checksum still there
+        os.fsync(file.fileno())  # a full disk fails here, while the old file and its checksum are still there
         checksum.unlink(missing_ok=True)
     with atomic_file(checksum, "w") as file:
         file.write(f"{hashlib.sha256(data).hexdigest()}  {path.name}\n")
 
 
 def write_numbered(folder: Path, number: int, data: bytes | memoryview, keep: int) -> None:
-    """Write the checkpoint after `number` updates, also as last.pt; keep only the last `keep` - 1 before it.
+    """Write the checkpoint after `number` updates, also as last.pt, and keep only the last `keep` - 1 before it.
 
-    last.pt is a second name of the same file, or a copy where the disk has no hard links. Checkpoints with a higher
-    number are deleted: the run went back to an earlier one.
+    last.pt is a hard link to the same file, or a copy if the disk has no hard links. Checkpoints with a higher number
+    are deleted: they are left over if a run was resumed from an earlier one.
     """
     path, last = numbered_path(folder, number), folder / "last.pt"
     write_checkpoint(path, data)
@@ -65,7 +65,7 @@ def write_numbered(folder: Path, number: int, data: bytes | memoryview, keep: in
             file.write(checksum_path(path).read_text(encoding="utf-8").replace(path.name, last.name))
     except OSError:
         write_checkpoint(last, data)
-    others = [other for other in numbered_checkpoints(folder) if other != path]  # a network disk may not list it yet
+    others = [other for other in numbered_checkpoints(folder) if other != path]  # a network disk may not list path yet
     kept = [other for other in others if other < path][: keep - 1]
     for old in set(others) - set(kept):
         checksum_path(old).unlink(missing_ok=True)
@@ -77,7 +77,7 @@ def numbered_path(folder: Path, number: int) -> Path:
 
 
 def numbered_checkpoints(folder: Path) -> list[Path]:
-    """The newest first."""
+    """The numbered checkpoints of a run folder, newest first."""
     return sorted((folder / NUMBERED).glob("update-*.pt"), reverse=True)
 
 
@@ -86,9 +86,9 @@ def checksum_path(path: Path) -> Path:
 
 
 def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """The content of a checkpoint of this project.  Nothing in the file is executed (`weights_only=True`).
+    """Load the content of a checkpoint of this project. Executes nothing in the file (`weights_only=True`).
 
-    Raises CheckpointError for a missing, truncated or foreign file, and for one that differs from its checksum.
+    Raises CheckpointError for a missing, truncated or foreign file, and for a file that differs from its checksum.
     """
     explain_failures(path, lambda: verify(path))
     content = load_tensors(path, map_location)
@@ -104,20 +104,20 @@ def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dic
 
 
 def misfit(what: Path | str, error: Exception) -> CheckpointError:
-    """The error to raise where the content of a checkpoint does not fit the code."""
+    """The error to raise when the content of a checkpoint does not fit the code."""
     reason = textwrap.shorten(str(error), 300, placeholder=" ...")
     return CheckpointError(f"{what} does not fit this version of the project ({reason})")
 
 
 def check_task(path: Path, content: dict[str, Any], name: str) -> None:
-    """Raises CheckpointError for a checkpoint of another task; those from before they recorded it are of screening."""
+    """Raise CheckpointError for a checkpoint of another task. Old checkpoints that name no task are for screening."""
     trained_for = content.get("task", "screening")
     if trained_for != name:
         raise CheckpointError(f"{path}: was trained for {trained_for}, not for {name}")
 
 
 def verify(path: Path) -> None:
-    """Raises CheckpointError where the file differs from its checksum. A file without a checksum passes."""
+    """Raise CheckpointError if the file differs from its checksum. A file without a checksum passes."""
     checksum = checksum_path(path)
     if not checksum.exists():
         return
@@ -130,9 +130,9 @@ def verify(path: Path) -> None:
 
 
 def load_newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
-    """The newest whole checkpoint of a run folder, its content, and a line for each newer one that is damaged.
+    """The newest intact checkpoint of a run folder, its content, and a line for each newer damaged one.
 
-    Raises CheckpointError where there is none.
+    Raises CheckpointError if there is none.
     """
     damaged: dict[Path, str] = {}
     for path in (folder / "last.pt", *numbered_checkpoints(folder)):

@@ -1,4 +1,4 @@
-"""Console output of a run: the opening page, a progress bar, a line for each epoch, and the end."""
+"""Console output of a run: the opening summary, a progress bar, a line for each epoch, and the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from efficientnet.training.schedule import Schedule
 
 
 def print_plan(plan: Plan, loaders: Loaders, learner: Learner, schedule: Schedule, process: Process) -> None:
-    """Print the page that --dry-run shows and every run begins with."""
+    """Print the summary that --dry-run shows and every run begins with."""
     recipe, settings, model, sampler = plan.recipe, plan.task.settings, learner.model, loaders.sampler
     size, channels = settings.image_size, settings.in_channels
     counts = complexity(model.stages, size, model.num_classes, channels)
@@ -74,10 +74,11 @@ def plural(count: int) -> str:
 
 
 def memory_estimate(learner: Learner, activations: int) -> float:
-    """GiB of one rank in fp32: weights, gradients, AdamW's two moments, the average, and what backward needs.
+    """GiB of one rank in fp32: weights, gradients, AdamW's two moments, the average, and saved activations.
 
-    For backward, 3.3 tensors are kept for each output element of a convolution (measured on B0 and B3 with autograd's
-    saved-tensor hooks); with activation checkpointing the peak was two fifths of that (B3 at 300 pixels, batch 8).
+    The backward pass needs 3.3 saved values for each output element of a convolution (measured on B0 and B3 with
+    autograd's saved-tensor hooks). With activation checkpointing, the peak was two fifths of that (B3 at 300 pixels,
+    batch 8).
     """
     weights = sum(parameter.numel() for parameter in learner.model.parameters())
     kept = 3.3 * activations * learner.recipe.batch_size
@@ -92,7 +93,7 @@ def print_start(folder: Path, plan: Plan, progress: Progress, learner: Learner, 
     if plan.checkpoint is not None:
         text += f", resumed after epoch {progress.epoch}, update {progress.position}"
         before = plan.checkpoint["training"].get("precision", learner.precision)
-        if before != learner.precision:  # each machine has its own default
+        if before != learner.precision:  # the default depends on the machine
             text += f"\nprecision   {learner.precision} on this machine; so far it was {before}"
         epochs, planned = plan.recipe.epochs, plan.checkpoint["plan"]["recipe"]["epochs"]
         if epochs != planned:
@@ -102,7 +103,7 @@ def print_start(folder: Path, plan: Plan, progress: Progress, learner: Learner, 
 
 
 class UpdateBar:
-    """A progress bar over the updates of an epoch, on rank 0 of a terminal."""
+    """A progress bar over the updates of an epoch, shown by rank 0 if stderr is a terminal."""
 
     def __init__(self, progress: Progress, loaders: Loaders, epochs: int, process: Process) -> None:
         self.images = loaders.sampler.global_batch
@@ -140,7 +141,7 @@ def epoch_text(values: dict[str, Any], metrics_text: str, epochs: int, improved:
 
 
 def print_end(plan: Plan, folder: Path, progress: Progress) -> None:
-    """Print what was left out, the best result, and the next command."""
+    """Print what was skipped, the best result, and the next command."""
     skipped = sum(values["skipped_updates"] for values in progress.history)
     if skipped:
         print(f"\n{skipped} updates were skipped because their loss or gradients were not finite")

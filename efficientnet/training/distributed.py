@@ -18,13 +18,13 @@ from torch import nn
 from efficientnet.common.command_line import rank, world_size
 from efficientnet.common.cpu import keep_freed_memory
 
-# In these, srun and MPI's mpirun tell each process how many they have started.
+# Environment variables in which srun and MPI's mpirun give the number of processes that they started.
 LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
 @dataclass(frozen=True)
 class Process:
-    """One process of the run. rank counts over all machines, local_rank on this one; backend is None on its own."""
+    """One process of the run. rank counts over all machines, local_rank on this one; a single one has backend None."""
 
     rank: int
     world_size: int
@@ -50,7 +50,7 @@ class Process:
         return box[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value in the order of ranks, on every rank."""
+        """Every rank's value, in rank order, on every rank."""
         if self.backend is None:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -58,7 +58,7 @@ class Process:
         return values
 
     def maximum(self, *values: int) -> list[int]:
-        """The largest of each value over the ranks, on every rank: how ranks agree on flags in one small message."""
+        """The maximum of each value over the ranks, on every rank. Lets ranks agree on flags in one small message."""
         if self.backend is None:
             return [int(value) for value in values]
         largest = torch.tensor(values, dtype=torch.int32, device=self.device)
@@ -67,9 +67,9 @@ class Process:
 
     @torch.no_grad()
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Rank 0's batch-norm statistics on every rank.
+        """Copy rank 0's batch-norm statistics to every rank.
 
-        DDP broadcasts them at each forward pass, and each rank's own batch changes them again.
+        DDP broadcasts them before each forward pass, but each rank's own batch then changes them again.
         """
         if self.backend is not None:
             for buffer in model.buffers():
@@ -77,7 +77,7 @@ class Process:
 
     @torch.no_grad()
     def average_buffers(self, model: nn.Module) -> None:
-        """The mean over the ranks of every floating-point buffer."""
+        """Replace every floating-point buffer by its mean over the ranks."""
         if self.backend is not None:
             for buffer in model.buffers():
                 if buffer.is_floating_point():
@@ -85,19 +85,19 @@ class Process:
                     buffer /= self.world_size
 
     def leave(self) -> None:
-        """Leave the run and end gloo's threads, once every DistributedDataParallel is out of use."""
+        """Leave the run and end gloo's threads. Call this once every DistributedDataParallel is out of use."""
         if self.backend is not None and dist.is_initialized():
             gc.collect()
             dist.destroy_process_group()
 
 
 def start(device: str | None, backend: str | None, timeout_minutes: float = 10) -> Process:
-    """Join the run.
+    """Join the run and return this process.
 
-    device: "cuda" or "cpu"; by default CUDA if there is one.  backend: by default nccl with CUDA, else gloo.
+    device: "cuda" or "cpu"; by default CUDA if available.  backend: by default nccl with CUDA, else gloo.
     timeout_minutes: how long a rank waits for the others, here and in every later exchange, before it fails.
-    Raises ValueError where more ranks than GPUs would share them under nccl, where CUDA is asked for and absent, for
-    several processes on Windows, and for those that a launcher other than torchrun has started.
+    Raises ValueError if CUDA is requested but absent, if nccl is requested without CUDA or for more ranks than GPUs,
+    under torchrun on Windows, and if a launcher other than torchrun has started several processes.
     """
     local_rank, local_world = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -131,9 +131,9 @@ def start(device: str | None, backend: str | None, timeout_minutes: float = 10) 
         raise ValueError("multiple processes need torch.distributed on Linux or macOS; run plain python train.py")
     bound = chosen if backend == "nccl" else None
     timeout = timedelta(minutes=timeout_minutes)
-    # DDP imports this module, which keeps the process group of that moment as the default of an argument, where no
-    # destroy_process_group reaches it: gloo's threads would outlive the interpreter, and one that frees its last
-    # message then aborts a process that has done all its work. So import it before there is a group.
+    # Import this module before there is a process group. DDP would import it later, and the module would keep the group
+    # as an argument default, out of reach of destroy_process_group. gloo's threads would then outlive the interpreter,
+    # and a thread that frees its last message at that point aborts a process that has finished its work.
     importlib.import_module("torch.distributed.fsdp")
 
     store, ranks = fresh_store(world_size(), timeout), world_size()
@@ -145,14 +145,14 @@ def fresh_store(ranks: int, timeout: timedelta) -> dist.Store:
     """The store in which the ranks find each other, under a prefix that no earlier start has used.
 
     torchrun keeps one store through its restarts (https://github.com/pytorch/pytorch/issues/135712). A rank that found
-    the address of another from before the restart would wait for it until the timeout, and torchrun's own count of
-    restarts differs between machines. So rank 0 counts the starts, and answers every rank that asks under a number
-    that was never used before: only the rank 0 of this start can have answered it.
+    another rank's address from before the restart would wait for it until the timeout. torchrun's own restart count
+    cannot be the prefix, because it differs between machines. So rank 0 counts the starts and sends the count to every
+    other rank. Each request has a number that was never used before, so only rank 0 of this start can have answered it.
     """
     store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
     if rank() != 0:
         asked = store.add(f"asked/{rank()}", 1)
-        start = int(store.get(f"answer/{rank()}/{asked}"))  # waits for it
+        start = int(store.get(f"answer/{rank()}/{asked}"))  # blocks until rank 0 answers
         store.set(f"joined/{start}/{rank()}", "")
         return dist.PrefixStore(f"start/{start}", store)
     start, deadline = store.add("starts", 1), time.monotonic() + timeout.total_seconds()

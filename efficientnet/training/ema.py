@@ -1,4 +1,4 @@
-"""Exponential moving average of weights and batch-norm statistics, as the released code evaluates."""
+"""Exponential moving average of weights and batch-norm statistics, used for evaluation as in the released code."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import nn
 
 
 class ExponentialMovingAverage:
-    """`average` is a copy of the model that follows it: average = decay * average + (1 - decay) * model.
+    """Keeps `average`, a copy of the model: average = decay * average + (1 - decay) * model at each update.
 
-    At update n, decay is min(`decay`, (1 + n) / (10 + n)), so that early averages are not the initialisation's.
-    Floating-point buffers (the batch-norm moving statistics) are averaged as well; the rest is copied. n is part of the
-    state: without it a resumed run would treat the average as in its first updates.
+    At update n, decay is min(`decay`, (1 + n) / (10 + n)), so that the initialisation does not dominate early averages.
+    Floating-point buffers (the batch-norm moving statistics) are averaged as well; the rest is copied. Checkpoints must
+    store n (`updates`): without it, a resumed run would use the low decay of the first updates again.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

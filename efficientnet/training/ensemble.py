@@ -30,10 +30,10 @@ from efficientnet.training.task import Evaluation, Task
 
 @dataclass(frozen=True)
 class Member:
-    """One checkpoint: its network, and everything else that it holds.
+    """One checkpoint: its network and the rest of its content.
 
-    name: of the architecture.  fast: the network by the fast path, if that is wanted.
-    model: None where the fast path is in fp32, which needs nothing to fall back on.
+    name: of the architecture.  fast: the network on the fast path, if requested.
+    model: the original network; None if the fast path runs in fp32, which needs no fallback.
     """
 
     path: Path
@@ -55,10 +55,10 @@ class Member:
 def load_member(
     path: Path, task: type[Task], device: torch.device, precision: str = "fp32", optimize: bool = True
 ) -> Member:
-    """precision: of the fast path.  Raises CheckpointError, also for a checkpoint of another task."""
+    """Load a checkpoint, with the fast path in `precision`. Raises CheckpointError, also if the task differs."""
     content = load_checkpoint(path)
     check_task(path, content, task.name)
-    content.pop("training", None)  # last.pt's, of several times the weights' size
+    content.pop("training", None)  # only in last.pt; several times the size of the weights
     try:
         model = create_model(**content["architecture"])
         model.load_state_dict(content.pop("weights"))
@@ -83,11 +83,11 @@ def predict_mean(
     flip: bool = False,
     strict: bool = False,
 ) -> tuple[np.ndarray, list[str]]:
-    """Mean probabilities (N, T) over the members that may score an image, nan where none could; failures, a line each.
+    """Return mean probabilities (N, T) over the members that may score an image, and a line for each failure.
 
-    Members with the same input share one pass over the images.
-    workers: processes that read images; by default one a core, at most 8: decoding an image can cost several times what
-    a B0 does on it.  strict: raise UserError for an image that cannot be read.
+    Images that no member could score are nan. Members with the same input share one pass over the images.
+    workers: processes that read images; by default one per core, at most 8. Decoding an image can take several times as
+    long as a B0 takes to process it.  strict: raise UserError for an image that cannot be read.
     """
     allowed = evaluation.allowed
     total = np.zeros((allowed.shape[1], members[0].content["architecture"]["num_classes"]))

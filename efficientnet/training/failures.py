@@ -22,7 +22,7 @@ MORE_SHARED_MEMORY = (
     "--shm-size=8g)"
 )
 KILLED = re.compile(r"DataLoader worker \(pid\(?s?\)? [\d, ]+\) (is killed by signal: (?P<name>[\w ]+)|exited)")
-# What PyTorch says where a tensor for another process finds no place: in memory, or among the open files.
+# PyTorch's errors when a tensor for another process exceeds the shared memory or the limit on open files.
 NO_SHARED_MEMORY = re.compile(
     r"unable to (allocate shared memory|write to file </torch_|resize file </torch_|open shared memory object)"
 )
@@ -34,9 +34,9 @@ LESS_MEMORY = (
 
 @contextlib.contextmanager
 def explained_failures(timeout_minutes: float | None = None, less_memory: str = LESS_MEMORY) -> Iterator[None]:
-    """Turn such failures into UserError. Everything else, such as a bug, passes unchanged.
+    """Turn infrastructure failures into UserError. Everything else, such as a bug, passes unchanged.
 
-    timeout_minutes: --timeout, where there are several ranks.  less_memory: advice for too little memory.
+    timeout_minutes: --timeout if there are several ranks, else None.  less_memory: advice when memory runs out.
     """
     try:
         with killed_loaders_told_once():
@@ -51,7 +51,7 @@ def explained_failures(timeout_minutes: float | None = None, less_memory: str = 
 def explain_failure(
     error: BaseException, timeout_minutes: float | None = None, less_memory: str = LESS_MEMORY
 ) -> str | None:
-    """One or two lines; None for anything else."""
+    """Explain an infrastructure failure in one or two lines; None for any other error."""
     text = str(error)
     killed = KILLED.search(text)
     if killed:
@@ -85,12 +85,12 @@ def explain_failure(
 
 @contextlib.contextmanager
 def killed_loaders_told_once() -> Iterator[None]:
-    """Report a killed loader process once, as the error in which PyTorch names it.
+    """Report a killed loader process once, by the error in which PyTorch names it.
 
-    PyTorch raises that error in its handler of SIGCHLD, wherever the main thread happens to be. Inside a `__del__`
-    Python can only print it; that is suppressed here, since the next batch raises it again. If the process was
-    handing over a batch, its connection breaks before the signal arrives, so this waits for the handler. Once an
-    error is on its way, further killed processes are ignored.
+    PyTorch raises that error in its SIGCHLD handler, wherever the main thread happens to be. Inside a `__del__`, Python
+    can only print the error; this suppresses it there, since the next batch raises it again. If the process was sending
+    a batch, its connection breaks before the signal arrives, so this waits for the handler. Once an error propagates,
+    further killed processes are ignored.
     """
     before = sys.unraisablehook
 
@@ -103,8 +103,8 @@ def killed_loaders_told_once() -> Iterator[None]:
         yield
     except BaseException as error:
         if isinstance(error, (ConnectionError, EOFError)):
-            time.sleep(1)  # the handler raises in here
-        if hasattr(signal, "SIGCHLD") and handles_signals():  # not on Windows
+            time.sleep(1)  # the SIGCHLD handler raises during this sleep
+        if hasattr(signal, "SIGCHLD") and handles_signals():  # Windows has no SIGCHLD
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         traceback.clear_frames(error.__traceback__)  # ends the loaders, which the traceback would keep alive
         raise

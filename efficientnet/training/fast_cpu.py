@@ -1,9 +1,9 @@
 """The fast path for training on a CPU: bf16 autocast with faster gradients of depthwise convolutions.
 
-bf16 halves memory traffic, and processors with bf16 units multiply it several times as fast as fp32. For an
-EfficientNet, autocast to bf16 alone gains nothing: two gradients of depthwise convolutions are slow in bf16, that of a
-5x5 kernel and that of the input at stride 2. They take longer than the rest of a step (B0 at 224 pixels, 16 images, two
-cores of a Zen 4: 840 of 1,300 ms). `Depthwise` brings the 840 ms down to 100:
+bf16 halves memory traffic, and processors with bf16 units multiply bf16 several times as fast as fp32. For an
+EfficientNet, bf16 autocast alone gains nothing, because two gradients of depthwise convolutions are slow in bf16: the
+gradient of a 5x5 kernel, and the gradient of the input at stride 2. Together they take longer than the rest of a step
+(B0 at 224 pixels, 16 images, two cores of a Zen 4: 840 of 1,300 ms). `Depthwise` reduces the 840 ms to 100:
 
     - it assembles the gradient of a 5x5 kernel from four gradients of 3x3 kernels, which are fast (see
       `gradient_of_5x5`);
@@ -25,8 +25,8 @@ from efficientnet.layers import SqueezeExcitation
 def accelerate_training(model: nn.Module) -> None:
     """Replace the model's depthwise convolutions and squeeze-excitations by those of this module, in place.
 
-    The function, the gradients, and the parameters and their names do not change. It pays off on a CPU with bf16 units
-    (`cpu.has_bf16_units`), in channels_last layout and under autocast to bf16.
+    The computed function, its gradients, and the parameters and their names do not change. The replacement pays off on
+    a CPU with bf16 units (`cpu.has_bf16_units`), in the channels_last layout and under bf16 autocast.
     """
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):
@@ -44,11 +44,11 @@ def is_depthwise(conv: nn.Conv2d) -> bool:
 
 
 class DepthwiseConvolution(nn.Conv2d):
-    """A depthwise convolution by `Depthwise`, with the parameter of an `nn.Conv2d`."""
+    """A depthwise convolution computed by `Depthwise`, with the parameter of an existing `nn.Conv2d`."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         sides = conv.kernel_size, conv.stride, conv.padding
-        # On "meta", a weight that is replaced at once takes neither memory nor random numbers.
+        # The weight is replaced below. On "meta", it takes neither memory nor random numbers.
         super().__init__(conv.in_channels, conv.out_channels, *sides, groups=conv.groups, bias=False, device="meta")
         self.weight = conv.weight
 
@@ -57,9 +57,9 @@ class DepthwiseConvolution(nn.Conv2d):
 
 
 class LinearSqueezeExcitation(SqueezeExcitation):
-    """A `SqueezeExcitation` by faster operators, with the submodules of another one.
+    """A `SqueezeExcitation` with faster operators and the submodules of an existing one.
 
-    Its convolutions see one pixel and are computed as linear layers, and its mean by average pooling.
+    Its convolutions act on a single pixel and are computed as linear layers. Its mean is computed by average pooling.
     """
 
     def __init__(self, gate: SqueezeExcitation) -> None:
@@ -75,7 +75,7 @@ class LinearSqueezeExcitation(SqueezeExcitation):
 
 
 def as_matrix(kernel: Tensor) -> Tensor:
-    """(O, I, 1, 1) -> (O, I). The permutation gives the gradient the layout of channels_last."""
+    """Reshape (O, I, 1, 1) to (O, I). The permutation gives the gradient the channels_last layout."""
     return kernel.permute(0, 2, 3, 1).flatten(1)
 
 
@@ -105,22 +105,22 @@ class Depthwise(torch.autograd.Function):
                 of_kernel = gradient_of_5x5(gradient, x, stride, padding)
             else:
                 of_kernel = gradient_of_kernel(gradient, x, kernel.shape[-1], stride, padding)
-            # Give it exactly the kernel's strides, even those of sides of 1, or DDP copies it.
+            # Match the kernel's strides exactly, even for sides of length 1; otherwise DDP copies the gradient.
             of_kernel = torch.empty_like(kernel, dtype=ctx.weight_dtype).copy_(of_kernel)
         return of_x, of_kernel, None, None
 
 
 def gradient_of_input(gradient: Tensor, x: Tensor, kernel: Tensor, stride: int, padding: int) -> Tensor:
-    """PyTorch's own gradient; with a stride in fp32, whose kernel is 20 to 50 times as fast as that of bf16."""
+    """PyTorch's own input gradient. With a stride, use the fp32 kernel, 20 to 50 times as fast as the bf16 kernel."""
     dtype = x.dtype
     if stride > 1 and dtype in (torch.bfloat16, torch.float16):
-        # This gradient depends on the shape of x only.
+        # This gradient depends only on the shape of x, not on its values.
         gradient, x, kernel = gradient.float(), torch.empty_like(x, dtype=torch.float32), kernel.float()
     return convolution_backward(gradient, x, kernel, stride, padding, (True, False, False))[0].to(dtype)
 
 
 def gradient_of_kernel(gradient: Tensor, x: Tensor, size: int, stride: int, padding: int) -> Tensor:
-    """PyTorch's own gradient: (N, C, H', W') and (N, C, H, W) -> (C, 1, size, size)."""
+    """PyTorch's own kernel gradient: (N, C, H', W') and (N, C, H, W) -> (C, 1, size, size)."""
     kernel = x.new_empty(x.shape[1], 1, size, size)  # only its shape matters
     return convolution_backward(gradient, x, kernel, stride, padding, (False, True, False))[1]
 
@@ -128,10 +128,10 @@ def gradient_of_kernel(gradient: Tensor, x: Tensor, size: int, stride: int, padd
 def gradient_of_5x5(gradient: Tensor, x: Tensor, stride: int, padding: int) -> Tensor:
     """The gradient of a 5x5 kernel from four gradients of 3x3 kernels.
 
-    Entry (i, j) is the sum over (y, x) of gradient[y, x] * p[stride * y + i, stride * x + j], p being the padded image.
-    Write i = a + i' with a = 0 or 2 and i' in 0..2, and j = b + j' likewise. Then it is entry (i', j') of the gradient
-    of a 3x3 kernel on p without its first a rows and b columns. The middle row and column are computed twice, with the
-    same result.
+    Entry (i, j) is the sum over (y, x) of gradient[y, x] * p[stride * y + i, stride * x + j], where p is the padded
+    image. Write i = a + i' with a = 0 or 2 and i' in 0..2, and j = b + j' likewise. Then entry (i, j) is entry (i', j')
+    of the gradient of a 3x3 kernel on p without its first a rows and b columns. The middle row and column are computed
+    twice, with the same result.
     """
     padded = F.pad(x, (padding, padding, padding, padding)) if padding else x
     height, width = (stride * (side - 1) + 3 for side in gradient.shape[2:])
@@ -146,7 +146,7 @@ def gradient_of_5x5(gradient: Tensor, x: Tensor, stride: int, padding: int) -> T
 def convolution_backward(
     gradient: Tensor, x: Tensor, kernel: Tensor, stride: int, padding: int, wanted: tuple[bool, bool, bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The wanted ones of the gradients of a depthwise convolution's input, kernel and bias."""
+    """The gradients of a depthwise convolution's input, kernel and bias that `wanted` selects."""
     sides = [stride, stride], [padding, padding], [1, 1]
     return torch.ops.aten.convolution_backward(
         gradient, x, kernel, None, *sides, False, [0, 0], x.shape[1], list(wanted)

@@ -1,4 +1,4 @@
-"""The run folder: its name, its lock, its logs, and the marks by which torchrun's restarts find it."""
+"""The run folder: its name, lock and logs, and the marks by which workers find it after a torchrun restart."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ STOPPED, LOCK, LAUNCH = "STOPPED", ".lock", ".launch"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder with config.json, metrics.jsonl, the checkpoints and what the task writes beside the best."""
+    """A folder with config.json, metrics.jsonl, the checkpoints, and the task's files for the best checkpoint."""
 
     path: Path
 
     @classmethod
     @contextlib.contextmanager
     def open(cls, output: Path | None, name: str, config: dict[str, Any], process: Process) -> Iterator[RunFolder]:
-        """The folder, on every rank; rank 0 creates and locks it.
+        """Open the folder on every rank; rank 0 creates and locks it.
 
         output: None chooses a new folder with `name`.  config: the content of config.json.
-        Raises UserError where another run is writing there.
+        Raises UserError if another run is writing there.
         """
         with contextlib.ExitStack() as held:
             path = None
@@ -49,7 +49,7 @@ class RunFolder:
                 folder = cls(output) if output else cls.choose(name)
                 folder.path.mkdir(parents=True, exist_ok=True)
                 held.enter_context(folder.lock())
-                remove_unfinished(folder.path, seconds=0)  # of a run that was killed: the lock says that none lives
+                remove_unfinished(folder.path, seconds=0)  # of a killed run: the lock rules out a live one
                 (folder.path / STOPPED).unlink(missing_ok=True)
                 folder.mark_launch()
                 write_json(folder.path / "config.json", config)
@@ -58,7 +58,7 @@ class RunFolder:
 
     @classmethod
     def choose(cls, name: str) -> RunFolder:
-        """`runs/<name>-<n>` with the next free number, created at once; a restart finds that of its first start."""
+        """Create `runs/<name>-<n>` with the next free number. After a restart, return the folder of the first start."""
         own = cls.of_this_launch(None)
         if own is not None:
             return own
@@ -69,16 +69,16 @@ class RunFolder:
             folder = cls(RUNS / f"{name}-{number}")
             try:
                 folder.path.mkdir(parents=True)
-            except FileExistsError:  # another run took it in this instant
+            except FileExistsError:  # another run has just created it
                 continue
             folder.mark_launch()
             return folder
 
     @classmethod
     def of_this_launch(cls, output: Path | None) -> RunFolder | None:
-        """The folder that these workers had before torchrun restarted them, if they came so far; None otherwise.
+        """The folder that these workers had before torchrun restarted them; None if there was no restart or no folder.
 
-        output: the folder of --output; without it they chose one.
+        output: the folder of --output; None looks for the folder that they chose.
         """
         if restarted():
             for path in [output] if output else RUNS.glob("*"):
@@ -89,10 +89,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other runs out of the folder until this process ends: the kernel holds the lock.
+        """Keep other runs out of the folder. The kernel releases the lock if this process dies.
 
-        Raises UserError where another run has it. A run that was just killed is given three seconds to be gone. Where
-        there are no locks, as on some network disks, there is a warning instead.
+        Raises UserError if another run holds the lock. A run that was just killed gets three seconds to exit. Where
+        locks do not work, as on some network disks, it prints a warning instead.
         """
         warning = (
             f"{program_name('train.py')}: warning: file locks are not available here; do not start a second run in "
@@ -102,7 +102,7 @@ class RunFolder:
             print(warning, file=sys.stderr)
             yield
             return
-        # Of the two kinds of lock, the one that loader processes do not inherit; they may outlive a killed rank.
+        # lockf rather than flock: loader processes, which may outlive a killed rank, do not inherit a lockf lock.
         handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             deadline = time.monotonic() + 3
@@ -128,7 +128,7 @@ class RunFolder:
 
     @property
     def in_the_way(self) -> Path | None:
-        """The first file that a new run may not have beside it: any but what a run writes before its config.json."""
+        """The first file that rules out a new run here, or None. Files that runs write before config.json are fine."""
         for path in sorted(self.path.iterdir()) if self.path.exists() else []:
             unfinished = path.name.startswith(".config.json.") and path.suffix == UNFINISHED
             if path.name not in (LOCK, LAUNCH) and not unfinished:
@@ -137,7 +137,7 @@ class RunFolder:
 
     @property
     def is_run(self) -> bool:
-        """Whether a run of this project has begun there."""
+        """Whether a run of this project has started in the folder."""
         try:
             config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -150,9 +150,9 @@ class RunFolder:
             (self.path / LAUNCH).write_text(launch, encoding="utf-8")
 
     def mark_stopped(self, reason: str, process: Process) -> None:
-        """Record that the run stopped because it was asked to, so that torchrun's restarts leave it alone.
+        """Record that the run was stopped on request, so that torchrun's restarts do not continue it.
 
-        Every rank takes part: the mark is for restarts of this very start, on any machine, and for no other.
+        Must be called on every rank. The mark applies to restarts of this torchrun launch only, on any machine.
         """
         launches = process.gather(launch_name())
         if process.is_main:
@@ -162,7 +162,7 @@ class RunFolder:
 
     @classmethod
     def stopped_before_restart(cls, output: Path | None) -> RunFolder | None:
-        """For workers that torchrun has restarted: their folder, if the run in it was stopped on request."""
+        """The folder of workers that torchrun has restarted, if the run in it was stopped on request; else None."""
         if not restarted():
             return None
         folder = cls.of_this_launch(output) or (cls(output) if output else None)
@@ -170,7 +170,7 @@ class RunFolder:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether the run was stopped on request under this very start of torchrun."""
+        """Whether the run was stopped on request under this torchrun launch."""
         try:
             lines = (self.path / STOPPED).read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
@@ -178,7 +178,7 @@ class RunFolder:
         return launch_name() in lines[1:]
 
     def not_finite(self, suspects: list[list[str]], process: Process) -> UserError:
-        """The error after too many broken updates in a row. The images of each, over all ranks, go into a file."""
+        """The error for too many non-finite updates in a row. Writes the images of each, from all ranks, to a file."""
         images = [list(chain(*parts)) for parts in zip(*process.gather(suspects), strict=True)]
         path = self.path / "not_finite.json"
         if process.is_main:
@@ -190,7 +190,7 @@ class RunFolder:
 
     @staticmethod
     def logs(history: list[dict[str, Any]], unreadable: list[str]) -> dict[str, bytes]:
-        """metrics.jsonl, a line an epoch in which numbers that are not finite are null; unreadable.txt if needed."""
+        """Contents of metrics.jsonl (a line per epoch, non-finite numbers as null) and, if needed, unreadable.txt."""
         lines = []
         for values in history:
             clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
@@ -202,20 +202,20 @@ class RunFolder:
 
 
 def launch_name() -> str | None:
-    """A name for this machine's start of torchrun; None under plain python.
+    """A name for this machine's torchrun launch; None under plain python.
 
-    Workers of a restart have the same one. Each machine of a run has its own, and so has a container that came back
-    with the same process numbers.
+    Workers keep the name after a restart. Each machine of a run has its own name, and so does a container that was
+    recreated with the same process ids.
     """
     identifier, agent = os.environ.get("TORCHELASTIC_RUN_ID"), os.getppid()
     if identifier is None:
         return None
     started = ""
-    with contextlib.suppress(OSError):  # in clock ticks after the start of the machine (proc(5), stat); Linux only
+    with contextlib.suppress(OSError):  # in clock ticks since boot (proc(5), stat); Linux only
         started = Path(f"/proc/{agent}/stat").read_text().rpartition(")")[2].split()[19]
     return f"{identifier} {socket.gethostname()} {agent} {started}".strip()
 
 
 def restarted() -> bool:
-    """Whether torchrun has started these workers again after a failure."""
+    """Whether torchrun has restarted these workers after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0

@@ -25,18 +25,18 @@ from efficientnet.training.fast_cpu import accelerate_training
 from efficientnet.training.plan import Plan
 from efficientnet.training.task import Batch
 
-# In fewer updates than this, moving averages of batch-norm statistics at the paper's momentum of 0.01, and their
-# average in turn, still hold much of where they began. Such a run measures them anew before each validation.
+# In a run with fewer updates, the moving averages of batch norm (at the paper's momentum of 0.01) and their EMA still
+# contain much of their initial values. Such a run recalibrates the statistics before each validation.
 SHORT_RUN = 3000
 
 
 class Learner:
-    """The network on this rank's device, with everything that moves its weights.
+    """The network on this rank's device, with everything that updates its weights.
 
-    model: the plain network; ddp: the same under DistributedDataParallel, or `model` itself on a single process.
-    average: the moving average of the weights, if the recipe asks for it.
-    architecture: the arguments of `create_model` that rebuild the network.  pretrained: names of the tensors
-    that --weights filled; both are part of a checkpoint.
+    model: the plain network.  ddp: the same under DistributedDataParallel, or `model` itself on a single process.
+    average: the moving average of the weights, if the recipe uses one.
+    architecture: the arguments of `create_model` that rebuild the network.  pretrained: names of the tensors that
+    --weights filled. Checkpoints store both.
     """
 
     def __init__(self, plan: Plan, process: Process) -> None:
@@ -63,7 +63,7 @@ class Learner:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network to validate and to save for use: the average, if there is one."""
+        """The network to validate and to save: the average if there is one, else `model`."""
         return self.average.average if self.average else self.model
 
     @property
@@ -71,22 +71,22 @@ class Learner:
         return self.optimizer.param_groups[0]["lr"]
 
     def train(self) -> None:
-        """Training mode for everything that is not frozen."""
+        """Set everything that is not frozen to training mode."""
         train_mode(self.ddp, self.frozen, self.recipe.freeze_batch_norm)
 
     def to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Images (N, C, H, W) and targets (N, ...)."""
+        """The batch's images (N, C, H, W) and targets (N, ...) on this rank's device."""
         return to_device(batch.images, self.device), batch.targets.to(self.device, non_blocking=True)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         return autocast(self.device, self.precision)
 
     def synchronise_if(self, last_pass: bool) -> contextlib.AbstractContextManager:
-        """Ranks exchange gradients once per update, with its last backward pass."""
+        """A context in which the ranks exchange gradients only in the last backward pass of an update."""
         return contextlib.nullcontext() if last_pass or self.ddp is self.model else self.ddp.no_sync()
 
     def step(self, learning_rate: float, loss_is_finite: bool = True) -> bool:
-        """`take_step`, then the average. Returns whether the weights moved."""
+        """`take_step`, then update the average. Returns whether the weights moved."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["rate_factor"]
         moved = take_step(self.optimizer, self.scaler, self.model.parameters(), self.recipe.clip, loss_is_finite)
@@ -95,11 +95,11 @@ class Learner:
         return moved
 
     def settle_buckets(self) -> None:
-        """Fix DDP's order of summation with a backward pass over blank images that leaves nothing else behind.
+        """Fix DDP's order of summation with a backward pass over blank images that has no other effect.
 
-        After its first backward pass DDP sorts the gradients anew into the buckets that ranks exchange, and from three
-        ranks on a sum depends on its place in a bucket. A run and its continuation, each with a first pass of its own,
-        would differ in the last bits; so each begins with this one. Any size of image gives the same order.
+        After its first backward pass, DDP regroups the gradients into the buckets that ranks exchange. With three or
+        more ranks, a sum depends on its place in a bucket. A run and its continuation each have a first pass, so they
+        would differ in the last bits. Therefore both begin with this pass. The order does not depend on the image size.
         """
         if self.ddp is self.model:
             return
@@ -114,9 +114,10 @@ class Learner:
                 buffer.copy_(value)
 
     def settle_batch_norm(self, images: Iterable[Tensor], updates: int) -> None:
-        """Give all ranks the same batch-norm statistics; for a short run, measure them on `images` (N, C, H, W) anew.
+        """Give all ranks the same batch-norm statistics; in a short run, recalibrate them on `images`.
 
-        Each rank's own batches move its statistics, so rank 0's count.  updates: of the whole run.
+        Each rank's own batches change its statistics, so all ranks take rank 0's.
+        images: batches (N, C, H, W).  updates: of the whole run.
         """
         self.process.broadcast_buffers(self.model)
         self.process.broadcast_buffers(self.evaluated)
@@ -127,7 +128,7 @@ class Learner:
             self.process.average_buffers(self.evaluated)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the weights of `evaluated`, which stand at the top of a checkpoint."""
+        """Everything except the weights of `evaluated`, which are at the top level of a checkpoint."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -137,10 +138,10 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any], weights: dict[str, Tensor]) -> None:
-        """Load `state_dict()` and the weights of `evaluated`. Raises PyTorch's errors for a mismatch."""
+        """Load `state_dict()` and the weights of `evaluated`. Raises PyTorch's errors on a mismatch."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"] and self.scaler.is_enabled():  # a run may go on at another machine's default precision
+        if state["scaler"] and self.scaler.is_enabled():  # the default precision may differ on the machine that resumes
             self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.average.load_state_dict(weights)
@@ -150,7 +151,7 @@ class Learner:
 def build_model(plan: Plan) -> tuple[EfficientNet, dict[str, Any], list[str]]:
     """The model, the arguments of `create_model` that rebuild it, and the names of its pretrained tensors.
 
-    The seed makes the same weights on every rank. A resumed run takes everything from its checkpoint, and no longer
+    The seed gives every rank the same initial weights. A resumed run takes everything from its checkpoint and no longer
     needs the file of --weights.
     """
     recipe = plan.recipe
@@ -184,7 +185,7 @@ def build_model(plan: Plan) -> tuple[EfficientNet, dict[str, Any], list[str]]:
 
 
 def default_precision(process: Process) -> str:
-    """fp16 on CUDA; bf16 where the CPU of every rank has units for it (see `fast_cpu`), otherwise fp32."""
+    """fp16 on CUDA; bf16 if the CPU of every rank has bf16 units (see `fast_cpu`); otherwise fp32."""
     if process.device.type == "cuda":
         return "fp16"
     return "fp32" if process.maximum(not has_bf16_units())[0] else "bf16"
@@ -198,11 +199,11 @@ def first_stages(model: EfficientNet, count: int) -> list[nn.Module]:
 def parameter_groups(
     model: nn.Module, weight_decay: float, pretrained: Collection[str] = (), pretrained_rate: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Groups for the optimizer: weights with decay; norms and biases (one dimension) without.
+    """Optimizer groups: weights with decay; norms and biases (one dimension) without.
 
-    Decay pulls towards zero; for a norm's scale that is no prior, and for a bias no regularisation.
-    pretrained: names of parameters whose learning rate is `pretrained_rate` times that of the others. They make groups
-    of their own. Each group has its factor under "rate_factor", and `Learner.step` applies it.
+    Decay pulls towards zero. That is not a sensible prior for a norm's scale, and it does not regularise a bias.
+    pretrained: names of the parameters that learn at `pretrained_rate` times the learning rate. They form groups of
+    their own. Each group stores its factor as "rate_factor", and `Learner.step` applies it.
     """
     groups = []
     for factor, chosen in ((1.0, False), (pretrained_rate, True)):
@@ -224,8 +225,8 @@ def take_step(
 ) -> bool:
     """Unscale the gradients, clip them, step, and clear them. Returns whether the parameters moved.
 
-    Gradients are clipped after unscaling, or the limit would apply to the scaled ones. Where the loss or a gradient is
-    not finite nothing moves, and the scaler, if enabled, lowers its scale.
+    Gradients are clipped after unscaling, or the limit would apply to the scaled ones. If the loss or a gradient is not
+    finite, no parameter moves, and the scaler, if enabled, lowers its scale.
     """
     parameters = [parameter for parameter in parameters if parameter.grad is not None]
     scaler.unscale_(optimizer)
@@ -235,7 +236,7 @@ def take_step(
         scaler.step(optimizer)
     if loss_is_finite or not scaler.is_enabled():
         scaler.update()
-    else:  # it looks at gradients only, which may be finite: after these it would raise its scale
+    else:  # the scaler checks only the gradients; if these are finite, update() could raise the scale
         scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
     optimizer.zero_grad(set_to_none=True)
     return finite

@@ -27,7 +27,7 @@ Value = TypeVar("Value")
 
 
 class Loaders:
-    """`updates` for training, `calibration` for batch-norm statistics, `validation`.
+    """The loaders: `updates` for training, `calibration` for batch-norm statistics, `validation`.
 
     Each rank takes every W-th draw of a global batch; the validation images are split among the ranks.
     strict: fail at the first training image that cannot be read.
@@ -38,7 +38,7 @@ class Loaders:
         datasets, positives = task.datasets(), task.positives
         if not len(datasets.train) or not len(datasets.validation):
             raise UserError("the data must have at least one training image and one validation image")
-        # Batch-norm statistics are measured on each image once: see `random_part`.
+        # `calibration` uses each image once (see `random_part`), and batch norm needs two values per channel.
         if len(datasets.train) == 1 and task.settings.image_size == (32, 32):
             raise UserError("only one training image: at 32x32 pixels batch norm needs at least two, or larger images")
         if positives is None:
@@ -55,7 +55,7 @@ class Loaders:
             recipe.seed,
         )
         self.workers = default_workers(process) if workers is None else workers
-        # A generator, or loaders would draw from the numbers of dropout.
+        # Without their own generator, loaders would use up random numbers of dropout.
         common = {**loader_options(self.workers, process.device), "generator": torch.Generator()}
         self.train = DataLoader(
             datasets.train, batch_sampler=self.sampler, persistent_workers=self.workers > 0, **common
@@ -68,7 +68,7 @@ class Loaders:
         self.validation = DataLoader(datasets.validation, recipe.batch_size, sampler=dealt, **common)
 
     def updates(self, progress: Progress) -> Iterator[Iterator[tuple[Batch, bool]]]:
-        """The rest of the epoch: for each update its (batch, is_last), a batch for each forward pass."""
+        """The rest of the epoch: for each update, an iterator over (batch, is_last), one for each forward pass."""
         self.sampler.epoch, self.sampler.start = progress.epoch, progress.position
         batches = timed(self.train)
         for _ in range(progress.position, self.sampler.updates):
@@ -84,13 +84,13 @@ class Loaders:
             yield batch, number == self.accumulate - 1
 
     def number(self, progress: Progress) -> int:
-        """How many updates the run has tried: the number of a checkpoint."""
+        """The number of updates that the run has tried, which is also the number of a checkpoint."""
         return progress.epoch * self.sampler.updates + progress.position
 
 
 def loader_options(workers: int, device: torch.device) -> dict[str, Any]:
-    """The arguments that every DataLoader has here. Raises UserError where the system permits too few open files."""
-    raise_file_limit(64 + 16 * workers if workers else 0)  # a loader process with its batches needs about ten
+    """Arguments common to all DataLoaders. Raises UserError if the system permits too few open files."""
+    raise_file_limit(64 + 16 * workers if workers else 0)  # a loader process with its batches needs about ten files
     if workers:
         atexit.register(end_loaders)
     return {
@@ -102,14 +102,14 @@ def loader_options(workers: int, device: torch.device) -> dict[str, Any]:
 
 
 def raise_file_limit(needed: int) -> None:
-    """Let this process have as many open files as the system permits. Raises UserError if they are less than needed."""
+    """Raise the limit on open files to the system's maximum. Raises UserError if that is less than `needed`."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
         return
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in (most, max(now, needed)):
-        with contextlib.suppress(OSError, ValueError):  # macOS does not grant all that it calls permitted
+        with contextlib.suppress(OSError, ValueError):  # macOS may refuse the maximum that it reports
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
             break
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -121,9 +121,9 @@ def raise_file_limit(needed: int) -> None:
 
 
 def begin_loading(worker: int) -> None:
-    """Prepare a loader process. Its parent gets the signals, and the error if a batch cannot be handed over.
+    """Prepare a loader process: the parent handles signals, and gets the error if a batch cannot be sent.
 
-    Without that, multiprocessing prints the error, such as too little shared memory, and the parent waits for ever.
+    By default, multiprocessing only prints that error, such as too little shared memory, and the parent waits forever.
     """
     leave_signals_to_parent(worker)
 
@@ -135,14 +135,14 @@ def begin_loading(worker: int) -> None:
 
 
 def end_loaders() -> None:
-    """Kill the loader processes that a failure has left: Python would send SIGTERM, which they ignore, and wait."""
+    """Kill loader processes left over after a failure. Python would send SIGTERM, which they ignore, and wait."""
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()
 
 
 def default_workers(process: Process) -> int:
-    """Loader processes for a rank: at most 8, its share of the cores; on a CPU, one for every four of them.
+    """Loader processes for a rank: one for each core of its share, or on a CPU one for every four; from 1 to 8.
 
     One process reads small pictures faster than four cores train on them.
     """
@@ -151,9 +151,9 @@ def default_workers(process: Process) -> int:
 
 
 def random_part(size: int, count: int, seed: int, process: Process) -> list[int]:
-    """`count` places in a data set for this rank, the same for the same seed.
+    """Up to `count` random indices into a data set for this rank, the same for the same seed.
 
-    They differ from rank to rank, unless there are fewer than two for each.
+    The ranks' indices are disjoint, unless the data set has fewer than two images per rank.
     """
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(size)
     if size >= 2 * process.world_size:

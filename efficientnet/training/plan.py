@@ -37,7 +37,7 @@ from efficientnet.weights.load import read_weights
 from efficientnet.weights.variants import variant_of
 
 RECIPE_NAMES = frozenset(item.name for item in fields(Recipe))
-# What a resumed run may change: how ranks share the images of an update (`restore` checks their number), and its end.
+# What a resumed run may change: how ranks share an update's images (`restore` checks their number), and when it ends.
 CHANGEABLE = ("batch_size", "accumulate", "epochs")
 
 
@@ -110,10 +110,10 @@ def make_parser(description: str, task: type[Task]) -> Parser:
 class Plan:
     """Everything that determines a run, except the machine.
 
-    output: None takes the next free name.  weights, source: the file or package that the model starts from, and the
-    library it comes from, if --source was given.  pretrained: the checkpoint that those weights are of, if they are
-    of this project, without its tensors.  checkpoint: of the run that is resumed, if any.
-    warning: about the architecture.
+    output: the run folder; None takes the next free name.  weights, source: the file or package of the initial weights,
+    and the library that they come from, if --source was given.
+    pretrained: if those weights are a checkpoint of this project, its content without the tensors.
+    checkpoint: content of the checkpoint to resume from, if any.  warning: about the architecture, if any.
     """
 
     architecture: Architecture
@@ -130,7 +130,7 @@ class Plan:
         return self.task.recipe
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: config.json, and the values that a resumed run must keep."""
+        """JSON-able content of config.json, including the values that a resumed run must keep."""
         return {
             "architecture": {"name": self.architecture.name, "image_size": self.architecture.image_size},
             "data": None if self.task.data is None else str(self.task.data),
@@ -142,7 +142,7 @@ class Plan:
 
 
 def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
-    """ValueError for flags that contradict each other or the run to resume; CheckpointError for a bad checkpoint."""
+    """Plan a run. ValueError if flags contradict each other or the run to resume; CheckpointError if it is unusable."""
     given = given_options(arguments, task.Settings) | given_options(arguments, Recipe)
     way = chosen_way(arguments)
     architecture = chosen_architecture(arguments, way) if way else None
@@ -190,13 +190,13 @@ def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
 
 
 def split_options(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values of the recipe, and those of the task's settings."""
+    """Split the values into those of the recipe and those of the task's settings."""
     recipe = {name: value for name, value in values.items() if name in RECIPE_NAMES}
     return recipe, {name: value for name, value in values.items() if name not in RECIPE_NAMES}
 
 
 def check_free(folder: RunFolder, resume: str | None) -> None:
-    """ValueError where the folder holds anything that a new run must not overwrite."""
+    """Raise ValueError if the folder holds anything that a new run must not overwrite."""
     found = folder.in_the_way
     if found is None or RunFolder.of_this_launch(folder.path) is not None or (folder.is_run and resume == "auto"):
         return
@@ -207,10 +207,10 @@ def check_free(folder: RunFolder, resume: str | None) -> None:
 
 
 def find_checkpoint(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint that --resume means, and its content; None to start anew (`auto` where there is none yet).
+    """The path and content of the checkpoint to resume from; None starts a new run (also `auto` without a checkpoint).
 
-    A damaged one is named on stderr, and the one before it used. Workers that torchrun has restarted go on from the
-    newest, whatever their first start went on from.
+    If the newest checkpoint is damaged, warns on stderr and uses the one before it. Workers that torchrun has restarted
+    always resume from the newest, even if their first start resumed from another one.
     """
     own = RunFolder.of_this_launch(arguments.output)
     if arguments.resume == "auto" or own is not None:
@@ -224,10 +224,10 @@ def find_checkpoint(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]
     else:
         path = Path(arguments.resume)
         folder = path if path.is_dir() else folder_of(path)
-        begun = (folder / "config.json").exists()  # even where it is damaged: the checkpoint has all of it
+        begun = (folder / "config.json").exists()  # even if it is damaged: the checkpoint has all of it
         if path.is_dir() and not (begun or (path / "last.pt").exists()):
             raise CheckpointError(f"{path}: not a run folder; pass --resume a folder such as runs/b3-1, or its last.pt")
-        if path.is_file() and not begun:  # a run would write into any folder, such as Downloads
+        if path.is_file() and not begun:  # the run would write into any folder, such as Downloads
             raise CheckpointError(
                 f"{path}: not in a run folder (no config.json), so the run cannot be resumed; to start a new run from "
                 f"its weights: --weights {shlex.quote(str(path))}"
@@ -242,7 +242,7 @@ def find_checkpoint(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]
 
 
 def flag_text(value: Any) -> str:
-    """A value as it stands after its flag."""
+    """A value as it would be written after its flag."""
     if isinstance(value, dict):
         return ",".join(f"{name}={text}" for name, text in value.items())
     if isinstance(value, bool):
@@ -251,7 +251,7 @@ def flag_text(value: Any) -> str:
 
 
 def folder_of(path: Path) -> Path:
-    """The run folder that a checkpoint is in."""
+    """The run folder that contains a checkpoint."""
     return path.parent.parent if path.parent.name == NUMBERED else path.parent
 
 
@@ -263,14 +263,14 @@ def resumed_plan(
     path: Path,
     checkpoint: dict[str, Any],
 ) -> Plan:
-    """The stored plan. The command line must agree with it, except for the place of the data."""
+    """The plan stored in the checkpoint, which the flags must match, except for --data and `CHANGEABLE`."""
     if "training" not in checkpoint:
         raise CheckpointError(f"{path}: has no optimizer state to resume from; use the run's last.pt")
     check_task(path, checkpoint, task.name)
     output = folder_of(path)
     try:
         stored = checkpoint["plan"]
-        # Options have moved from the recipe to the task's settings: old checkpoints have them at the other place.
+        # Old checkpoints store some of the task's settings in the recipe.
         of_recipe, of_task = split_options({**stored["settings"], **stored["recipe"]})
         recipe, settings = from_json(Recipe, of_recipe), from_json(task.Settings, of_task)
         trained = recorded_architecture(checkpoint)

@@ -16,7 +16,7 @@ from efficientnet.training.task import Metrics
 
 
 class EpochEnd(NamedTuple):
-    """values: the epoch's line of metrics.jsonl.  unreadable: a line for each image, over all ranks."""
+    """values: the epoch's line of metrics.jsonl.  unreadable: a line for each unreadable image, over all ranks."""
 
     values: dict[str, Any]
     improved: bool
@@ -25,37 +25,37 @@ class EpochEnd(NamedTuple):
 
 @dataclass
 class Progress:
-    """The first part is the same on every rank. Each rank has its own second part."""
+    """A run's position. Ranks agree on the first group of fields, except timings; the second is each rank's own."""
 
     epoch: int = 0  # finished epochs
-    position: int = 0  # updates tried in the current epoch, skipped ones included
-    update: int = 0  # updates that moved the weights, of all epochs: the schedule counts these
-    skipped: int = 0  # updates of the current epoch that did not, because a loss or gradient was not finite
+    position: int = 0  # updates tried in the current epoch, including skipped ones
+    update: int = 0  # updates that moved the weights, over all epochs; the schedule counts these
+    skipped: int = 0  # updates skipped in the current epoch because a loss or gradient was not finite
     seconds: float = 0.0  # of training in the current epoch
-    waited: float = 0.0  # of these, rank 0's for the next batch
-    best: float | None = None  # score of the best epoch, the higher the better
+    waited: float = 0.0  # of these, spent waiting for the next batch
+    best: float | None = None  # score of the best epoch; higher is better
     history: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl
 
     loss_sum: float = 0.0  # over the updates of the current epoch that moved the weights
     unreadable: set[str] = field(default_factory=set)  # a line for each image that could not be read
-    suspects: list[list[str]] = field(default_factory=list)  # images of the latest updates, if they were all skipped
-    summary: str = ""  # rank 0's, of the best epoch
+    suspects: list[list[str]] = field(default_factory=list)  # images of updates skipped since the weights last moved
+    summary: str = ""  # of the best epoch; on rank 0 only
 
     def seed_update(self, seed: int, rank: int) -> None:
-        """Make the random numbers of the next update (dropout, stochastic depth) a function of where it is.
+        """Seed the random numbers of the next update (dropout, stochastic depth) from seed, rank and position.
 
-        A checkpoint then needs no generator states: an update is the same whether the run came to it in one go or was
-        resumed just before it. Ranks draw different numbers. Python's and NumPy's generators, which nothing here draws
-        from, are seeded with torch's.
+        Checkpoints then need no generator states: an update is the same whether or not the run was resumed before it.
+        Ranks draw different numbers. Python's and NumPy's generators are seeded as well, although nothing here draws
+        from them.
         """
-        # Hashed, since torch's CPU generator uses only 32 bits of its seed.
+        # Hashed, because torch's CPU generator uses only 32 bits of its seed.
         number = int(np.random.SeedSequence((seed, self.epoch, self.position, rank)).generate_state(1)[0])
         random.seed(number)
         np.random.seed(number)
         torch.manual_seed(number)
 
     def record(self, moved: bool, loss: float, images: Sequence[str]) -> None:
-        """Count an update. One that did not move the weights moves neither the schedule nor the mean loss."""
+        """Count an update. If it did not move the weights, the schedule and the mean loss ignore it."""
         self.position += 1
         if moved:
             self.update += 1
@@ -74,10 +74,10 @@ class Progress:
         seconds: float,
         process: Process,
     ) -> EpochEnd:
-        """Finish the epoch. Every rank takes part.
+        """Finish the epoch. Must be called on every rank.
 
-        failures: a line for each validation image that could not be read.  images: of all ranks in this epoch.
-        seconds: with the validation.
+        failures: a line for each validation image that could not be read.
+        images: number over all ranks in this epoch.  seconds: of the epoch, including validation.
         """
         self.unreadable.update(failures)
         gathered = process.gather((self.loss_sum, sorted(self.unreadable)))
@@ -99,7 +99,7 @@ class Progress:
         improved = self.best is None or score > self.best
         if improved:
             self.best = score
-        if improved and process.is_main:  # no exchange here: a score may differ in its last bit between machines
+        if improved and process.is_main:  # no collective: scores may differ in the last bit between machines
             self.summary = metrics.summary
         self.history.append(values)
         self.epoch += 1
@@ -107,18 +107,18 @@ class Progress:
         return EpochEnd(values, improved, unreadable)
 
     def to_dict(self, process: Process) -> dict[str, Any]:
-        """Plain values of all ranks for a checkpoint. Every rank takes part."""
+        """Plain values of all ranks for a checkpoint. Must be called on every rank."""
         own = process.gather((self.loss_sum, sorted(self.unreadable), self.suspects))
         loss_sums, unreadable, suspects = (list(part) for part in zip(*own, strict=True))
         return asdict(self) | {"loss_sum": loss_sums, "unreadable": unreadable, "suspects": suspects}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], process: Process) -> Progress:
-        """This rank's part of what `to_dict` returned. KeyError where something is missing.
+        """This rank's part of what `to_dict` returned. Raises KeyError if a value is missing.
 
-        With another number of ranks, each gets the mean loss, and rank 0 the images that could not be read.
+        If the number of ranks has changed, each gets the mean of the loss sums, and rank 0 gets all unreadable images.
         """
-        values = {"waited": 0.0, "summary": "", **values}  # which older checkpoints lack
+        values = {"waited": 0.0, "summary": "", **values}  # older checkpoints lack these
         values = {item.name: values[item.name] for item in fields(cls)}
         sums, unreadable, suspects = values["loss_sum"], values["unreadable"], values["suspects"]
         if len(sums) == process.world_size:

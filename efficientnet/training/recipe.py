@@ -10,9 +10,9 @@ from efficientnet.common.options import option
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the optimisation. The defaults are neutral; a task brings its own.
+    """All options of the optimisation. The defaults are neutral; each task brings its own.
 
-    An *update* is one step of the optimizer: batch_size * accumulate images on each rank.
+    An *update* is one optimizer step on batch_size * accumulate images on each rank.
     """
 
     seed: int = option(

@@ -1,4 +1,4 @@
-"""The images of each update: shuffled, positives filled up to a share, in one order for any number of ranks."""
+"""The images of each update: shuffled, with a minimum share of positives, in one order for any number of ranks."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ class Draw(NamedTuple):
     position: int
 
     def generator(self, seed: int) -> np.random.Generator:
-        """The random numbers of this draw in a run, whichever worker or rank asks for them."""
+        """The random generator for this draw, the same on every worker and rank."""
         # The highest bit keeps these streams apart from the sampler's, which are keyed by (seed, epoch).
         key = np.array([seed, (1 << 63) + (self.epoch << 40) + self.position], dtype=np.uint64)
         return np.random.Generator(np.random.Philox(key=key))
 
 
 class BalancedSampler:
-    """The batches of one rank, epoch after epoch, as lists of `Draw`.
+    """The batches of one rank as lists of `Draw`; each iteration is one epoch.
 
     Each update's *global* batch is drawn first, positives before negatives. Rank r of W then takes every W-th draw, and
-    its forward passes share those in turn, so that every rank and pass gets its part of the positives. The order
-    depends on (seed, epoch) only: another number of ranks with the same global batch sees the same images.
+    its forward passes take these in turn, so that every rank and pass gets its share of the positives. The order
+    depends only on (seed, epoch): with the same global batch, any number of ranks sees the same images.
 
-    positives: whether each image of the training set is positive.
-    share: the least share of positives in an update. Where the set has fewer, positives are drawn again, all equally
-        often up to one draw; at or below the natural share, the set is only shuffled.
-    An epoch has as many draws as the set has images, without the last incomplete batch, but at least one update.
-    Set `epoch`, and `start` (how many of its updates are done), before each iteration.
+    positives: whether each training image is positive.
+    share: minimum share of positives in an update. If the set has fewer, positives are drawn repeatedly, and their
+    counts differ by at most one. At or below the natural share, the set is only shuffled.
+    An epoch has as many draws as the set has images, without the last incomplete batch, but at least one update. Set
+    `epoch`, and `start` (the number of its updates already done), before each iteration.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class BalancedSampler:
         self.updates = max(1, flags.size // self.global_batch)
 
     def __len__(self) -> int:
-        """Forward passes of this rank in what is left of the epoch."""
+        """The number of forward passes left for this rank in the epoch."""
         return (self.updates - self.start) * self.accumulate
 
     def __iter__(self) -> Iterator[list[Draw]]:
@@ -78,7 +78,7 @@ class BalancedSampler:
         total = self.updates * self.global_batch
         if not self.balanced:
             return cycle(np.arange(self.positive.size + self.negative.size), total, generator).reshape(self.updates, -1)
-        # Rounding the running total, not each batch, keeps the share exact over the epoch for small batches too.
+        # Rounding the running total, not each batch, keeps the share exact over the epoch even for small batches.
         quota = np.diff(np.floor(np.arange(self.updates + 1) * self.global_batch * self.share + 0.5).astype(int))
         positive = cycle(self.positive, int(quota.sum()), generator)
         negative = cycle(self.negative, total - int(quota.sum()), generator)
@@ -98,11 +98,11 @@ class BalancedSampler:
 
 
 def sampled_share(natural_share: float, wanted: float) -> float:
-    """The share of positives among the draws: at least the natural one, and 0 where there is none to draw."""
+    """The share of positives among the draws: at least the natural share, and 0 if there are no positives."""
     return max(wanted, natural_share) if natural_share > 0 else 0.0
 
 
 def cycle(indices: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """`count` of the indices: one permutation after another, so that no index is ahead of another by more than one."""
+    """`count` of the indices, from one permutation after another, so that their counts differ by at most one."""
     rounds = -(-count // max(1, indices.size))
     return np.concatenate([generator.permutation(indices) for _ in range(rounds)] or [indices])[:count]

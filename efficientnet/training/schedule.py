@@ -13,7 +13,7 @@ from efficientnet.training.sampler import BalancedSampler
 class Schedule:
     """Linear warm-up, then half a cosine.
 
-    updates: of the whole run.  warmup: how many of these it takes to reach `peak`.
+    updates: of the whole run.  warmup: number of updates until the rate reaches `peak`.
     """
 
     updates: int
@@ -22,7 +22,7 @@ class Schedule:
 
     @classmethod
     def of(cls, recipe: Recipe, sampler: BalancedSampler) -> Schedule:
-        """The peak is proportional to the images of an update (Goyal et al. 2017); the recipe gives that for 16."""
+        """The peak is the recipe's rate for 16 images an update, and scales with their number (Goyal et al. 2017)."""
         updates = sampler.updates * recipe.epochs
         warmup = min(round(recipe.warmup_epochs * sampler.updates), updates // 2)
         return cls(updates, warmup, recipe.learning_rate * sampler.global_batch / 16)
@@ -30,7 +30,7 @@ class Schedule:
     def rate(self, update: int) -> float:
         """The rate of update number `update`, counted from 0.
 
-        Linear from 0.01 * peak over the warm-up; the cosine would reach 0 one update after the last.
+        The warm-up starts at 0.01 * peak. The cosine would reach 0 one update after the last.
         """
         if update < self.warmup:
             return self.peak * (0.01 + 0.99 * update / self.warmup)

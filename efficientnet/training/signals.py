@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM and SIGUSR1, which schedulers send before they take a machine away, and Ctrl-C."""
+"""Requests to stop: Ctrl-C, and SIGTERM and SIGUSR1, which schedulers send before they take a machine away."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from efficientnet.common.command_line import rank
 
 # Windows has no SIGUSR1.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
-# Slurm signals every process, and torchrun passes on what it gets: within this many seconds it is one request.
+# Slurm signals every process, and torchrun forwards signals: repeats within this many seconds are one request.
 ECHO = 2.0
-# Elsewhere a repeat this soon comes from a program, not a hand: coreutils' timeout signals its child, then the group.
+# Elsewhere a repeat this soon comes from a program, not a user: coreutils' timeout signals its child, then the group.
 BURST = 0.1
-# BSD's EX_TEMPFAIL, "try again later". No other outcome of a run has it, so a script may start the run again.
+# BSD's EX_TEMPFAIL, "try again later". No other outcome of a run has this code, so scripts may rerun it.
 TRY_AGAIN = 75
 
 
 class Stopped(Exception):
-    """The ranks have agreed to stop, because one of them got a signal. All of them raise this at the same point."""
+    """Raised on all ranks at the same point, after one of them got a signal and they agreed to stop."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -35,7 +35,7 @@ class Stopped(Exception):
     def exit_code(self) -> int:
         """130 after Ctrl-C, as in shells, else TRY_AGAIN; 0 under torchrun.
 
-        torchrun would take any other code for a failure, and start the run again or end ranks that still save.
+        torchrun would treat any other code as a failure, and restart the run or end ranks that are still saving.
         """
         if "TORCHELASTIC_RUN_ID" in os.environ:
             return 0
@@ -43,14 +43,14 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Remembers the first signal after `listen` for the loop to act on; a second one ends the process at once.
+    """Records the first signal after `listen` for the training loop; a second signal ends the process at once.
 
-    As a context manager it restores the handlers at the end. If a rank other than 0 fails after a signal, torchrun is
-    ending it because another rank died: it leaves silently, and rank 0 speaks for all.
+    As a context manager, it restores the handlers on exit. If a rank other than 0 fails after a signal, torchrun is
+    ending it because another rank died. It then exits silently and leaves the report to rank 0.
     """
 
     def __init__(self) -> None:
-        self.signal = 0  # its number; 0: none came
+        self.signal = 0  # the signal's number; 0 if there was none
         self.time = 0.0
         self.echo = ECHO if "RANK" in os.environ or "SLURM_JOB_ID" in os.environ else BURST
         self.before: dict[int, object] = {}
@@ -76,11 +76,11 @@ class StopRequest:
 
 
 def handles_signals() -> bool:
-    """Whether this is the main thread: Python lets no other set what a signal does."""
+    """Whether this is the main thread, the only one in which Python can set signal handlers."""
     return threading.current_thread() is threading.main_thread()
 
 
 def leave_signals_to_parent(worker: int) -> None:
-    """Ignore the signals in a loader process: one to the whole group is for the rank, which ends its loaders."""
+    """Ignore signals in a loader process: a signal to the whole group is for the rank, which ends its loaders."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The state of a run as a checkpoint holds it, and back."""
+"""Conversion between the state of a run and the content of a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from efficientnet.training.progress import Progress
 def checkpoint_of(
     plan: Plan, learner: Learner, loaders: Loaders, progress: Progress, process: Process
 ) -> dict[str, Any]:
-    """The content of a checkpoint at this moment, between two updates. Every rank takes part.
+    """The content of a checkpoint at this moment, between two updates. Must be called on every rank.
 
-    Beside the state of the task: weights are those to use, and "training" is all that only a resumed run needs.
+    Besides the task's state: "weights" are the ones to use, and "training" holds what only a resumed run needs.
     """
     return {
         "task": plan.task.name,
@@ -40,9 +40,10 @@ def checkpoint_of(
 
 
 def restore(plan: Plan, learner: Learner, loaders: Loaders, process: Process) -> Progress:
-    """Put everything into the state of the plan's checkpoint, if it has one; returns where the run stands.
+    """Restore the state from the plan's checkpoint, if there is one, and return the run's progress.
 
-    Raises CheckpointError for a checkpoint that does not fit, and UserError where the ranks found different ones.
+    Raises CheckpointError if the checkpoint does not fit, and UserError if the number of images an update differs or
+    the ranks found different checkpoints.
     """
     progress = Progress()
     if plan.checkpoint is not None:

@@ -1,4 +1,4 @@
-"""Saving: when it is due, and a thread that writes in the background."""
+"""Saving: when a save is due, and a thread that writes in the background."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ def interval(text: str) -> Interval:
 class CheckpointStore:
     """Writes a run's files in a thread, one save after another, each file atomically.
 
-    `save` copies the state in memory, so that training can go on; the thread waits for the disk. If a file cannot be
-    written (a full disk), the store warns, leaves the file that was there before, and tries again with the next save.
-    Any other exception in the thread is raised by the next call of `wait`, `save` or `close`.
+    `save` copies the state in memory, so that training can continue while the thread writes. If a file cannot be
+    written (a full disk), the store warns, keeps the old file, and tries again with the next save. The next call of
+    `wait`, `save` or `close` raises any other exception of the thread.
 
-    active: False on all ranks but 0, where nothing is due and `save` does nothing.
+    active: False on all ranks but 0, where no save is due and `save` does nothing.
     """
 
     def __init__(self, folder: Path, every: Interval, keep: int, active: bool = True) -> None:
         self.folder, self.every, self.keep, self.active = folder, every, keep, active
-        self.error: OSError | None = None  # of the last save, if anything of it failed
+        self.error: OSError | None = None  # of the last save, if any file failed
         self.pending: dict[str, partial[None]] = {}
-        self.failure: Exception | None = None  # of the thread, other than an OSError
+        self.failure: Exception | None = None  # any other exception in the thread
         self.thread = threading.Thread()
         self.saved = time.monotonic()
 
     def due(self, number: int) -> bool:
-        """Whether the state after update `number` is to be saved."""
+        """Whether the state after update `number` should be saved."""
         if not self.active:
             return False
         if self.every.updates:
@@ -72,10 +72,10 @@ class CheckpointStore:
         best: bool = False,
         say: str = "",
     ) -> None:
-        """Begin to write `files`, by their names in the run folder, then the checkpoint after update `number`.
+        """Start writing `files` (by name in the run folder), then the checkpoint after update `number`.
 
-        Waits for the save before, if that is still under way.  best: write best.pt too, which has all of the
-        checkpoint but "training".  say: printed once everything is on the disk.
+        Waits for the previous save if it is still running.  best: write best.pt too, the checkpoint without "training".
+        say: printed once everything is on disk.
         """
         if not self.active:
             return
@@ -120,7 +120,7 @@ class CheckpointStore:
             raise self.failure
 
     def close(self, what: str) -> None:
-        """`wait`; raises UserError, which begins with `what`, if the last save failed."""
+        """Do `wait`; if the last save failed, raise UserError with a message that begins with `what`."""
         self.wait()
         if self.error:
             raise UserError(f"{what}, but could not write to {self.folder}: {self.error.strerror or self.error}")

@@ -1,7 +1,7 @@
-"""The interface to the data: all that train.py and evaluate.py know about the images.
+"""The interface to the data: everything that train.py and evaluate.py know about the images.
 
-A `Task` is one kind of data with its labels, loss and metrics; `mammography/task.py` has one. The class answers before
-any data is read; an instance is the data of one run. An `Evaluation` is the data that checkpoints are scored on.
+A `Task` is one kind of data with its labels, loss and metrics, as in `mammography/task.py`. The class works before any
+data is read; an instance is the data of one run. An `Evaluation` is the data on which checkpoints are scored.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from efficientnet.weights.load import Provenance
 class Item(NamedTuple):
     """One image of a data set.
 
-    An image that cannot be read does not end a run: `failures` says why in a line for each file. Another image takes
-    its place, or a blank one with readable=False, whose target `Task.loss` must ignore (nan, or an ignored class).
+    An image that cannot be read does not end a run: `failures` gives the reason, a line for each file. Another image
+    takes its place, or a blank one with readable=False, whose target `Task.loss` must ignore (nan or an ignored class).
     """
 
     image: Tensor  # float32 (C, H, W), normalised
-    target: Tensor  # what `Task.loss` takes, for one image
+    target: Tensor  # for one image, as `Task.loss` expects it
     index: int  # place in the data set
-    name: str  # by which a person finds the image
+    name: str  # tells a person which image it is
     failures: Sequence[str] = ()
     readable: bool = True
 
 
 @dataclass(frozen=True)
 class Batch:
-    """N items, collated. `readable` holds the places in the batch that are not blank."""
+    """N collated items. `readable` holds the positions in the batch that are not blank."""
 
     images: Tensor  # (N, C, H, W)
     targets: Tensor  # (N, ...)
@@ -49,7 +49,7 @@ class Batch:
     readable: list[int]
 
     def pin_memory(self) -> Batch:
-        """Called by a DataLoader with pin_memory=True: page-locked copies, which a GPU fetches in the background."""
+        """Page-locked copies, which a GPU fetches in the background. Called by a DataLoader with pin_memory=True."""
         return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
 
 
@@ -65,7 +65,7 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 class Datasets(NamedTuple):
-    """Map-style data sets of `Item`. Their keys are ints, but for those of `train`."""
+    """Map-style data sets of `Item`. Their keys are ints, except in `train`."""
 
     train: Dataset  # augmented; its keys are `sampler.Draw`, whose `generator` seeds the augmentation
     calibration: Dataset  # the same images without augmentation, for batch-norm statistics
@@ -76,8 +76,8 @@ class Datasets(NamedTuple):
 class Metrics:
     """The result of one evaluation.
 
-    values: by name, None where undefined; a line of metrics.jsonl.  text: the same for a person, in one line.
-    score: decides which epoch is best, the higher the better; None where undefined.
+    values: by name, None if undefined; a line of metrics.jsonl.  text: the same in one line for a person.
+    score: decides which epoch is best; higher is better; None if undefined.
     """
 
     values: Mapping[str, Any]
@@ -86,17 +86,17 @@ class Metrics:
 
     @property
     def summary(self) -> str:
-        """One line for the end of the run. May take a second, such as for confidence intervals."""
+        """One line for the end of the run. May take a second to compute, for example for confidence intervals."""
         return self.text
 
 
 class Task(Protocol):
     """One kind of data.
 
-    name: stored in checkpoints.  Settings: a frozen dataclass of `common.options` with at least image_size (height,
-    width) and in_channels: the flags, stored in config.json and kept by a resumed run. An image_size without a default
-    is the architecture's.
-    recipe_defaults: fields of `Recipe`, shown by --help; the others keep `Recipe`'s neutral defaults.
+    name: stored in checkpoints.  Settings: a frozen dataclass of `common.options`, with at least image_size (height,
+    width) and in_channels. Its fields are flags, stored in config.json and kept by a resumed run. If image_size has no
+    default, the architecture's is used.
+    recipe_defaults: this task's defaults for fields of `Recipe`, shown by --help; other fields stay neutral.
     """
 
     name: ClassVar[str]
@@ -107,7 +107,7 @@ class Task(Protocol):
     settings: Any
     recipe: Recipe
     num_outputs: int  # of the network
-    positives: np.ndarray | None  # bool, for each training image: those that --positive-share draws more often
+    positives: np.ndarray | None  # bool per training image, or None; --positive-share draws positives more often
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,13 +115,13 @@ class Task(Protocol):
 
     @staticmethod
     def defaults(data: Path | None, provenance: Provenance | None) -> dict[str, Any]:
-        """Settings, and fields of the recipe that differ from `recipe_defaults`, where the command line is silent.
+        """Settings and recipe fields that override the static defaults, unless their flags are given.
 
-        data: the folder of --data.  provenance: of --weights, such as their normalisation.
+        data: the folder of --data.  provenance: of --weights, including their normalisation.
         """
 
     def __init__(self, data: Path | None, settings: Any, recipe: Recipe) -> None:
-        """Keep these; raise ValueError for flags that contradict each other. No data is read yet."""
+        """Store the arguments; raise ValueError for flags that contradict each other. Reads no data."""
 
     def load(
         self,
@@ -130,34 +130,35 @@ class Task(Protocol):
         checkpoint: Mapping[str, Any] | None,
         pretrained: Mapping[str, Any] | None,
     ) -> None:
-        """Read the table or list the folders: `num_outputs`, `positives` and the methods below work from here on.
+        """Read the table or list the folders. This sets `num_outputs` and `positives` and enables the methods below.
 
-        strict: fail for an image that is not there.  checkpoint: of the run that is resumed, with this task's `state`:
-        what it held out stays held out, even if the data have changed.  pretrained: the checkpoint that --weights
-        names, perhaps of another task: what it was trained on cannot be held out honestly.  Raises UserError.
+        strict: fail if an image is missing.  checkpoint: the one to resume from, with this task's `state`; what it held
+        out stays held out, even if the data changed.
+        pretrained: the checkpoint of --weights, perhaps of another task. Its training data cannot be held out honestly.
+        Raises UserError.
         """
 
     def description(self) -> list[tuple[str, str]]:
-        """(name, text) lines of the page that a run begins with."""
+        """(name, text) lines of the summary that a run begins with."""
 
     def datasets(self) -> Datasets: ...
 
     def start_classifier(self, classifier: nn.Linear) -> None:
-        """Initialise a classifier that no pretrained weights have filled."""
+        """Initialise a classifier that pretrained weights did not fill."""
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Scalar loss of logits (N, T), which may be fp16 or bf16, against collated targets (N, ...)."""
 
     def evaluate(self, logits: np.ndarray, indices: Sequence[int]) -> Metrics:
-        """Metrics of float32 logits (n, T) of the validation images at these places; each place at most once."""
+        """Metrics from float32 logits (n, T) of the validation images at `indices`, each of them at most once."""
 
     def files(self, metrics: Metrics, checkpoint: Mapping[str, Any]) -> dict[str, bytes]:
-        """Files that stand beside a new best checkpoint, by name.  checkpoint: as in `state.checkpoint_of`."""
+        """Files to write next to a new best checkpoint, by name.  checkpoint: as in `state.checkpoint_of`."""
 
     def state(self) -> dict[str, Any]:
-        """Plain values for the checkpoint: what evaluation needs to use it without being told again.
+        """Plain values for the checkpoint, so that it can be evaluated without repeating the flags of training.
 
-        They stand at its top, beside the names of `state.checkpoint_of`, which they must not repeat.
+        They are stored at its top level, so they must not repeat the names in `state.checkpoint_of`.
         """
 
     @staticmethod
@@ -166,16 +167,16 @@ class Task(Protocol):
 
     @staticmethod
     def evaluation(checkpoints: Mapping[Path, Mapping[str, Any]], arguments: argparse.Namespace) -> Evaluation:
-        """Read the data that these checkpoints (contents by path) are to be scored on. Raises UserError."""
+        """Read the data to score these checkpoints (contents by path) on. Raises UserError."""
 
 
 @dataclass(frozen=True)
 class Report:
     """The output of evaluate.py.
 
-    values: for --json, without anything that is not JSON.  text: for the terminal.
-    files: contents by path; a relative path is below --output.  problem: why the command ends with exit code 1, though
-    with all of this.
+    values: for --json; JSON values only.  text: for the terminal.
+    files: contents by path; a relative path is below --output.
+    problem: an error message with which the command exits with code 1, after writing all of this.
     """
 
     values: Mapping[str, Any]
@@ -188,7 +189,7 @@ class Evaluation(Protocol):
     """N images that M checkpoints (members of an ensemble) are scored on.
 
     description: one line.  warnings: a line each.
-    allowed: bool (M, N), which member may score which image, such as only those it did not train on.
+    allowed: bool (M, N), whether a member may score an image, for example only images that it did not train on.
     """
 
     description: str
@@ -196,13 +197,13 @@ class Evaluation(Protocol):
     allowed: np.ndarray
 
     def input_key(self, member: int) -> Hashable:
-        """Equal for members that see the same pixels: one pass over the images serves them all."""
+        """A key that is equal for members that see the same pixels, which then share one pass over the images."""
 
     def dataset(self, member: int) -> Dataset:
-        """The N images as this member reads them; its keys are 0 to N - 1."""
+        """The N images as this member reads them; keys are 0 to N - 1."""
 
     def probabilities(self, member: int, logits: np.ndarray) -> np.ndarray:
-        """Probabilities (n, T) of float32 logits (n, T), which ensembles average."""
+        """Probabilities (n, T) from float32 logits (n, T); the ensemble averages them."""
 
     def report(self, probabilities: np.ndarray, failures: Sequence[str]) -> Report:
-        """Score the means over the members (N, T), nan where no member could score an image. Raises UserError."""
+        """Score mean probabilities (N, T) over the members; nan where no member could score. Raises UserError."""

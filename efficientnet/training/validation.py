@@ -1,4 +1,4 @@
-"""Validation of a run, shared among its ranks."""
+"""Validation of a run, split among its ranks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from efficientnet.training.task import Metrics, Task
 def validate(
     model: torch.nn.Module, loader: DataLoader, task: Task, process: Process, precision: str, request: StopRequest
 ) -> tuple[Metrics, list[str]]:
-    """Metrics of the validation set, and a line for each image that could not be read; complete on every rank.
+    """Metrics of the whole validation set, and a line for each image that could not be read, on every rank.
 
-    loader: this rank's part.  Raises Stopped on every rank when one is asked to stop meanwhile, and UserError where no
+    loader: this rank's part.  Raises Stopped on every rank if one of them gets a signal meanwhile, and UserError if no
     image could be read or the model's outputs are not finite.
     """
     indices, parts, failures = [], [np.zeros((0, task.num_outputs), np.float32)], []
     model.eval()
-    if process.device.type == "cpu":  # as evaluate.py predicts, which is exact there and faster than autocast
+    if process.device.type == "cpu":  # as in evaluate.py: exact on a CPU and faster than autocast
         model, precision = optimize_for_inference(model), "fp32"
     batches = iter(loader)
     for _ in range(process.maximum(len(loader))[0]):
@@ -32,7 +32,7 @@ def validate(
         if stop:
             raise Stopped(stop)
         batch = next(batches, None)
-        if batch is None:  # another rank has one more
+        if batch is None:  # another rank has one more batch
             continue
         indices += [batch.indices[place] for place in batch.readable]
         parts.append(predict(model, batch.images, process.device, precision)[batch.readable])

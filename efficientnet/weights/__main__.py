@@ -72,7 +72,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def show(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
-    """Print the answer of `info`. A file that may be of either of timm's families has a line for each."""
+    """Print what `info` finds. A file that may be from either of timm's families gets a line for each."""
     question = None
     try:
         readings = [inspect_weights(arguments.file, variant=arguments.variant, **given)]

@@ -1,4 +1,4 @@
-"""Each library's padding and batch-norm settings, and the normalisation of the pixels that its models expect."""
+"""Each library's padding and batch-norm settings, and the pixel normalisation that its models expect."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from efficientnet.layers import AUTHORS, Convention
 from efficientnet.scaling import LITE_VARIANTS
 
-# transformers passes TensorFlow's momentum of 0.99 on to PyTorch, where it means the reverse. Its models are otherwise
-# the authors', and so is the momentum here.
+# transformers passes TensorFlow's momentum of 0.99 on to PyTorch, where momentum means the opposite. Its models are
+# otherwise the authors', so their momentum is used here.
 CONVENTIONS = {
     "torchvision": Convention("symmetric", 1e-5, 0.1),
     "timm": Convention("symmetric", 1e-5, 0.1),
@@ -28,13 +28,13 @@ MINUS_ONE_TO_ONE = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 LITE = (127 / 255,) * 3, (128 / 255,) * 3
 
 # The names of published models contain family and variant, and mark AdvProp's and timm's ra4 models, which were trained
-# on pixels in [-1, 1]. A recipe, a hash (which is no date), or timm's tag with the data may follow: anything else, such
-# as _fold0, is somebody's own. Hugging Face's files have fixed names, in a folder with the name of the model.
+# on pixels in [-1, 1]. A recipe, a hash (but not a date), or timm's tag with the data may follow. Anything else, like
+# _fold0, marks a user's own file. Hugging Face's files have fixed names; their folder has the name of the model.
 MODEL = r"(?:adv-|tf_)?efficientnet[-_](?:b\d|l2|lite\d)"
 TAG = r"\.(?:\w+_)?in\d+k(?:_\w+)?"
 PUBLISHED_FILE = re.compile(rf"{MODEL}(?:(?:_(?:aa|ap|ns|ra2?))?(?:_\d{{3}})?|.*-(?!20\d{{6}})[0-9a-f]{{8}}|{TAG})")
 PUBLISHED_FOLDER = re.compile(rf"{MODEL}{TAG}|efficientnet-b\d")
-# timm's models whose blurring has no tensors: only their names tell them from B0 and ResNet-50.
+# timm's models with blur layers, which have no tensors: only the names distinguish them from B0 and ResNet-50.
 BLURRING = re.compile(r"efficientnet_blur|resnet(?:aa|blur)\d")
 ENDINGS = re.compile(r"(?:\.(?:pth|pt|bin|safetensors|tar))+$")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -44,7 +44,7 @@ MINUS_ONE_TO_ONE_NAME = re.compile(r"^adv-|advprop|[._]ap(?:[-_.]|$)|\.ra4_")
 def published_name(path: Path) -> str:
     """The name of a published model, such as "tf_efficientnet_b0_ap-f262efe1", or "".
 
-    It is the file's own, or, if the file has a fixed name, that of the innermost folder that has one.
+    It is the name of the file or, for Hugging Face's fixed file names, of the innermost folder with a published name.
     """
     names, pattern = [ENDINGS.sub("", path.name)], PUBLISHED_FILE
     if path.name in HUB_FILES:
@@ -53,14 +53,14 @@ def published_name(path: Path) -> str:
 
 
 def convention_of(library: str, variant: str | None) -> Convention:
-    """The convention under which the library runs the variant."""
+    """The convention that the library uses for the variant."""
     if library == "torchvision" and variant in ("b5", "b6", "b7"):
         return TORCHVISION_B5_TO_B7
     return CONVENTIONS[library]
 
 
 def normalisation(library: str, variant: str | None, path: Path) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
-    """The mean and standard deviation of the training, and whether they are known (True) or assumed."""
+    """The mean and standard deviation used in training, and whether they are known (True) or assumed."""
     published, lite = published_name(path), variant in LITE_VARIANTS
     if library == "torchvision":
         return *IMAGENET, True

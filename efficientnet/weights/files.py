@@ -1,6 +1,6 @@
-"""Files of tensors: .safetensors, and PyTorch's files with the wrappers of many training scripts.
+"""Read and write files of tensors: .safetensors, and PyTorch's files with the wrappers of many training scripts.
 
-PyTorch's files are read with weights_only=True, and what else they hold becomes empty objects: nothing is executed.
+PyTorch's files are read with weights_only=True. Objects of unknown classes become empty objects: nothing is executed.
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ from efficientnet.common.extras import require
 from efficientnet.common.files import CheckpointError, atomic_file, explain_failures, load_tensors, write_bytes
 
 FORMAT = "efficientnet-reference weights 1"
-# Endings of files of weights.
 WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 # Keys under which training scripts store the state_dict. Averaged weights come first, since the libraries evaluate
 # those. mmengine stores its average under `state_dict` and the last weights under `ema_state_dict`, which is therefore
 # not in the list.
 WRAPPERS = ("state_dict_ema", "model_ema", "weights", "state_dict", "model", "model_state_dict")
-# Pickled references that no training script needs: a file with one of them is refused, though it could do nothing.
+# Pickled references that no training script needs. A file with one of them is refused, although it could do no harm.
 CODE = {"os", "posix", "nt", "sys", "subprocess", "importlib", "runpy", "eval", "exec", "compile", "open", "__import__"}
 
 
 class StandIn:
-    """An empty object that replaces one of any other class beside the weights and ignores its arguments and state."""
+    """An empty object that replaces one of unknown class beside the weights. It ignores its arguments and state."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -44,25 +43,25 @@ class StandIn:
 
 
 class DictStandIn:
-    """The same for a subclass of dict that has entries, which newer versions of PyTorch add to its own dicts only."""
+    """The same for a dict subclass with entries: newer versions of PyTorch add entries only to dicts that they know."""
 
     def __new__(cls, *_: Any) -> OrderedDict:
         return OrderedDict()
 
 
-# Modules that PyTorch puts around others, at any depth: torch.compile, FSDP and checkpoint_wrapper.
+# Wrappers that PyTorch puts around modules, at any depth: torch.compile, FSDP and checkpoint_wrapper.
 WRAPPED = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 class WeightsError(UserError, ValueError):
-    """A file of weights cannot be used; str() is one or two lines that name it and say why."""
+    """A file of weights that cannot be used; str() is one or two lines that name it and say why."""
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """The tensors of a file's state_dict by name, and the other content of a file of ours, else {}.
+    """The tensors of a file's state_dict by name, and the records of a file that this project wrote, else {}.
 
-    Raises WeightsError for a file that is missing, damaged, refused for holding code, without a state_dict or with
-    several; MissingExtra without the safetensors package.
+    Raises WeightsError if the file is missing, damaged, refused for holding code, or has no state_dict or several;
+    MissingExtra if the safetensors package is needed but not installed.
     """
     try:
         content, recorded = read_file(path)
@@ -75,8 +74,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
 def read_file(path: Path) -> tuple[Any, Any]:
     """The content of the file, and its records besides the tensors. Raises CheckpointError and MissingExtra.
 
-    The content tells the format: a .safetensors file begins with the length of its header, which is JSON, a file of
-    PyTorch is an archive or a pickle. The ending decides for anything else.
+    The first bytes tell the format: a .safetensors file begins with the length of its JSON header, and PyTorch's files
+    are archives or pickles. For anything else the suffix decides.
     """
 
     def beginning() -> bytes:
@@ -103,16 +102,16 @@ def read_file(path: Path) -> tuple[Any, Any]:
 
 
 def read_pickle(path: Path) -> Any:
-    """The content of a file of `torch.save`, with stand-ins for objects of unknown classes, such as arguments.
+    """The content of a file from `torch.save`, with stand-ins for objects of unknown classes, such as arguments.
 
-    PyTorch refuses a class that it does not know. Each gets an empty class of the same name, and another attempt.
-    PyTorch finds that one by its name; the real one is neither imported nor called.
+    PyTorch refuses a class that it does not know. Each refused class gets a stand-in, an empty class of the same name,
+    and the file is read again. PyTorch finds the stand-in by name; the real class is neither imported nor called.
     """
     stand_ins: dict[str, type] = {}
     while True:
         try:
             with torch.serialization.safe_globals(list(stand_ins.values())):
-                load_tensors(path, "meta")  # which reads no tensor
+                load_tensors(path, "meta")  # fails for unknown classes without reading a tensor
                 return load_tensors(path)
         except CheckpointError as error:
             name = error.refused or ""
@@ -130,7 +129,7 @@ def is_ours(recorded: Any) -> bool:
 
 
 def find_state_dict(path: Path, content: Any) -> dict[str, Tensor]:
-    """The names and tensors within a file's wrappers; WeightsError if there are none, or several without an order."""
+    """The state_dict inside a file's wrappers. Raises WeightsError if there is none, or several of equal preference."""
     found = state_dicts(content)
     if len(found) == 1:
         return found[0][1]
@@ -154,9 +153,9 @@ def find_state_dict(path: Path, content: Any) -> dict[str, Tensor]:
 
 
 def state_dicts(content: Any, place: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """The state_dicts in nested dicts, with the keys that lead there; only the first known wrapper's, if there is one.
+    """The state_dicts in nested dicts, with the keys that lead to each; if WRAPPERS hold any, only those of the first.
 
-    A dict is one if it holds the weight of a convolution, or nothing but tensors under no key or a known one.
+    A dict is a state_dict if it holds a convolution's weight, or only tensors and is the whole content or a wrapper's.
     """
     if not isinstance(content, Mapping) or len(place) > 4:
         return []
@@ -172,9 +171,9 @@ def state_dicts(content: Any, place: tuple[str, ...] = ()) -> list[tuple[tuple[s
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], recorded: Mapping[str, Any]) -> None:
-    """Write a .safetensors file, or any other with `torch.save`; whole or not at all.
+    """Write a .safetensors file, or any other with `torch.save`, completely or not at all.
 
-    recorded: plain values that `read_tensors` returns. Without any, the file is the bare state_dict.
+    recorded: plain values for `read_tensors` to return. Without any, the file is the bare state_dict.
     """
     recorded = {"format": FORMAT, **recorded} if recorded else {}
     if path.suffix != ".safetensors":
@@ -182,7 +181,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], recorded: Mapping[s
             torch.save({**recorded, "weights": tensors} if recorded else tensors, file)
         return
     safetensors = require("safetensors.torch", "safetensors", f"writing {path}")
-    # transformers loads only files that say "pt".
+    # transformers loads only files whose format is "pt".
     metadata = {"format": "pt"} | ({"efficientnet": json.dumps(recorded)} if recorded else {})
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_bytes(path, safetensors.save(tensors, metadata))

@@ -2,8 +2,8 @@
 
     create_model("b3", weights="efficientnet_b3_rwightman-b3899882.pth")
 
-The names of the tensors tell the library (`recognise.py`), their shapes the variant (`variants.py`). Padding, eps and
-normalisation follow from both (`conventions.py`). Nothing in a file is executed (`files.py`).
+The names of the tensors identify the library (`recognise.py`), and their shapes the variant (`variants.py`). Padding,
+eps and normalisation follow from both (`conventions.py`). Nothing in a file is executed (`files.py`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Provenance:
     library: one of `CONVENTIONS`.
     variant: a name in `variants.ARCHITECTURES`, the name that a file of this project records, or None.
     mean, std: of pixels in [0, 1], one for each channel of the file's input or one for all.
-    normalisation_known: False if neither the file nor its name tells; mean and std are then ImageNet's.
+    normalisation_known: False if neither the file nor its name gives them; mean and std are then ImageNet's.
     """
 
     file: str
@@ -66,12 +66,12 @@ class Provenance:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """The fate of each tensor of a model, by our names.
+    """Where each tensor of a model came from, by our names.
 
     loaded: copied from the file. adapted: the stem, if the file has another number of input channels. fresh: left as
     initialised, since the file lacks the tensor or has another number of classes.
-    prefix: what stands before the names in the file. ignored: the file's names of tensors that the model has no use
-    for, such as those of a loss or of a head of the file's own.
+    prefix: the text before the names in the file. ignored: the file's names of tensors that the model does not use,
+    such as those of a loss or of a custom head.
     """
 
     provenance: Provenance
@@ -94,7 +94,7 @@ class Weights:
     """A file of weights, read and recognised.
 
     architecture: a known one, or the one that a file of this project records, or None.
-    recorded: all that a file of this project holds, such as the patients that a checkpoint was trained on.
+    recorded: everything that a file of this project holds, such as the patients that a checkpoint was trained on.
     """
 
     path: Path
@@ -153,7 +153,7 @@ class Weights:
         return LoadReport(self.provenance, *groups, self.network.prefix, tuple(ignored))
 
     def known_architecture(self) -> Architecture:
-        """The file's architecture; WeightsError if it is not recorded and not a known one."""
+        """The file's architecture. Raises WeightsError if it is neither known nor recorded."""
         if self.architecture is not None:
             return self.architecture
         nearest, problems = nearest_architecture(self.names, self.tensors)
@@ -162,20 +162,20 @@ class Weights:
         raise self.misfit("any known variant", problems)
 
     def misfit(self, wanted: str, problems: Sequence[str]) -> WeightsError:
-        """An error in two lines: the probable content of the file, and its first differences from `wanted`."""
+        """A two-line error: the probable content of the file, and its first differences from `wanted`."""
         nearest = self.provenance.variant or nearest_architecture(self.names, self.tensors)[0]
         seems = f"{nearest} ({self.provenance.library})" if nearest else "no known variant"
         return WeightsError(f"{self.path}: does not match {wanted}; it looks like {seems}\n{first_three(problems)}")
 
     def check_finite(self) -> None:
-        """Raise WeightsError, in one line, if any of the values is NaN or infinite."""
+        """Raise WeightsError, in one line, if a value is NaN or infinite, or a tensor is sparse or has no values."""
         strange = [name for name, t in self.tensors.items() if t.is_meta or t.layout != torch.strided]
         if strange:
             raise WeightsError(
                 f"{self.path}: {strange[0]} is sparse, or a meta tensor without values; save it as an ordinary tensor"
             )
         floats = {name: t.float() for name, t in self.tensors.items() if t.is_floating_point() and t.numel()}
-        # The smallest and the largest value are NaN if any is.
+        # `aminmax` returns NaN if any value is NaN.
         bad = [name for name, t in floats.items() if not torch.stack(t.aminmax()).isfinite().all()]
         if bad:
             others = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
@@ -183,7 +183,7 @@ class Weights:
 
 
 def first_three(phrases: Sequence[str], separator: str = "; ") -> str:
-    """The first three in one line, and the number of the others."""
+    """The first three phrases in one line, and the number of the others."""
     more = [f"and {len(phrases) - 3} more"] if len(phrases) > 3 else []
     return separator.join([*phrases[:3], *more])
 
@@ -192,9 +192,9 @@ def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
     """Adapt the stem's weight to another number of channels: (out, C, k, k) -> (out, in_channels, k, k).
 
     Each new channel gets the sum over the file's channels divided by `in_channels`, since nothing is known about the
-    content of the channels. An input with the same values in all channels then gives the logits that the file's model
-    gives for those values in all of its own. The values are normalised ones: a gray image has one mean and std, and
-    the averages of the checkpoint's come closest to its normalisation.
+    content of the channels. An input that repeats one image in all channels then gives the same logits as the file's
+    model with that image in all of its channels. This holds for normalised values. A gray image has one mean and std;
+    the averages over the checkpoint's channels come closest to its normalisation.
     """
     return weight.sum(1, keepdim=True).div(in_channels).repeat(1, in_channels, 1, 1)
 
@@ -206,7 +206,7 @@ def read_weights(
     std: float | Sequence[float] | None = None,
     variant: str | None = None,
 ) -> Weights:
-    """`inspect_weights`, but weights that are not finite raise WeightsError too."""
+    """`inspect_weights`, but also raise WeightsError if the weights are not finite."""
     result = inspect_weights(weights, source, mean, std, variant)
     result.check_finite()
     return result
@@ -219,18 +219,17 @@ def inspect_weights(
     std: float | Sequence[float] | None = None,
     variant: str | None = None,
 ) -> Weights:
-    """Read and recognise a file of weights, or what `published.find_file` finds: a published name, a URL, a package.
+    """Read and recognise weights: a file, or a published name, URL or package that `published.find_file` resolves.
 
-    source: the library (one of `CONVENTIONS`). It is needed only for renamed files of timm, whose families "timm" and
-        "timm_tf" have the same tensor names and different padding. efficientnet_blur_b0 has them too, and is another
-        network: nothing in a renamed file of it tells.
-    mean, std: the normalisation of the training, for pixels in [0, 1], one for all channels or one for each. They
-        are needed only if neither the file nor its name tells (renamed files of timm and Hugging Face), or tells
-        wrongly.
-    variant: which of torchvision's, for weights "torchvision".
-    Raises WeightsError for a file that is missing, damaged, refused for holding code, or not from a known library or
-    from `source`, or without a network or with several; ValueError for a mean or std out of range; MissingExtra
-    without the safetensors package.
+    source: the library (one of `CONVENTIONS`). Needed only for renamed files of timm, whose families "timm" and
+        "timm_tf" have the same tensor names but different padding. efficientnet_blur_b0 also has these names but is
+        another network; a renamed file of it cannot be recognised.
+    mean, std: the normalisation used in training, for pixels in [0, 1], one value for all channels or one per channel.
+        Needed if the file and its name do not give it (renamed files of timm and Hugging Face), or give it wrongly.
+    variant: which network of torchvision, for weights "torchvision".
+    Raises WeightsError if the file is missing, damaged, refused for holding code, not from a known library or not from
+    `source`, or has no network or several; ValueError if mean or std is out of range; MissingExtra if the safetensors
+    package is needed but not installed.
     """
     if (mean is None) != (std is None):
         raise ValueError("mean and std belong together: give both or none")
@@ -261,7 +260,7 @@ def inspect_weights(
 
 
 def per_channel(name: str, value: float | Sequence[float], channels: int | None) -> tuple[float, ...]:
-    """A mean or std as one number for each channel, if their number is known; ValueError if out of range."""
+    """A mean or std as one number per channel, if `channels` is known. Raises ValueError if it is out of range."""
     values = tuple(value) if isinstance(value, Sequence) else (value,)
     if len(values) == 1:
         values *= channels or 1
@@ -290,8 +289,8 @@ def export_state_dict(model: EfficientNet, library: str, any_convention: bool = 
     """The model's tensors under the library's names, for `load_state_dict` of the library's own model of the variant.
 
     library: one of `CONVENTIONS`. The tensors are the model's own, not copies.
-    Raises ValueError if the library has no such networks, and, unless `any_convention`, if its padding or batch-norm
-    eps differs, so that it would compute other logits.
+    Raises ValueError if the library has no such networks and, unless `any_convention`, if its padding or batch-norm eps
+    differs, since it would then compute other logits.
     """
     if library not in CONVENTIONS:
         raise ValueError(f"unknown library {library!r}: the known ones are {', '.join(CONVENTIONS)}")
@@ -317,7 +316,7 @@ def export_state_dict(model: EfficientNet, library: str, any_convention: bool = 
 
 
 def save_weights(path: Path, model: EfficientNet, library: str = OURS.library, any_convention: bool = False) -> None:
-    """Write `export_state_dict` to a .safetensors file, or with `torch.save` to any other; whole or not at all.
+    """Write `export_state_dict` to a .safetensors file, or with `torch.save` to any other, completely or not at all.
 
     Under our own names the file also records the model's stages and convention, and the normalisation if the model's
     `provenance` knows it. Raises the errors of `export_state_dict`, and MissingExtra.
@@ -325,7 +324,7 @@ def save_weights(path: Path, model: EfficientNet, library: str = OURS.library, a
     tensors = export_state_dict(model, library, any_convention)
     recorded: dict[str, Any] = {}
     if library == OURS.library:
-        provenance = getattr(model, "provenance", None)  # of a model from `create_model`
+        provenance = getattr(model, "provenance", None)  # set by `create_model`
         name = variant_of(model.stages) or (provenance and provenance.variant)
         stages = [asdict(stage) for stage in model.stages]
         recorded = {"variant": name, "architecture": {"name_or_stages": stages, **asdict(model.convention)}}

@@ -1,12 +1,12 @@
-"""Other libraries' names for the tensors of an EfficientNet, one table for each. No torch here.
+"""Other libraries' names for our tensors, one table for each library and kind of network. No torch here.
 
 A table maps our module names to theirs; the last part of a tensor's name (weight, bias, running_mean, ...) is the same
-everywhere. Templates write a block's place in the way that the library counts:
+everywhere. Templates give a block's place as the library counts it:
 
-    {stage}, {layer}         row of Table 1, the stem being 0, and layer in it     torchvision
+    {stage}, {layer}         row of Table 1 (the stem is 0), and layer within it   torchvision
     {body}, {layer}          the same without the stem                             timm, torchvision's ResNet, ours
-    {block}, {number}        blocks throughout the network, from 0 and from 1      lukemelas, transformers; MobileNetV2
-    {group}, {group_layer}   stages of one resolution together, the stem being 0   mmpretrain
+    {block}, {number}        block in the whole network, from 0 and from 1         lukemelas, transformers; MobileNetV2
+    {group}, {group_layer}   group of stages of one resolution (the stem is 0)     mmpretrain
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Names:
     """A library's names for one kind of network.
 
     operator: of the network's blocks, as in `Stage.operator`; empty for any.
-    signature: a beginning of names that occurs in every file of this kind and in no other.
-    outside: names of stem, head and classifier; templates of the head count on from the last block.
-    block: template of the beginning of a block's names.
+    signature: start of a name that occurs in every file of this kind and in no other.
+    outside: names of stem, head and classifier. Templates of the head continue the count of the blocks.
+    block: template for the start of a block's names.
     parts: names within a block. unexpanded: the same for blocks of expansion 1, if they differ.
-    prefix: beginning of every name but the classifier's in whole models; bare backbones lack it.
+    prefix: start of every name except the classifier's in whole models; bare backbones lack it.
     A name that is not in the table is the same as ours.
     """
 
@@ -173,7 +173,7 @@ NAMES = (
     ),
 )
 
-# The identity, for any blocks.
+# Our own names, for blocks of any operator.
 OURS = Names("ours", "", signature="body.0.0.", block="body.{body}.{layer}.")
 
 
@@ -183,7 +183,7 @@ def operator_of(stages: Sequence[Stage]) -> str:
 
 
 def find_names(library: str, operator: str) -> Names:
-    """The library's table for networks of that operator; ValueError if it has none.
+    """The library's table for networks of this operator. Raises ValueError if there is none.
 
     timm's two families, "timm" and "timm_tf", have the same names.
     """
@@ -196,7 +196,7 @@ def find_names(library: str, operator: str) -> Names:
 
 
 def translate(names: Names, stages: Sequence[Stage], tensors: Iterable[str]) -> dict[str, str]:
-    """The library's name, without prefix, for each of our names in `tensors`, for a network of these stages."""
+    """Map each of our names in `tensors` to the library's, without prefix, for a network of these stages."""
     places: dict[str, dict[str, int]] = {}
     number = group = group_layer = 0
     for body, stage in enumerate(stages[1:-1]):

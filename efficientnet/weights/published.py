@@ -1,4 +1,4 @@
-"""Weights by a published name or by URL: downloaded once, into PyTorch's cache.
+"""Weights by published name or URL, downloaded once into PyTorch's cache.
 
 create_model("b3", weights="torchvision")                        torchvision's IMAGENET1K_V1
 create_model(weights="torchvision:efficientnet_b1.imagenet1k_v2")
@@ -33,8 +33,8 @@ URLS = {
     "torchvision": "https://download.pytorch.org/models/",
     "timm": "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights/",
 }
-# The files of torchvision's weights enums and of timm's configurations that this project reads and that have a hash:
-# the beginning of the file's SHA-256 stands at the end of its name.
+# The files of torchvision's weights enums and timm's configurations that this project reads and whose names end in a
+# hash: the first digits of the file's SHA-256.
 PUBLISHED = {
     "torchvision:efficientnet_b0.imagenet1k_v1": "efficientnet_b0_rwightman-7f5810bc.pth",
     "torchvision:efficientnet_b1.imagenet1k_v1": "efficientnet_b1_rwightman-bac287d4.pth",
@@ -98,16 +98,16 @@ PUBLISHED = {
     "timm:tf_efficientnet_lite4.in1k": "tf_efficientnet_lite4-741542c3.pth",
 }
 HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # in a file's name
-# Seconds for which the other processes of a machine wait for the download of the first.
+# Seconds that the other processes of a machine wait for the first one's download.
 PATIENCE = 600
 
 
 def find_file(weights: str | Path, variant: str | None = None) -> Path:
-    """The local file of `weights`.
+    """The path of the local file of `weights`, downloaded if necessary.
 
-    It is a file, a file: URL, "lite0" to "lite2" for the installed package, or a download: an https: or http: URL, a
-    name in `PUBLISHED`, or "torchvision" for its IMAGENET1K_V1 of the variant.
-    Raises WeightsError for an unknown name, a package that is not installed, and a download that fails.
+    weights: a path, a file: URL, "lite0" to "lite2" for the installed package, or something to download: an https: or
+    http: URL, a name in `PUBLISHED`, or "torchvision" for its IMAGENET1K_V1 weights of the variant.
+    Raises WeightsError for an unknown name, a package that is not installed, or a download that fails.
     """
     text = str(weights)
     if text in LITE_VARIANTS:
@@ -142,11 +142,12 @@ def find_file(weights: str | Path, variant: str | None = None) -> Path:
 
 
 def download(url: str) -> Path:
-    """The file in PyTorch's cache (`torch.hub.get_dir`), once it is there whole.
+    """Download a file into PyTorch's cache (`torch.hub.get_dir`) unless it is there, and return its path.
 
-    A file with a hash in its name is checked, and is where torchvision and timm keep theirs. Any other is in folders
-    named as in its URL, since another site may have a file of the same name, and is read once as a check: PyTorch does
-    not notice that a transfer breaks off. Of the processes that torchrun started on a machine, the first downloads.
+    A file with a hash in its name is checked against it, and is stored where torchvision and timm store theirs. Any
+    other file is stored in folders named after its URL, since another site may have a file of the same name, and is
+    read once as a check, since PyTorch does not notice a transfer that breaks off. Of the processes that torchrun
+    starts on a machine, the first downloads and the others wait.
     """
     parts = urlsplit(url)
     folders = [parts.netloc.rpartition("@")[2].replace(":", "_"), *parts.path.split("/")]
@@ -157,7 +158,7 @@ def download(url: str) -> Path:
         folders.append(hashlib.sha256(parts.query.encode()).hexdigest()[:8])
     found = HASH.search(name)
     if found and found[1].isdigit() and not url.startswith(tuple(URLS.values())):
-        found = None  # elsewhere it is rather a date or the number of a step
+        found = None  # elsewhere, digits alone are more likely a date or a step number
     cache = Path(torch.hub.get_dir(), "checkpoints")
     path = cache.joinpath(*([] if found else folders), name)
     deadline = time.monotonic() + (0 if is_first_here() else PATIENCE)
@@ -184,7 +185,7 @@ def download(url: str) -> Path:
 
 
 def packaged_file(name: str) -> Path:
-    """The file of weights in the installed package of "lite0", "lite1" or "lite2"; none of its code runs.
+    """The file of weights in the installed package of "lite0", "lite1" or "lite2". No code of the package runs.
 
     Raises WeightsError, with the pip command, if the package is not installed.
     """

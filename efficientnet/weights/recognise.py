@@ -1,4 +1,4 @@
-"""The network of a known library among a file's tensors, and the library's family."""
+"""Find the network among a file's tensors, and the library that it comes from."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from efficientnet.weights.files import WeightsError
 from efficientnet.weights.names import NAMES, OURS, Names
 from efficientnet.weights.variants import CLASSIFIER, STEM, foreign_block
 
-# Tensors that are no part of a network: of losses, and counters of profilers (thop) and of averaged weights.
+# Tensors that belong to no network: those of losses, and the counters of profilers (thop) and of averaged weights.
 BESIDE = re.compile(r"^(?:criterion|loss\w*)\.|(?:^|\.)(?:total_ops|total_params|n_averaged|steps)$")
-# Beginnings of names that people give to classifiers of their own.
+# First parts of the names that users give to their own classifiers.
 HEADS = ("classifier", "fc", "_fc", "head", "last_linear")
 TIMM_FAMILIES = ("timm", "timm_tf")
 
@@ -36,8 +36,8 @@ class UnknownFamily(WeightsError):
 class Network:
     """A network among a file's tensors.
 
-    prefix: what stands before each of its names in the file, beyond what the library's own files have.
-    tensors: by the library's names. ignored: names of the file's other tensors, a head of the file's own among them.
+    prefix: the text before each of its names in the file, in addition to the prefix in the library's own files.
+    tensors: by the library's names. ignored: names of the file's other tensors, including those of a custom head.
     """
 
     names: Names
@@ -47,9 +47,9 @@ class Network:
 
 
 def find_network(path: Path, tensors: Mapping[str, Tensor]) -> Network:
-    """The one network among the tensors, under any prefix; WeightsError if there is none, or several.
+    """The only network among the tensors, under any prefix. Raises WeightsError if there is none, or several.
 
-    A table's signature tells the library and the prefix. A network has a stem too: without that, transformers'
+    A table's signature identifies the library and the prefix. The stem confirms it: otherwise transformers'
     `encoder.blocks.` would also be timm's `blocks.` under a prefix.
     """
     kept = [name for name in tensors if not BESIDE.search(name)]
@@ -91,9 +91,9 @@ def find_network(path: Path, tensors: Mapping[str, Tensor]) -> Network:
 
 
 def own_head_of(names: Names, tensors: Iterable[str]) -> list[str]:
-    """The tensors of a classifier that the library does not have, such as one of two layers; none if it has that one.
+    """The tensors of a custom classifier, such as one with two layers; empty if the classifier is the library's own.
 
-    The layers between cannot be told from tensors, so all of it is left out.
+    Its layers without tensors, such as activations, cannot be recognised, so the whole classifier is left out.
     """
     body = {names.outside.get(part, part).partition(".")[0] for part in ("stem.conv", "body", "head.conv")}
     head = [name for name in tensors if name.partition(".")[0] in HEADS and name.partition(".")[0] not in body]
@@ -101,10 +101,10 @@ def own_head_of(names: Names, tensors: Iterable[str]) -> list[str]:
 
 
 def recognise_library(path: Path, names: Names, variant: str | None, source: str | None) -> str:
-    """The library whose table of names it is; `source`, or the name of the file, tells which of timm's families.
+    """The library that the names belong to. `source` or the file's name decides between timm's two families.
 
-    Raises WeightsError if `source` is another library or the file is of a model that only its name tells from those of
-    this project, and UnknownFamily.
+    Raises WeightsError if `source` is another library, or if the file's name is that of a model that only its name
+    distinguishes from this project's; UnknownFamily if neither `source` nor the name decides.
     """
     if source is not None and source.removesuffix("_tf") != names.library:
         raise WeightsError(f"{path}: its tensors have {names.library}'s names, not {source}'s")

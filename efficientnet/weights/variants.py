@@ -1,4 +1,4 @@
-"""The known architecture that fits a file's tensors, and how the tensors differ from another one."""
+"""Find the known architecture that fits a file's tensors, or list how the tensors differ from one."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def architecture_shapes(name: str) -> dict[str, torch.Size]:
 def compare(
     names: Names, stages: Sequence[Stage], shapes: Mapping[str, torch.Size], tensors: Mapping[str, Tensor]
 ) -> list[str]:
-    """The reasons why a file's tensors do not fit our tensors of those shapes: one phrase each, in the file's names.
+    """The reasons why a file's tensors do not fit our tensors of these shapes: one phrase each, in the file's names.
 
-    Allowed are another number of classes or input channels, no classifier at all, nor a head before it, and missing
-    batch-norm counters.
+    The file may have another number of classes or input channels, and may lack the classifier, or classifier and head,
+    and the batch-norm counters.
     """
     translation = translate(names, stages, shapes)
     classifier = [tensors.get(names.outer(name)) for name in CLASSIFIER]
@@ -63,7 +63,7 @@ def compare(
 
 
 def foreign_block(names: Names, tensors: Iterable[str]) -> str | None:
-    """Why the network's blocks cannot be those of the table of names, whatever the stages; None if they can."""
+    """A tensor that shows that the blocks are not those of this table, whatever the stages; None if they may be."""
     if not names.parts:
         return None
     template = re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(names.block))
@@ -79,7 +79,7 @@ def foreign_block(names: Names, tensors: Iterable[str]) -> str | None:
 
 
 def fixed_dimensions(name: str, shape: torch.Size) -> torch.Size:
-    """The part of a tensor's shape that has to fit: all but the classes and the input channels."""
+    """The part of a tensor's shape that must match: all but the numbers of classes and input channels."""
     if name.startswith("classifier."):
         return shape[1:]
     if name == STEM:
@@ -95,14 +95,14 @@ def candidates(names: Names) -> list[str]:
 def recognise_variant(names: Names, tensors: Mapping[str, Tensor]) -> str | None:
     """The known architecture that has exactly these tensors, or None.
 
-    Only the one with the nearest number of parameters is compared, since building all of them takes seconds.
+    Only the architecture with the nearest parameter count is compared, since building all of them takes seconds.
     """
     free = {names.outer(name) for name in (STEM, *CLASSIFIER)}
     buffers = ("running_mean", "running_var", COUNTER)
     count = sum(tensor.numel() for name, tensor in tensors.items() if name not in free and not name.endswith(buffers))
 
     def distance(name: str) -> int:
-        """To the count with the head, or without it."""
+        """The difference in parameters, with or without the head, whichever is smaller."""
         *_, last, head = stages = ARCHITECTURES[name]
         whole = complexity(stages, 224, num_classes=0, in_channels=0).parameters
         return min(abs(whole - count), abs(whole - head.out_channels * (last.out_channels + 2) - count))
@@ -112,9 +112,9 @@ def recognise_variant(names: Names, tensors: Mapping[str, Tensor]) -> str | None
 
 
 def nearest_architecture(names: Names, tensors: Mapping[str, Tensor]) -> tuple[str | None, list[str]]:
-    """The known architecture from which the fewest tensors differ, and how (see `compare`), for messages.
+    """The known architecture that differs least from the tensors, and how it differs (see `compare`), for messages.
 
-    None and no differences if half of the tensors or more differ from every known architecture.
+    None and no differences if at least half of the tensors differ from every known architecture.
     """
     problems = {
         name: compare(names, ARCHITECTURES[name], architecture_shapes(name), tensors) for name in candidates(names)
@@ -124,5 +124,5 @@ def nearest_architecture(names: Names, tensors: Mapping[str, Tensor]) -> tuple[s
 
 
 def variant_of(stages: Sequence[Stage]) -> str | None:
-    """The name of the known architecture with these stages, for any number of image channels; None for others."""
+    """The name of the known architecture with these stages, or None. The stem, with the image channels, may differ."""
     return next((name for name, known in ARCHITECTURES.items() if tuple(stages[1:]) == known[1:]), None)

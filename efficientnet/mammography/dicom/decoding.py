@@ -1,6 +1,6 @@
 """Encoded pixel data -> stored values, with the decoders that pydicom finds installed.
 
-The codestream is believed where it contradicts the header about its encoding and its bits, the header about the sign.
+Where the two disagree, the codestream decides the encoding and the bits, and the header decides the sign.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from efficientnet.mammography.dicom.stored_values import embedded_planes, stored
 
 INSTALL_CODECS = 'pip install -e ".[codecs]"'
 
-MOST_HALVINGS = 5  # of JPEG 2000's resolution: the number of wavelet levels that encoders usually write
+MOST_HALVINGS = 5  # of a JPEG 2000 image: encoders usually write this many wavelet levels
 
 WITH_END_MARKER = {*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes}
 WITHOUT_LONG_ZEROS = {JPEG2000, JPEG2000Lossless, *JPEGLSTransferSyntaxes}  # see `hole`
-CHARLS = ("gdcm", "pyjpegls")  # refuse damaged JPEG-LS, of which pylibjpeg returns garbage
-LOSSY = {HTJ2K, JPEG2000, JPEGExtended12Bit, JPEGLSNearLossless}  # or not: all of them may be lossless
-MOST_AFTER_END = 64  # bytes, not counting zeros
-MOST_PADDING = 512  # zero bytes behind pixels without compression: fewer than a mammogram has in a row or column
-ITEM = b"\xfe\xff\x00\xe0"  # begins encapsulated pixel data, with a table of offsets, and each fragment (PS3.5 A.4)
-SIGNATURE = 2**12  # bytes in which a codestream nearly always tells its encoding
+CHARLS = ("gdcm", "pyjpegls")  # reject damaged JPEG-LS, for which pylibjpeg returns garbage
+LOSSY = {HTJ2K, JPEG2000, JPEGExtended12Bit, JPEGLSNearLossless}  # any of these may also be lossless
+MOST_AFTER_END = 64  # bytes after the end marker, not counting trailing zeros
+MOST_PADDING = 512  # zero bytes after uncompressed pixels: fewer than a row or column of a mammogram has
+ITEM = b"\xfe\xff\x00\xe0"  # starts the offset table of encapsulated pixel data and each fragment (PS3.5 A.4)
+SIGNATURE = 2**12  # bytes that nearly always suffice to recognise the encoding of a codestream
 
 
 class ImageError(UserError):
@@ -67,8 +67,8 @@ def image_error(path: str | os.PathLike[str], reason: str) -> ImageError:
 def found_syntax(header: Dataset, start: bytes, length: int | None) -> UID | None:
     """The transfer syntax that pixel data is in, from its first bytes and its length (None if undefined).
 
-    It is the declared one where the bytes allow it or are of no known encoding, and None where the data is encapsulated
-    in a syntax that is not, or the reverse.
+    The declared one if the bytes allow it. Bytes of no known encoding are uncompressed if their length fits, otherwise
+    as declared. None if the data is encapsulated and the declared syntax is not, or the reverse.
     """
     declared = header.file_meta.TransferSyntaxUID
     is_known = declared.is_valid and declared.is_transfer_syntax
@@ -79,7 +79,7 @@ def found_syntax(header: Dataset, start: bytes, length: int | None) -> UID | Non
         return declared
     encapsulated = start.startswith(ITEM)
     if encapsulated:
-        first = 8 + int.from_bytes(start[4:8], "little")  # behind the table of offsets
+        first = 8 + int.from_bytes(start[4:8], "little")  # after the offset table
         start, length = start[first + 8 :], int.from_bytes(start[first + 4 : first + 8], "little")
     if possible := possible_syntaxes(start):
         return declared if declared in possible else possible[0]
@@ -91,7 +91,7 @@ def found_syntax(header: Dataset, start: bytes, length: int | None) -> UID | Non
 
 
 def correct_transfer_syntax(dataset: FileDataset, path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Declare the pixel data as what it is; and a note if it was declared as something else."""
+    """Set the transfer syntax to that of the pixel data; return a note if another one was declared."""
     data, declared = dataset.get("PixelData"), dataset.file_meta.TransferSyntaxUID
     if not isinstance(data, bytes):
         return ()
@@ -119,7 +119,7 @@ def note_on_wrong_syntax(declared: UID, found: UID) -> str:
 
 
 def decode(dataset: FileDataset, path: str | os.PathLike[str]) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """The stored values, as in pydicom's `pixel_array`, but as BitsStored and HighBit say; and notes."""
+    """The stored values, as in pydicom's `pixel_array` but reduced to the bits of BitsStored and HighBit; and notes."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if reason := reason_not_decoded(syntax):
         raise image_error(path, reason)
@@ -138,11 +138,11 @@ def decode(dataset: FileDataset, path: str | os.PathLike[str]) -> tuple[NDArray[
         high = whole_number(dataset, "HighBit", 0)
     except (ImageError, MemoryError, KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # the panic of a decoder in Rust is not an Exception
-        # With Pillow alone, the file may be sound but of a kind that it cannot read, such as 12-bit JPEG.
+    except BaseException as error:  # a panic in a Rust decoder is not an Exception
+        # Pillow alone cannot read some intact files, such as 12-bit JPEG.
         missing = any("libjpeg" in sentence for sentence in get_decoder(syntax).missing_dependencies)
         advice = "copy or download it again" + (f", or run: {INSTALL_CODECS}" if missing else "")
-        cause = str(error).replace("'NoneType' object has no attribute 'encode'", "refused")  # what gdcm says of it
+        cause = str(error).replace("'NoneType' object has no attribute 'encode'", "refused")  # gdcm's message
         cause = textwrap.shorten(cause, 240, placeholder=" ...")
         raise image_error(path, f"its pixel data ({syntax.name}) is damaged: {cause}; {advice}") from error
     try:
@@ -153,26 +153,26 @@ def decode(dataset: FileDataset, path: str | os.PathLike[str]) -> tuple[NDArray[
 
 
 def decode_words(dataset: FileDataset, frame: bytes) -> tuple[NDArray[Any], int]:
-    """The words that pixels are stored in, whatever they mean, and how many bits a word has.
+    """The words that the pixels are stored in, not yet interpreted, and the number of bits in a word.
 
-    The sign is that of the codestream: decoders differ in what they make of another one. JPEG-LS of 8 bits or more,
-    all of which CharLS supports, is left to CharLS where that is installed.
+    Words have the sign of the codestream, because decoders differ in how they convert it. If CharLS is installed, it
+    alone decodes JPEG-LS of 8 bits or more, all of which it supports.
     """
     syntax, stored, allocated = dataset.file_meta.TransferSyntaxUID, dataset.BitsStored, dataset.BitsAllocated
     bits, signed = precision(frame)
     options: dict[str, Any] = {"pixel_representation": int(signed), "correct_unused_bits": False}
     options |= {"apply_j2k_sign_correction": False, "apply_jls_sign_correction": False}
     if bits:
-        options["bits_stored"] = min(max(bits, stored), allocated)  # some decoders cut their output to it
+        options["bits_stored"] = min(max(bits, stored), allocated)  # some decoders truncate their output to this
     options["photometric_interpretation"] = text(dataset, "PhotometricInterpretation")
     decoder, strict = get_decoder(syntax), CHARLS if syntax in JPEGLSTransferSyntaxes and bits >= 8 else ()
-    plugin = next((name for name in strict if name in decoder.available_plugins), "")  # none: whichever succeeds
+    plugin = next((name for name in strict if name in decoder.available_plugins), "")  # empty: any that succeeds
     words, _ = decoder.as_array(dataset, decoding_plugin=plugin, **options)
     return words, min(bits or allocated, 8 * words.dtype.itemsize)
 
 
 def check_end(dataset: FileDataset, path: str | os.PathLike[str]) -> None:
-    """Reject incomplete data, of which some decoders silently return the upper part."""
+    """Reject truncated data: some decoders silently return only the upper part of the picture."""
     if dataset.file_meta.TransferSyntaxUID not in WITH_END_MARKER:
         return
     data = dataset.get("PixelData") or b""
@@ -182,9 +182,9 @@ def check_end(dataset: FileDataset, path: str | os.PathLike[str]) -> None:
 
 
 def check_length(dataset: FileDataset, path: str | os.PathLike[str]) -> None:
-    """Reject more data without compression than the header needs: it is of another size, and would be read sheared.
+    """Reject uncompressed data longer than the header needs: the picture has another size and would be read sheared.
 
-    A few zeros behind it are padding.
+    A few zeros at its end are padding.
     """
     data = dataset.get("PixelData")
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated or not isinstance(data, bytes):
@@ -200,10 +200,10 @@ def check_length(dataset: FileDataset, path: str | os.PathLike[str]) -> None:
 
 
 def check_claims(dataset: FileDataset, path: str | os.PathLike[str]) -> bytes:
-    """The first frame, empty of an encoding without a size of its own.
+    """Check all frames and return the first; empty if the encoding states no size of its own.
 
-    Rejects a codestream whose size differs from the header, since a decoder would allocate the memory that it claims;
-    and one with a hole, which decoders fill with garbage.
+    Rejects a codestream that claims another size than the header, since a decoder would allocate memory for it. Rejects
+    a codestream with a hole, since decoders fill it with garbage.
     """
     if (syntax := dataset.file_meta.TransferSyntaxUID) not in WITH_END_MARKER:
         return b""
@@ -228,11 +228,11 @@ def check_claims(dataset: FileDataset, path: str | os.PathLike[str]) -> bytes:
 def decode_reduced(
     dataset: FileDataset, path: str | os.PathLike[str], smallest: tuple[int, int]
 ) -> NDArray[np.uint16] | None:
-    """The pixels of a JPEG 2000 image without its finest wavelets: each side 2^n times smaller, rounded up.
+    """Decode a JPEG 2000 image without its finest wavelet levels: each side is 2^n times smaller, rounded up.
 
-    None where that saves nothing or would give another picture than whole decoding: averages are only those of stored
-    values if these are unsigned and fill the words of the codestream. This calls Pillow's decoder directly, because
-    pydicom only decodes at full resolution.
+    None if that saves nothing or would give another picture than full decoding: reduced pixels are averages of stored
+    values only if these are unsigned and fill the words of the codestream. This calls Pillow's decoder directly,
+    because pydicom only decodes at full resolution.
     """
     if dataset.file_meta.TransferSyntaxUID not in (JPEG2000, JPEG2000Lossless) or dataset.get("PixelRepresentation"):
         return None
@@ -257,7 +257,7 @@ def decode_reduced(
 
 
 def reason_not_decodable(syntax: UID) -> str | None:
-    """Why no package could decode files in a transfer syntax, and what to do about it; None if one could."""
+    """The reason that no package decodes a transfer syntax, and what to do about it; None if one does."""
     try:
         get_decoder(syntax)
     except NotImplementedError:
@@ -270,7 +270,7 @@ def name_of(syntax: UID) -> str:
 
 
 def reason_not_decoded(syntax: UID, bits_stored: int = 8) -> str | None:
-    """Why files in a transfer syntax cannot be decoded here, and what to do about it; None if they can."""
+    """The reason that this machine cannot decode a transfer syntax, and what to do about it; None if it can."""
     if reason := reason_not_decodable(syntax):
         return reason
     decoder, name = get_decoder(syntax), name_of(syntax)

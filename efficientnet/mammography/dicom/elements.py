@@ -1,4 +1,4 @@
-"""Header elements as numbers and text, whatever is wrong with them."""
+"""Header elements as numbers and text; malformed values raise no error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def numbers(dataset: Dataset, keyword: str) -> list[float]:
 
 
 def all_numbers(dataset: Dataset, keyword: str) -> list[float]:
-    """The values of a numeric element, NaN for each that is no number; an empty list if it is absent or empty."""
+    """The values of a numeric element, NaN for each that is not a number; an empty list if it is absent or empty."""
     return [as_number(value) for value in values(dataset, keyword)]
 
 

@@ -1,8 +1,8 @@
-"""Stored values -> brightness: how a DICOM file means its pixels to be displayed.
+"""Stored values -> brightness, as the header of a DICOM file specifies the display of its pixels.
 
 The steps are those of the grayscale pipeline in DICOM PS3.3 C.11: modality transformation (C.11.1, to the units of the
 machine), values of interest (C.11.2, a window or look-up table, to brightness), polarity (MONOCHROME1 is displayed
-inverted). Each step maps a value to a value and looks at no neighbour, so the chain is computed once, in double
+inverted). Each step maps every value independently of its neighbours. The chain is therefore computed once, in double
 precision, for the 2^16 possible stored values, and applied to the image as a single look-up table.
 """
 
@@ -21,17 +21,17 @@ from pydicom.dataset import Dataset
 from efficientnet.mammography.dicom.elements import all_numbers, numbers, text, whole_number
 from efficientnet.mammography.dicom.look_up_tables import LookUpTable, look_up_tables
 
-# Without a window, the pixels are stretched from the first percentile (black) to the second (white). The upper one
-# excludes dust and scratches, a thousandth of the picture, but not a cluster of calcifications and not a label.
+# Without a window, these percentiles of the pixels become black and white. The upper one cuts off dust and scratches, a
+# thousandth of the picture, but not a cluster of calcifications or a label.
 STRETCH_PERCENTILES = (0.5, 99.9)
 
-# Share of the pixels, and gap as a share of the range of values: undeclared padding is larger than a label, and its gap
-# wider than any within tissue.
+# Undeclared padding covers a larger share of the pixels than a label, and the gap between it and the other values, as a
+# share of their range, is wider than any gap within tissue.
 PADDING_SHARE, PADDING_GAP = 0.03, 0.2
 
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 WIPED_OUT = "rescale values ignored, which would erase the image"
-LEAST_CONTRAST = 1 / 255  # between the brightest and the darkest possible value: less is no picture
+LEAST_CONTRAST = 1 / 255  # between the brightest and the darkest possible value; with less, nothing is visible
 
 STORED_VALUES = 2**16
 MOST_COUNTED = 2**20  # pixels from which percentiles are computed
@@ -41,11 +41,11 @@ MOST_COUNTED = 2**20  # pixels from which percentiles are computed
 class ShownImage:
     """The pixels of an image, and the brightness of each stored value.
 
-    values      (H, W): stored values in uint16, counted from the lowest possible (-32768 of signed ones is 0);
+    values      (H, W): uint16 stored values, counted from the lowest possible (-32768 becomes 0 if they are signed);
                 or brightness itself
     brightness  float32 (65536,): of each stored value, in [0, 1], tissue bright; None if the values are brightness
-    notes       what was wrong with the file and how it was read, a few words for each kind, to be counted
-    bright_padding  whether padding, black here, is not at the dark end of the values
+    notes       what was wrong with the file and how it was read: a few words for each kind of defect, to be counted
+    bright_padding  whether padding, which is black here, is not at the dark end of the values
     """
 
     values: NDArray[Any]
@@ -54,10 +54,10 @@ class ShownImage:
     bright_padding: bool = False
 
     def numbers(self, values: NDArray[Any], out: NDArray[np.float32]) -> None:
-        """Write numbers that are linear in the brightness of `values` into `out`, of the same shape.
+        """Write numbers that are linear in the brightness of `values` into `out`, which has the same shape.
 
-        `ramp` has the numbers of black and of white. Averages of such numbers are averages of brightness, so resizing
-        may come first. Under a straight window they are the values themselves, limited to the window.
+        `ramp` holds the numbers of black and white. Averaging these numbers averages brightness, so an image may be
+        resized first. Under a linear window they are the values themselves, clipped to the window.
         """
         if self.brightness is None or self.straight_line:
             np.copyto(out, values)
@@ -67,14 +67,14 @@ class ShownImage:
 
     @property
     def ramp(self) -> tuple[float, float]:
-        """The `numbers` of black and of white."""
+        """The `numbers` of black and white."""
         return self.straight_line or (0.0, 1.0)
 
     @cached_property
     def straight_line(self) -> tuple[float, float] | None:
-        """The values of black and of white if brightness is a straight line between them and constant outside.
+        """The values of black and white if brightness is linear between them and constant outside; None otherwise.
 
-        Most windows are. The pixels then need no look-up, which halves the time from pixels to picture.
+        Most windows are linear. Pixels then need no look-up, which halves the time from pixels to picture.
         """
         if self.brightness is None:
             return None
@@ -86,7 +86,7 @@ class ShownImage:
         if slope == 0:
             return None
         black = first - float(self.brightness[first]) / slope
-        around = slice(max(0, first - 1), last + 2)  # with a value on each side, where black and white are reached
+        around = slice(max(0, first - 1), last + 2)  # and one value on each side, where black and white are reached
         line = np.clip((np.arange(STORED_VALUES)[around] - black) * slope, 0, 1)
         is_line = np.abs(line - self.brightness[around]).max() < 1e-5
         ends = (self.brightness[:first], slope < 0), (self.brightness[last + 1 :], slope > 0)
@@ -95,9 +95,9 @@ class ShownImage:
 
 
 def shown_image(pixels: NDArray[Any], dataset: Dataset, window: int) -> ShownImage:
-    """Stored integers (H, W) of any sign and byte order, and the header -> a ShownImage.
+    """Convert stored integers (H, W), of any sign and byte order, to a ShownImage by their header.
 
-    Padding gets brightness 0, and so does an image with a single value.
+    Padding gets brightness 0, as does an image with a single value.
     """
     signed = pixels.dtype.kind == "i"
     values = pixels.astype(np.uint16, copy=False)  # a signed value v becomes v modulo 2^16
@@ -122,7 +122,7 @@ def shown_image(pixels: NDArray[Any], dataset: Dataset, window: int) -> ShownIma
 
 
 def is_constant(values: NDArray[np.uint16]) -> bool:
-    few = values[::16, ::16]  # enough in nearly every case
+    few = values[::16, ::16]  # decides nearly every case
     return few.min() == few.max() and values.min() == values.max()
 
 
@@ -136,7 +136,7 @@ def possible_values(dataset: Dataset, signed: bool) -> tuple[int, int]:
 def is_padding(stored: NDArray[np.int64], dataset: Dataset) -> NDArray[np.bool_]:
     """The stored values from PixelPaddingValue to PixelPaddingRangeLimit (PS3.3 C.7.5.1.1.2), as a mask.
 
-    Both have the sign of the pixels by the standard, but not in all files.
+    By the standard both have the sign of the pixels, but not in all files; they are taken modulo 2^16.
     """
     value, limit = numbers(dataset, "PixelPaddingValue"), numbers(dataset, "PixelPaddingRangeLimit")
     if not value:
@@ -146,9 +146,9 @@ def is_padding(stored: NDArray[np.int64], dataset: Dataset) -> NDArray[np.bool_]
 
 
 def has_bright_padding(values: NDArray[np.uint16], brightness: NDArray[np.float64], padding: NDArray[np.bool_]) -> bool:
-    """Whether padding would be shown brighter than the darkest end of the image's values.
+    """Whether padding would be shown brighter than the darker end of the image's values.
 
-    Averages of such padding and its surroundings would be neither, so it must be recognised in the original pixels.
+    Averages of such padding and its surroundings are neither, so it must be recognised in the original pixels.
     """
     ends = brightness[[values.min(), values.max()]]
     return bool(brightness[padding].max() > ends.min() + LEAST_CONTRAST)
@@ -157,10 +157,10 @@ def has_bright_padding(values: NDArray[np.uint16], brightness: NDArray[np.float6
 def display(
     stored: NDArray[Any], possible: slice, dataset: Dataset, window: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, tuple[str, ...]]:
-    """The units and the brightness of stored values before inversion, None without a usable window; and notes.
+    """Units of stored values, their brightness before inversion (None without a usable window), and notes.
 
-    `possible` are the places of the values that BitsStored bits can hold. A window or rescaling under which all of
-    those look alike cannot be meant.
+    `possible` selects the values that BitsStored bits can hold. A window or rescaling that makes all of them look alike
+    cannot be intended and is ignored.
     """
     units, notes = modality_transformation(stored, possible, dataset)
     brightness, more = values_of_interest(units, possible, dataset, window)
@@ -174,7 +174,7 @@ def display(
 
 
 def header_notes(dataset: Dataset, window: int = 0) -> tuple[str, ...]:
-    """What `shown_image` would take as absent or read otherwise than written, found without the pixels."""
+    """Notes on what `shown_image` would ignore or read differently from the header, found without the pixels."""
     lowest, highest = possible_values(dataset, bool(whole_number(dataset, "PixelRepresentation", 0)))
     some = [lowest, lowest + 1, highest - 1, highest, *np.linspace(lowest, highest, 257).astype(int)]
     return display(np.unique(some), slice(None), dataset, window)[2]
@@ -183,9 +183,9 @@ def header_notes(dataset: Dataset, window: int = 0) -> tuple[str, ...]:
 def is_inverted(dataset: Dataset) -> bool:
     """Whether low values are displayed bright.
 
-    PresentationLUTShape is INVERSE for MONOCHROME1 and IDENTITY for MONOCHROME2 (PS3.3 C.7.6.1 and C.11.6): it says the
-    same once more, so both together invert once. Where they contradict each other, INVERSE counts, as the last step of
-    the pipeline.
+    PresentationLUTShape repeats the polarity: INVERSE for MONOCHROME1, IDENTITY for MONOCHROME2 (PS3.3 C.7.6.1 and
+    C.11.6). Both together invert once. If they contradict each other, either one inverts; with MONOCHROME2, INVERSE
+    counts because it is the last step of the pipeline.
     """
     by_shape = text(dataset, "PresentationLUTShape") == "INVERSE"
     return by_shape or text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
@@ -194,7 +194,7 @@ def is_inverted(dataset: Dataset) -> bool:
 def modality_transformation(
     stored: NDArray[Any], possible: slice, dataset: Dataset
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """PS3.3 C.11.1: a look-up table if there is one, otherwise slope and intercept; and notes."""
+    """Units of stored values, by a look-up table or else by slope and intercept (PS3.3 C.11.1); and notes."""
     plain = stored.astype(np.float64)
     for table in look_up_tables(dataset, "ModalityLUTSequence", plain[possible][0], plain[possible][-1]):
         if table is not None and np.ptp(table.entries) > 0:
@@ -216,10 +216,10 @@ def modality_transformation(
 def values_of_interest(
     values: NDArray[np.float64], possible: slice, dataset: Dataset, window: int
 ) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
-    """PS3.3 C.11.2: brightness in [0, 1] of the values, or None where the file has no usable window; and notes.
+    """Brightness in [0, 1] of the values (PS3.3 C.11.2), or None if the file has no usable window; and notes.
 
-    A VOI LUT Sequence takes precedence over windows, as in pydicom: a machine that writes both means the curve. What
-    cannot be used makes way for the next table or window.
+    A VOI LUT Sequence takes precedence over windows, as in pydicom: a machine that writes both intends the curve. If a
+    table or window cannot be used, the next one is tried.
     """
     ends = values[possible][[0, -1]]
     tables = look_up_tables(dataset, "VOILUTSequence", ends.min(), ends.max())
@@ -244,12 +244,12 @@ def values_of_interest(
 
 
 def has_contrast(brightness: NDArray[np.float64]) -> bool:
-    """Whether the brightness of all possible values differs among them, even without the lowest and the highest."""
+    """Whether the possible values differ in brightness, even without the lowest and the highest of them."""
     return bool(np.ptp(brightness[1:-1] if brightness.size > 3 else brightness) > LEAST_CONTRAST)
 
 
 def starting_at(place: int, ways: list[Any]) -> list[Any]:
-    """The one at `place`, or the last one; then those behind it, and those before it from the nearest on."""
+    """Reorder: the item at `place`, or else the last, then those after it, then those before it, nearest first."""
     place = min(place, max(len(ways) - 1, 0))
     return [*ways[place:], *reversed(ways[:place])]
 
@@ -257,10 +257,10 @@ def starting_at(place: int, ways: list[Any]) -> list[Any]:
 def apply_window(
     values: NDArray[np.float64], centre: float, width: float, function: str = "LINEAR"
 ) -> NDArray[np.float64] | None:
-    """The VOI LUT functions of PS3.3 C.11.2.1.2 and C.11.2.1.3, from values of any range to [0, 1].
+    """Apply a VOI LUT function of PS3.3 C.11.2.1.2 or C.11.2.1.3: values of any range -> [0, 1].
 
-    Any other function name counts as LINEAR. None if a number is not finite or the standard forbids the width: below 1
-    for LINEAR, 0 or less otherwise.
+    Any other function name counts as LINEAR. None if centre or width is not finite, or if the standard forbids the
+    width (below 1 for LINEAR, 0 or less otherwise).
     """
     function = function.strip().upper()
     if not (math.isfinite(centre) and math.isfinite(width)):
@@ -279,10 +279,10 @@ def apply_window(
 
 
 def stretch(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Stretch from black to white at STRETCH_PERCENTILES of an image that has each value `counts` times.
+    """Brightness of the values, stretched between STRETCH_PERCENTILES of an image that has each value `counts` times.
 
     If the highest stored value is frequent and far above all others, it is padding that the header does not declare. It
-    is left out, or it would make everything else dark.
+    is left out, because it would make everything else dark.
     """
     present = np.flatnonzero(counts)
     is_far = present.size > 2 and present[-1] - present[-2] > PADDING_GAP * (present[-1] - present[0])

@@ -1,4 +1,4 @@
-"""Read all headers before the long work: what the files are, and whether this machine can decode them."""
+"""Read all headers up front, to find out what the files are and whether this machine can decode them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from efficientnet.mammography.image_files import is_dicom
 from efficientnet.mammography.raster import opened, spread
 from efficientnet.mammography.raster import reason_to_refuse as reason_to_refuse_raster
 
-MOST_LINES = 8  # of one kind of count; the remaining values are summed up
-MOST_FIRST = 5  # of files or rows that are named
-LOOKED_AT = 256  # files of a folder
+MOST_LINES = 8  # for each property; the remaining values share one more line
+MOST_FIRST = 5  # files or rows listed by name
+LOOKED_AT = 256  # files sampled from a folder
 TRANSFER_SYNTAX = re.compile(rb"\x02\x00\x10\x00UI.\x00([\d.]+)", re.DOTALL)
 # The order in which pydicom tries the installed packages.
 ORDER_OF_DECODERS = ("gdcm", "pylibjpeg", "pyjpegls", "pillow", "pydicom")
@@ -49,15 +49,15 @@ class Header:
     rows_columns: str
     window: str
     machine: str
-    refused: str | None = None  # why it cannot be used, if so
+    refused: str | None = None  # the reason, if the file cannot be used
     bits_stored: int = 8
-    modality: str = ""  # of a file that is not DICOM
-    notes: tuple[str, ...] = ()  # what is wrong in it and how it is read nevertheless
-    laterality: str = ""  # L or R, of an image (PS3.3 C.8.11.2) or its series (C.7.3.1); may be anything else or empty
+    modality: str = ""  # empty for a file that is not DICOM
+    notes: tuple[str, ...] = ()  # what is wrong with the file and how it is read anyway
+    laterality: str = ""  # of the image (PS3.3 C.8.11.2) or its series (C.7.3.1): L, R, or whatever the file holds
 
 
 def look_at(path: Path, raw: bool = False) -> Header | Failure:
-    """The header of one image file, and the first bytes of its pixel data. `raw` accepts FOR PROCESSING images."""
+    """Read one file's header and the first bytes of its pixel data. `raw` accepts FOR PROCESSING images."""
     try:
         if is_dicom(path):
             with image_errors(path):
@@ -101,7 +101,7 @@ def describe(header: FileDataset, found: UID | None, raw: bool = False) -> Heade
 
 
 def report(headers: Mapping[Path, Header | Failure]) -> str:
-    """Lines for a person: how many files there are of each kind, and what prevents decoding them."""
+    """A printable report: the number of files of each kind, and what prevents decoding them."""
     seen = [header for header in headers.values() if isinstance(header, Header)]
     unreadable = {path: header.reason for path, header in headers.items() if isinstance(header, Failure)}
     refused = {
@@ -146,10 +146,10 @@ def has_problems(headers: Mapping[Path, Header | Failure]) -> bool:
 
 
 def check_decoders(files: Iterable[Path], gather: Callable[[Any], list[Any]] = lambda own: [own]) -> None:
-    """Raise UserError, before the long work, where a decoder that some of the files need is not installed.
+    """Raise UserError early if some of the files need a decoder that is not installed.
 
-    Of each file only the transfer syntax is read, of many at once, since the disk may be far away.  gather: of all
-    ranks, where each looks at files of its own.
+    Reads the declared transfer syntax of each file, many at once since the disk may be remote, and one header for each
+    syntax. `gather` collects a value from all ranks, if each looks at its own files.
     """
     with ThreadPoolExecutor(16) as threads:
         paths = [path for path in files if is_dicom(path)]
@@ -162,7 +162,7 @@ def check_decoders(files: Iterable[Path], gather: Callable[[Any], list[Any]] = l
 
 
 def refused_in_sample(files: Iterable[Path | None], raw: bool = False) -> list[str]:
-    """A line where some DICOM files of a sample cannot be used, by their headers. `raw` accepts FOR PROCESSING."""
+    """One line if headers rule out some DICOM files of a sample, else none. `raw` accepts FOR PROCESSING images."""
     found = spread(sorted({file for file in files if file is not None and is_dicom(file)}), LOOKED_AT)
     headers = {path: look_at(path, raw) for path in found}
     refused = [
@@ -176,20 +176,20 @@ def refused_in_sample(files: Iterable[Path | None], raw: bool = False) -> list[s
 
 
 def declared_syntax(path: Path) -> str:
-    """The transfer syntax that a DICOM file declares, or "" where it declares none or cannot be read.
+    """The transfer syntax that a DICOM file declares, or "" if it declares none or cannot be read.
 
-    The elements before it are short and in Explicit VR Little Endian in every file (PS3.10 7.1).
+    In every file, the elements before this one are short and in Explicit VR Little Endian (PS3.10 7.1).
     """
     try:
         with open(path, "rb") as file:
             found = TRANSFER_SYNTAX.search(file.read(1024))
-    except OSError:  # which is reported when the file is read
+    except OSError:  # reported later, when the whole file is read
         return ""
     return found[1].decode() if found else ""
 
 
 def count_lines(name: str, values: Iterable[str]) -> list[str]:
-    """One line for each of the most frequent values, and one for all others."""
+    """One line for each of the most frequent values, and one line for all others."""
     counts = Counter(values).most_common()
     lines = [f"{count:>7,}  {value}" for value, count in counts[:MOST_LINES]]
     if rest := counts[MOST_LINES:]:
@@ -205,13 +205,13 @@ def first_lines(name: str, items: Sequence[str]) -> list[str]:
 
 
 def syntax_name(transfer_syntax: str) -> str:
-    """The name in the standard and the UID, or the format of a file that is not DICOM."""
+    """The standard's name for a transfer syntax and its UID, or the format of a file that is not DICOM."""
     uid = as_uid(transfer_syntax)
     return f"{uid.name} ({uid})" if uid.name != uid else transfer_syntax
 
 
 def missing_decoders(headers: Iterable[Header]) -> dict[str, int]:
-    """The reasons why files cannot be decoded here, each with the install command, and the number of files."""
+    """The number of files for each reason that they cannot be decoded here; a reason includes the install command."""
     reasons: Counter[str] = Counter()
     for (syntax, bits), count in Counter((header.transfer_syntax, header.bits_stored) for header in headers).items():
         reason = reason_not_decoded(as_uid(syntax), bits) if as_uid(syntax).is_valid else None

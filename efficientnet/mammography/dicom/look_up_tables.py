@@ -1,6 +1,6 @@
-"""The tables of modality and VOI LUT sequences (PS3.3 C.11.1.1 and C.11.2.1.1), as files hold them.
+"""Look-up tables from modality and VOI LUT sequences (PS3.3 C.11.1.1 and C.11.2.1.1).
 
-Descriptors are often wrong about the width of the entries and about the sign of the first value.
+Descriptors are often wrong about the width of the entries and the sign of the first value; both are corrected.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DEPTHS = (8, 10, 12, 14, 16)  # bits per entry that machines write
 
 @dataclass(frozen=True)
 class LookUpTable:
-    """Entries (n,), the value that is mapped to the first of them, and the descriptor's bits per entry."""
+    """Entries (n,), the value that maps to the first entry, and the bits per entry that the descriptor declares."""
 
     entries: NDArray[np.float64]
     first: int
@@ -27,20 +27,20 @@ class LookUpTable:
 
     @property
     def bits(self) -> int:
-        """Bits per entry: those of the descriptor if the largest entry needs all or all but one of them."""
+        """Bits per entry: as declared if the largest entry needs all of them or one less, else the least of DEPTHS."""
         needed = int(self.entries.max()).bit_length()
         if self.declared_bits - 1 <= needed <= self.declared_bits:
             return self.declared_bits
         return next(depth for depth in DEPTHS if depth >= needed)
 
     def apply(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Values below `first` get the first entry, values beyond the table the last."""
+        """Map values to entries: values below `first` get the first entry, values beyond the table the last."""
         places = np.clip(np.floor(values) - self.first, 0, self.entries.size - 1)
         return self.entries[places.astype(np.int64)]
 
 
 def look_up_tables(dataset: Dataset, keyword: str, lowest: float, highest: float) -> list[LookUpTable | None]:
-    """The tables of a sequence, for inputs from `lowest` to `highest`; None for each without descriptor or data."""
+    """The tables of a sequence, for inputs in [`lowest`, `highest`]; None for each without valid descriptor or data."""
     return [look_up_table(item, dataset, lowest, highest) for item in dataset.get(keyword) or ()]
 
 
@@ -59,14 +59,14 @@ def look_up_table(item: Dataset, dataset: Dataset, lowest: float, highest: float
     def covered(start: int) -> float:
         return min(highest, start + entries.size - 1) - max(lowest, start)
 
-    # The VR of a descriptor, US or SS, is often not that of the inputs. Among equals, the one that is written counts.
+    # A descriptor's VR, US or SS, often has another sign than the inputs. In a tie, the value as written wins.
     likeliest = max((first, first - 2**16, first + 2**16), key=covered)
     notes = () if likeliest == first else ("first value of a look-up table read with the opposite sign",)
     return LookUpTable(entries, likeliest, bits, notes)
 
 
 def table_entries(item: Dataset, dataset: Dataset, count: int, bits: int) -> NDArray[np.float64]:
-    """LUTData, which is numbers or bytes, with one or two bytes an entry; an empty array if there is none."""
+    """The entries of LUTData, stored as numbers or as bytes, one or two bytes per entry; empty without LUTData."""
     data = item.get("LUTData")
     if data is None:
         return np.empty(0)

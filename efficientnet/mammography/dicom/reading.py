@@ -1,7 +1,7 @@
 """One DICOM file -> one normalised image.
 
 A mammogram on disk is a matrix of stored integers and a header that says how to display them. This module reads the
-file, decoding.py its pixels, and grayscale.py interprets the header.
+file, decoding.py decodes its pixels, and grayscale.py interprets its header.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from efficientnet.mammography.dicom.decoding import (
 from efficientnet.mammography.dicom.elements import text, whole_number
 from efficientnet.mammography.dicom.grayscale import ShownImage, shown_image
 
-# PS3.3 C.7.3.1.1.1: those that have pixels and are no projection radiographs. Exports of mammograms are found under
-# any of the others, such as RG, OT and SC, or without one.
+# Modalities with pixels that are not projection radiographs (PS3.3 C.7.3.1.1.1). Exported mammograms may have any of
+# the others, such as RG, OT and SC, or no modality.
 OTHER_MODALITIES = {
     *("CT", "MR", "NM", "PT", "ST", "US", "BDUS", "IVUS", "OCT", "IVOCT", "XA", "RF", "TG", "DG", "LS", "LEN"),
     *("ES", "XC", "GM", "SM", "OP", "OPT", "OPM", "OPTENF", "OPV", "OSS", "SEG", "RTDOSE", "RTIMAGE", "RTSTRUCT"),
@@ -58,20 +58,20 @@ FOR_PROCESSING = {
     DigitalXRayImageStorageForProcessing,
 }
 
-# The largest mammograms have 30 million. A file may claim any number, and a decoder would allocate the memory.
+# The largest mammograms have 30 million pixels. A file may claim more, and a decoder would allocate memory for them.
 MOST_PIXELS = 10**8
 
 RAW = "raw detector image (FOR PROCESSING)"
 NO_MEMORY = "it needs more memory than is available for one file; if the file is sound, allow more (prepare: --memory)"
 
 UNDEFINED_LENGTH = 0xFFFFFFFF  # PS3.5 7.1
-LITTLE_ENDIAN_GROUP = b"\x08\0"  # nearly always the first after the file meta group
+LITTLE_ENDIAN_GROUP = b"\x08\0"  # group 0008, nearly always the first after the file meta group
 META_START = 144  # preamble, DICM, and the element that holds the length of the rest of the group (PS3.10 7.1)
 PIXEL_ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 def read_header(path: str | os.PathLike[str]) -> tuple[FileDataset, UID | None]:
-    """The elements before the pixel data, and the transfer syntax of its first bytes (see `found_syntax`).
+    """Read the elements before the pixel data, and find the transfer syntax of its first bytes (see `found_syntax`).
 
     Raises ImageError if the file is missing, not DICOM, or not an image.
     """
@@ -87,7 +87,7 @@ def read_image(path: str | os.PathLike[str], window: int = 0, raw: bool = False)
 
 
 def read_pixels(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """The stored values, of any kind of image: those of BitsStored bits, without what lies in the bits around them.
+    """The stored values of any kind of image: BitsStored bits each, without anything in the bits around them.
 
     Raises ImageError.
     """
@@ -102,16 +102,16 @@ def read_shown_image(
 ) -> ShownImage:
     """The pixels of a DICOM file, and the brightness of each value.
 
-    `window` selects a look-up table or window of the file, or the last one if there are fewer, since the machines of
-    one data set offer different numbers of them. A file without any usable window is stretched between
-    STRETCH_PERCENTILES of its pixels, without padding. An image with a single value is all zeros.
+    `window` is the index of a look-up table or window in the file. If the file has fewer, the last one is used, since
+    the machines of one data set offer different numbers of them. Without a usable window, brightness is stretched
+    between STRETCH_PERCENTILES of the pixels, leaving out padding. An image with a single value is all zeros.
 
-    With `smallest`, JPEG 2000 is decoded at its lowest resolution that has at least so many rows and columns, where
-    that gives the same picture.
+    With `smallest`, (rows, columns), JPEG 2000 is decoded at its lowest resolution that is no smaller, if that gives
+    the same picture.
 
     Raises ImageError if the file is missing or not DICOM; if it has no pixel data, or damaged or incomplete data; if
-    the installed packages cannot decode its transfer syntax; and if it is not a single grayscale projection: several
-    frames, colours, or a Modality such as CT. Raw detector images, FOR PROCESSING, are refused unless `raw`.
+    the installed packages cannot decode its transfer syntax; and if it is not a single grayscale projection (several
+    frames, colour, or a Modality such as CT). Raw detector images (FOR PROCESSING) are refused unless `raw`.
     """
     if window < 0:
         raise ValueError(f"window is the index of a window in the file and cannot be negative; it is {window}")
@@ -128,7 +128,7 @@ def read_shown_image(
             if not image.bright_padding:
                 return replace(image, notes=notes + image.notes)
         pixels, more = decode(dataset, path)
-        if pixels.ndim != 2:  # more frames are in the file than its header says
+        if pixels.ndim != 2:  # the file has more frames than its header says
             raise image_error(path, f"it holds {len(pixels)} frames; provide single images")
         if pixels.dtype.kind not in "iu" or dataset.BitsStored > 16:
             raise image_error(
@@ -142,7 +142,7 @@ def read_shown_image(
 def image_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn every failure into an ImageError, and silence pydicom's warnings about defects that it tolerates.
 
-    pydicom converts an element on first access, so a damaged one may fail anywhere, in many ways.
+    pydicom converts an element on first access, so a damaged element may fail anywhere, with any exception.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -157,7 +157,7 @@ def image_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def read_dataset(path: str | os.PathLike[str], header_only: bool = False) -> tuple[FileDataset, bytes]:
-    """The header and the encoded pixel data, or of that only the first bytes; a missing transfer syntax is guessed."""
+    """Read a file, or its header and the next bytes if `header_only`; a missing transfer syntax is guessed."""
     try:
         with open(path, "rb") as file:
             if os.path.getsize(path) == 0:
@@ -165,7 +165,7 @@ def read_dataset(path: str | os.PathLike[str], header_only: bool = False) -> tup
             try:
                 dataset = pydicom.dcmread(file, stop_before_pixels=header_only)
             except InvalidDicomError:
-                # Data sets without preamble and file meta group are common in old archives, and so are text files.
+                # Old archives often hold data sets without preamble and file meta group, but also text files.
                 file.seek(0)
                 dataset = pydicom.dcmread(file, force=True, stop_before_pixels=header_only)
                 if "Rows" not in dataset or not (header_only or "PixelData" in dataset):
@@ -180,7 +180,7 @@ def read_dataset(path: str | os.PathLike[str], header_only: bool = False) -> tup
     except Exception as error:
         reason = reason_of_other_encoding(path) or f"it is damaged or not DICOM ({error}); copy or download it again"
         raise image_error(path, reason) from error
-    if header_only:  # a deflated data set is inflated as a whole, so that nothing is left to read
+    if header_only:  # pydicom inflates a deflated data set as a whole, so nothing is left to read
         is_deflated = dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
         has_pixels = "Rows" in dataset and (start or is_deflated)
     else:
@@ -193,7 +193,7 @@ def read_dataset(path: str | os.PathLike[str], header_only: bool = False) -> tup
 
 
 def syntax_of_element(header: FileDataset, start: bytes) -> UID | None:
-    """`found_syntax`, from the first bytes of the element PixelData; the declared one if they are of another."""
+    """`found_syntax` by the first bytes of PixelData; the declared one if they belong to another element."""
     order: Literal["little", "big"] = "little" if header.original_encoding[1] else "big"
     tag = b"".join(half.to_bytes(2, order) for half in (0x7FE0, 0x0010))
     if not start.startswith(tag):
@@ -204,15 +204,15 @@ def syntax_of_element(header: FileDataset, start: bytes) -> UID | None:
 
 
 def value_place(start: bytes) -> int:
-    """Where the value of PixelData begins in its element: after tag, VR, if there is one, and length (PS3.5 7.1).
+    """The offset of PixelData's value in its element: after the tag, the VR if any, and the length (PS3.5 7.1).
 
-    The bytes tell, and not what is declared: pydicom corrects that, too.
+    The bytes decide, not the declared encoding, since pydicom also reads files that declare the wrong one.
     """
     return 12 if start[4:6] in (b"OB", b"OW", b"UN") else 8
 
 
 def reason_of_other_encoding(path: str | os.PathLike[str]) -> str | None:
-    """The reason if a data set that could not be read is in another byte order than declared, or deflated or not."""
+    """The reason if an unreadable data set has another byte order or deflation than declared; None otherwise."""
     try:
         meta = read_file_meta_info(path)
         declared = UID(meta.TransferSyntaxUID)
@@ -233,7 +233,7 @@ def reason_of_other_encoding(path: str | os.PathLike[str]) -> str | None:
 
 
 def reason_without_pixels(path: str | os.PathLike[str]) -> str:
-    """Tell truncated files from others: pydicom drops truncated pixel data, but its tag is still in the file."""
+    """Tell truncated files from others: pydicom drops truncated pixel data, but the tag remains in the file."""
     with open(path, "rb") as file:
         pydicom.dcmread(file, force=True, stop_before_pixels=True)
         is_cut_off = file.read(1) != b""
@@ -252,9 +252,9 @@ def guess_transfer_syntax(dataset: FileDataset, path: str | os.PathLike[str]) ->
 
 
 def reason_to_refuse(header: Dataset, raw: bool = False) -> str | None:
-    """Why an image is not a single grayscale projection for display, and what to do about it; None if it is one.
+    """The reason that an image is not a single grayscale projection for display, and what to do; None if it is one.
 
-    With `raw`, detector images that are not processed for display are accepted.
+    `raw` accepts detector images that are not processed for display.
     """
     frames = whole_number(header, "NumberOfFrames", 1)
     if frames > 1:
@@ -277,5 +277,5 @@ def reason_to_refuse(header: Dataset, raw: bool = False) -> str | None:
 
 
 def is_raw(header: Dataset) -> bool:
-    """PS3.3 C.8.11.1: pixels as the detector gave them, before the processing that makes them an image for display."""
+    """Whether the pixels are as the detector gave them, not yet processed for display (PS3.3 C.8.11.1)."""
     return text(header, "PresentationIntentType") == "FOR PROCESSING" or text(header, "SOPClassUID") in FOR_PROCESSING

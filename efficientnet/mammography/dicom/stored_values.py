@@ -1,7 +1,7 @@
-"""Decoded words -> stored values: the bits that the header declares, and nothing that lies around them.
+"""Decoded words -> stored values: the bits that the header declares, without anything in the bits around them.
 
-A stored value has BitsStored bits, of which HighBit is the highest (PS3.5 8.1.1). Today's standard requires HighBit to
-be BitsStored - 1; older files have their values further up, and overlays in the bits that are left (PS3.5 8.1.2).
+A stored value has BitsStored bits, and HighBit is the highest of them (PS3.5 8.1.1). Today's standard requires HighBit
+to be BitsStored - 1. Older files may store values further up, and overlays in the remaining bits (PS3.5 8.1.2).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-OVERLAY_SHARE = 0.25  # of the pixels: what machines draw into unused bits (text, marks, a frame) covers less
-MOST_ROUGH = 2.0  # a mask after which the steps at an overlay's edges are larger by this factor wraps values around
+OVERLAY_SHARE = 0.25  # of the pixels; what machines draw into unused bits (text, marks, a frame) covers less
+MOST_ROUGH = 2.0  # if masking makes the steps at an overlay's edges larger by this factor, it wraps values around
 OVERSHOOT = 1 / 32  # of the range of values
 
 OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
@@ -23,12 +23,13 @@ OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 def stored_values(
     words: NDArray[Any], width: int, stored: int, high: int, signed: bool, declared_planes: int = 0
 ) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """The stored values of decoded words (..., H, W), and notes on what was taken away.
+    """The stored values of decoded words (..., H, W), and notes on what was removed.
 
-    `width` is the number of bits of a word: that of its codestream or else BitsAllocated. A codestream with no more
-    bits than HighBit holds the values alone. Overlays are masked: planes that the header declares (`declared_planes`, a
-    bit mask), bits that are the same in all pixels, and bits in few pixels without which the image is smoother. Raises
-    ValueError, with the reason, if other bits are used: the header is wrong, and a mask would wrap the values around.
+    `width` is the number of bits in a word, from its codestream or else BitsAllocated. A codestream with no more bits
+    than HighBit holds only the values. Overlays are masked: planes that the header declares (`declared_planes`, a bit
+    mask), bits that are the same in all pixels, and bits set in few pixels, unless masking makes the image much
+    rougher. Raises ValueError with the reason if other bits are used: the header is wrong, and masking would wrap
+    values around.
     """
     kind = np.dtype(f"{'i' if signed else 'u'}{words.dtype.itemsize}")
     stored = min(stored, width)
@@ -43,7 +44,7 @@ def stored_values(
             return values, ()
 
     bits = words.astype(f"u{kind.itemsize}")
-    bits &= bits.dtype.type(2**width - 1)  # without the extended sign of a codestream of fewer bits
+    bits &= bits.dtype.type(2**width - 1)  # without the sign extension of a codestream with fewer bits
     size, ones = 8 * kind.itemsize, 2 ** (width - shift - stored) - 1
     values = ((bits >> shift) << (size - stored)).view(kind) >> (size - stored)
     if stored == width:
@@ -55,7 +56,7 @@ def stored_values(
         values, _ = stored_values(words, width, stored, stored - 1, signed)
         return values, (f"HighBit {high} read as {stored - 1}",)
     strange = (above & ~above.dtype.type(planes_above)) != 0
-    if signed:  # ones above a negative value are its extended sign
+    if signed:  # ones above a negative value are its sign extension
         strange &= ~(((above | planes_above) == ones) & (values < 0))
     strange |= strange_below
     is_sparse = strange.mean() <= OVERLAY_SHARE or (is_same(above) and is_same(below))
@@ -66,9 +67,9 @@ def stored_values(
 
 
 def without_overshoot(words: NDArray[Any], stored: int, signed: bool) -> NDArray[Any]:
-    """Limit what lossy compression adds to the steps at the ends of the range to BitsStored bits.
+    """Clip words to BitsStored bits, removing the overshoot of lossy compression at steps to the ends of the range.
 
-    Words that go further beyond them are left alone: that is no overshoot.
+    If any word lies beyond the range by more than OVERSHOOT, the cause is another, and all words are left alone.
     """
     lowest = -(2 ** (stored - 1)) if signed else 0
     highest, most = lowest + 2**stored - 1, OVERSHOOT * 2**stored
@@ -88,7 +89,7 @@ def is_same(values: NDArray[Any]) -> bool:
 
 
 def roughness(values: NDArray[Any], others: NDArray[Any]) -> float:
-    """The sum of the steps between neighbours of which one has the same value in `others`, and the other has not."""
+    """The sum of absolute steps between neighbours of which exactly one has the same value in `others`."""
     total, differs = 0.0, values != others
     for axis in (-1, -2):
         steps = np.diff(values.astype(np.int64), axis=axis)
@@ -97,7 +98,7 @@ def roughness(values: NDArray[Any], others: NDArray[Any]) -> float:
 
 
 def embedded_planes(dataset: Dataset) -> int:
-    """The bits of a word in which the header declares overlays (PS3.3 C.9.2), as a mask."""
+    """Bit mask of the overlays that the header declares within the words of the pixels (PS3.3 C.9.2)."""
     planes = 0
     for group in OVERLAY_GROUPS:
         allocated, position = (dataset.get((group, element)) for element in (0x0100, 0x0102))

@@ -1,7 +1,7 @@
 """The embedded data set of synthetic mammograms: `python -m efficientnet.mammography.phantom`.
 
 __main__   the command
-dataset    a folder with the whole set: start here
+dataset    the whole set as a folder: start here
 patient    labels, anatomy and lesions of each patient
 image      the picture of a breast
 lesion     masses and calcifications

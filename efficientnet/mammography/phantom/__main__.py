@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def summary(parameters: Parameters) -> str:
-    """The contents of a set with these parameters, in one line."""
+    """One line on the contents of a set with these parameters."""
     patients = phantom_patients(parameters)
     parts = []
     for split in ("train", "test"):

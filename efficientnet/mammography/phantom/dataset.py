@@ -2,13 +2,13 @@
 
     python -m efficientnet.mammography.phantom --output runs/phantoms --patients 150
 
-It takes users without the competition's data, and the tests, through the whole pipeline in minutes. The phantoms are
-drawn (see `phantom_image`), not acquired, and far easier than mammograms: half of the patients have cancer, compared to
+With it, the tests and users without the competition's data run the whole pipeline in minutes. The phantoms are drawn
+(see `phantom_image`), not acquired, and are far easier than mammograms. Half of the patients have cancer, compared to
 4.1 % of the patients and 2.1 % of the breasts in screening (RSNA 2022), and the cancers are conspicuous enough to be
-learned in five minutes from random weights. No result on them says anything about mammograms.
+learned in five minutes from random weights. No result on phantoms says anything about mammograms.
 
-Each patient is a function of the seed and the patient's index: N patients are the first N of N + 1, for any number of
-processes. A complete folder has phantom.json; until then it has phantom.incomplete and is written again.
+Each patient is a function of the seed and the patient's index, so N patients are the first N of N + 1, for any number
+of processes. A complete folder has phantom.json. Until then it has phantom.incomplete and is written again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from efficientnet.mammography.phantom.patient import (
     table_rows,
 )
 
-VERSION = 1  # raise it when the same parameters give other files
+VERSION = 1  # increase it when the same parameters give different files
 TRAIN_COLUMNS = (
     *("site_id", "patient_id", "image_id", "laterality", "view", "age", "cancer", "biopsy", "invasive", "BIRADS"),
     *("implant", "density", "machine_id", "difficult_negative_case"),
@@ -63,10 +63,10 @@ def write_phantom_dataset(
     progress: bool = False,
     test_patients: int = 0,
 ) -> Path:
-    """Write the set into the folder `output`, unless it is complete already, and return the folder.
+    """Write the set into the folder `output`, unless it is already complete, and return the folder.
 
     See `Parameters` for the meaning and range of the values. The set is written by `workers` spawned processes, or by
-    this one if `workers` is 1. `progress` shows a bar. Raises ValueError for impossible values, and UserError if the
+    this one if `workers` is 1. `progress` shows a bar. Raises ValueError for values out of range, and UserError if the
     folder holds anything else or a set with other parameters, or cannot be written.
     """
     parameters = Parameters(patients, seed, tuple(size), cancer_rate, conspicuity, test_patients)
@@ -88,7 +88,7 @@ def write_phantom_dataset(
 
 
 def is_complete(output: Path, parameters: Parameters) -> bool:
-    """Whether the folder has the complete set. Raises UserError if it has another set or anything else."""
+    """Whether the folder holds the complete set. Raises UserError if it holds another set or anything else."""
     if not output.exists():
         return False
     if not output.is_dir():
@@ -107,7 +107,7 @@ def is_complete(output: Path, parameters: Parameters) -> bool:
                 f"{output}: holds phantoms with other parameters ({reason}); choose another folder or delete this one"
             )
         return True
-    # A second process may be writing: it has made the marker before anything that is not hidden, and renames it last.
+    # A second process may be writing: it creates the marker before any file that is not hidden, and renames it last.
     strange = any(not path.name.startswith(".") for path in output.iterdir())
     if strange and not (output / "phantom.incomplete").exists():
         if (output / "phantom.json").exists():
@@ -117,7 +117,7 @@ def is_complete(output: Path, parameters: Parameters) -> bool:
 
 
 def mark_incomplete(output: Path, parameters: Parameters) -> None:
-    """Mark the folder as incomplete, and remove the leftovers of an interrupted run."""
+    """Mark the folder as incomplete, and remove what an interrupted run left behind."""
     marker = output / "phantom.incomplete"
     if marker.exists() and read_json(marker) != as_json(parameters):
         for name in CONTENTS:
@@ -176,7 +176,7 @@ def in_processes(output: Path, parameters: Parameters, patients: Sequence[Patien
 
 
 def prepare_process() -> None:
-    """Leave Ctrl-C to the parent, and end with it."""
+    """Leave Ctrl-C to the parent process, and exit when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end_with_parent() -> None:
@@ -198,7 +198,7 @@ def as_json(parameters: Parameters) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None if the file holds anything else."""
+    """Read a JSON object; None if the file holds anything else."""
     try:
         content = json.loads(path.read_bytes())
     except ValueError:

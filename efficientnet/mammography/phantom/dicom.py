@@ -1,8 +1,8 @@
 """A phantom's picture as a DICOM file with a header like those of the RSNA competition.
 
-As there, the headers hold little: PatientID, ImageLaterality and InstanceNumber (the image_id), but no Modality, no
-ViewPosition and no dates. Machines differ in polarity, bits and window, to expose a reader that ignores any of them:
-with window and polarity applied, every file shows bright tissue on a dark background.
+As in the competition, headers hold little: PatientID, ImageLaterality and InstanceNumber (the image_id), but no
+Modality, no ViewPosition and no dates. Machines differ in polarity, bits and window, to expose a reader that ignores
+any of them: with window and polarity applied, every file shows bright tissue on a dark background.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Machine:
 
     @property
     def padding(self) -> int:
-        """The stored value of black: the largest of a MONOCHROME1 file, 0 in the MONOCHROME2 ones here."""
+        """The stored value of black: the largest one of a MONOCHROME1 image, 0 for the MONOCHROME2 machines here."""
         return int(self.store(np.zeros((1, 1), np.float32))[0, 0])
 
 
-# The first machine of each site is as in the competition's files; the second adds other kinds of header.
+# The first machine of each site imitates the competition's files; the second adds other kinds of header.
 MACHINES = (
     Machine(1, 49, "MONOCHROME1", 16, "SIGMOID", (32000, 33500, 30500), (24000, 19000, 30000)),
     Machine(1, 93, "MONOCHROME1", 16, "LINEAR_EXACT", (30000, 28000), (50000, 42000)),
@@ -67,7 +67,7 @@ EXPLANATIONS = ("NORMAL", "HARDER", "SOFTER")
 def dicom_file(
     image: NDArray[np.float32], machine: Machine, patient_id: int, image_id: int, laterality: str, study: str
 ) -> bytes:
-    """The file of one image (H, W) in [0, 1]. All UIDs are derived from `study`, which names the set, and the ids."""
+    """One image, (H, W) in [0, 1], as a DICOM file. UIDs derive from the ids and `study`, the name of the set."""
     dataset = Dataset()
     dataset.SOPClassUID = DigitalMammographyXRayImageStorageForPresentation
     dataset.SOPInstanceUID = derived_uid(study, "image", image_id)
@@ -95,6 +95,6 @@ def dicom_file(
 
 
 def derived_uid(*parts: object) -> str:
-    """A UID of PS3.5 B.2: 2.25 and 128 bits as a decimal number, which needs no registered root."""
+    """A UID by PS3.5 B.2: 2.25 and a 128-bit number in decimal, which needs no registered root."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"

@@ -1,11 +1,11 @@
 """The picture of a phantom: a synthetic mammogram and its ground truth, drawn with numpy and Pillow.
 
-It consists of, from back to front: the outline of a compressed breast and its thickness, fat, fibroglandular tissue
-with the texture of real parenchyma (power falls as about f^-3: Burgess et al., Medical Physics 28(4), 2001), ligaments,
-skin and nipple, the pectoral muscle of oblique views, a lesion, quantum noise, and a marker of side and view.
+From back to front, it consists of the outline of a compressed breast and its thickness, fat, fibroglandular tissue with
+the texture of real parenchyma (power falls as about f^-3: Burgess et al., Medical Physics 28(4), 2001), ligaments, skin
+and nipple, the pectoral muscle in oblique views, a lesion, quantum noise, and a marker of side and view.
 
-Lengths are in heights of the picture, x to the right from the chest wall, y down. Everything is drawn as a left breast
-and mirrored for the right one. Tissue is drawn on GRID_ROWS rows, then enlarged: the anatomy is the same at every size.
+Lengths are in picture heights; x points right from the chest wall, y down. Every breast is drawn as a left one, and a
+right one is mirrored. Tissue is drawn on GRID_ROWS rows, then enlarged, so the anatomy is the same at every size.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Laterality = Literal["L", "R"]
 View = Literal["CC", "MLO"]
 Field = NDArray[np.float32]  # (rows, columns) of the grid
 
-DEFAULT_SIZE = (640, 512)  # height, width: enough for an input of 300 pixels of the cropped breast
+DEFAULT_SIZE = (640, 512)  # height, width: enough for a cropped breast at an input size of 300
 
 GRID_ROWS = 320
 OUTLINE_ROWS = 80  # the distance to the skin is smooth, so a quarter of the grid's rows is enough
@@ -36,7 +36,7 @@ NIPPLE_RADIUS = 0.016
 FAT = 0.27  # brightness of fat at full thickness
 MUSCLE = 0.22  # brightness that the pectoral muscle adds
 SKIN = 0.04
-NOISE = 0.014  # standard deviation at brightness 1; proportional to the square root, as quantum noise is
+NOISE = 0.014  # standard deviation at brightness 1; grows with the square root of brightness, like quantum noise
 BRIGHTEST = 0.97  # of tissue; white is reserved for the marker
 # Fibroglandular tissue by BI-RADS density: brightness above fat, and how far it fills the breast.
 GLAND = {"A": (0.14, -0.35), "B": (0.20, -0.10), "C": (0.25, 0.15), "D": (0.30, 0.40)}
@@ -44,7 +44,7 @@ GLAND = {"A": (0.14, -0.35), "B": (0.20, -0.10), "C": (0.25, 0.15), "D": (0.30, 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The properties that the four views of a woman share."""
+    """The properties that all four views of a patient share."""
 
     density: Literal["A", "B", "C", "D"]
     projection: float  # from the chest wall to the nipple
@@ -55,7 +55,7 @@ class Anatomy:
 class PhantomImage(NamedTuple):
     """A picture, float32 (H, W) in [0, 1] with tissue bright, and two masks, bool (H, W).
 
-    The lesion mask is the core of a mass, or the area of scattered calcifications; it is empty without a lesion.
+    The lesion mask is the core of a mass, the area of a cluster, or the coarse grains; it is empty without a lesion.
     """
 
     image: NDArray[np.float32]
@@ -64,10 +64,10 @@ class PhantomImage(NamedTuple):
 
 
 class Projection(NamedTuple):
-    """The positions of the parts of the breast in one view."""
+    """The positions of the parts of a breast in one view."""
 
     reach: float  # from the chest wall to the nipple, in this picture
-    half_length: float  # likewise along the chest wall
+    half_length: float  # half of the extent along the chest wall, in this picture
     outline: NDArray[np.float32]  # (points, 2): x, y of the skin from top to bottom
     nipple: tuple[float, float]
     axis: tuple[float, float]  # unit vector from the nipple into the breast
@@ -104,7 +104,7 @@ def phantom_image(
 
 
 def project(anatomy: Anatomy, view: View, aspect: float, generator: np.random.Generator) -> Projection:
-    """The outline in one view; positioning varies a little from picture to picture."""
+    """Lay out the breast in one view; its position varies a little from picture to picture."""
     reach = anatomy.projection * min(1.0, aspect / 0.8) * generator.uniform(0.96, 1.04)
     half = anatomy.half_length * generator.uniform(0.97, 1.03)
     if view == "CC":
@@ -114,7 +114,7 @@ def project(anatomy: Anatomy, view: View, aspect: float, generator: np.random.Ge
         # The chest wall cuts through the round outline, which meets it at a slant.
         outline = np.stack([reach * (x - WALL) / (1 - WALL), middle + half * y], axis=1)
         return Projection(reach, half, outline.astype(np.float32), (reach, middle), (-1.0, 0.0), None)
-    level = generator.uniform(0.58, 0.66)  # of the nipple
+    level = generator.uniform(0.58, 0.66)  # y of the nipple
     muscle_top = min(generator.uniform(0.22, 0.34), 0.6 * reach)
     armpit = muscle_top + generator.uniform(0.05, 0.1)  # where the outline meets the top of the picture
     down = np.linspace(0, 1, OUTLINE_POINTS // 2, endpoint=False)
@@ -137,7 +137,7 @@ def depth_below_skin(projection: Projection, grid: tuple[int, int], x: Field, y:
     along_x, along_y = np.gradient(outline_x), np.gradient(outline_y)
     length = np.hypot(along_x, along_y)
     inward_x, inward_y = -along_y / length, along_x / length
-    # To the tangent at the nearest point, not to the point itself, so that the outline is smooth between points.
+    # Distance to the tangent at the nearest point, not to the point, so that the outline is smooth between points.
     depth = (coarse_x - outline_x[nearest]) * inward_x[nearest] + (coarse_y - outline_y[nearest]) * inward_y[nearest]
     nipple_x, nipple_y = projection.nipple
     nipple = NIPPLE_RADIUS - np.hypot(x - np.float32(nipple_x), y - np.float32(nipple_y))
@@ -147,8 +147,8 @@ def depth_below_skin(projection: Projection, grid: tuple[int, int], x: Field, y:
 def draw_tissue(
     anatomy: Anatomy, projection: Projection, x: Field, y: Field, depth: Field, generator: np.random.Generator
 ) -> Field:
-    """Brightness on the grid of a breast without a lesion."""
-    # A compressed breast has an even thickness, except at its rim, which bulges like half a circle.
+    """Brightness of a breast without a lesion, (rows, columns) of the grid."""
+    # A compressed breast has an even thickness except at its rim, which is round like half a circle.
     rim = np.clip(1 - depth / 0.16, 0, 1)
     thickness = np.sqrt(1 - rim**2)
     broad = random_texture(generator, depth.shape, exponent=3.0)
@@ -184,7 +184,7 @@ def draw_muscle(muscle: tuple[float, float], x: Field, y: Field, septa: Field, t
 
 
 def along_axis(projection: Projection, x: Field, y: Field) -> tuple[Field, Field]:
-    """Distance from the nipple along the axis into the breast, and across it."""
+    """Distance from the nipple along the axis into the breast, and across the axis."""
     (nipple_x, nipple_y), (axis_x, axis_y) = projection.nipple, projection.axis
     right, down = x - np.float32(nipple_x), y - np.float32(nipple_y)
     axis_x, axis_y = np.float32(axis_x), np.float32(axis_y)
@@ -192,9 +192,9 @@ def along_axis(projection: Projection, x: Field, y: Field) -> tuple[Field, Field
 
 
 def lesion_centre(lesion: Lesion, view: View, projection: Projection, depth: Field) -> tuple[float, float]:
-    """The centre of the lesion, at its depth behind the nipple.
+    """x and y of the lesion's centre, from its depth behind the nipple and its offset in this view.
 
-    If it would leave the breast or lie on the muscle there, it moves towards the middle of the gland as far as needed.
+    A lesion that would leave the breast or lie on the muscle moves towards the middle of the gland as far as needed.
     """
     (nipple_x, nipple_y), (axis_x, axis_y) = projection.nipple, projection.axis
     offset = lesion.offset_cc if view == "CC" else lesion.offset_mlo
@@ -235,7 +235,7 @@ def spectrum(shape: tuple[int, int], exponent: float, lowest: float, stretch: fl
 
 
 def random_lines(generator: np.random.Generator, broad: Field, lowest: float) -> Field:
-    """Thin curved lines of height up to 1, whose strength follows `broad`, shifted by half a picture."""
+    """Thin curved lines of brightness up to 1; their strength follows `broad`, shifted by half a picture."""
     field = random_texture(generator, broad.shape, exponent=5.0, lowest=lowest, stretch=1.5)
     return np.exp(-((field / 0.15) ** 2)) * np.clip(0.5 + 0.5 * np.roll(broad, broad.shape[0] // 2, axis=0), 0, 1)
 
@@ -247,7 +247,7 @@ def logistic(x: Field) -> Field:
 
 @lru_cache(maxsize=4)
 def coordinates(shape: tuple[int, int]) -> tuple[Field, Field]:
-    """x and y of the cells' centres, in heights of the picture; each (rows, columns)."""
+    """x and y of the cell centres in picture heights; each (rows, columns)."""
     rows, columns = shape
     y, x = np.mgrid[:rows, :columns].astype(np.float32)
     return (x + 0.5) / rows, (y + 0.5) / rows
@@ -288,4 +288,4 @@ def draw_marker(text: str, height: int) -> Field:
     canvas = Image.new("L", (right - left, bottom - top))
     ImageDraw.Draw(canvas).text((-left, -top), text, fill=255, font=font)
     canvas = canvas.resize((round(canvas.width * height / canvas.height), height), Image.Resampling.BICUBIC)
-    return np.minimum(1, np.asarray(canvas, np.float32) / 150)  # resizing has dimmed the thin strokes of the font
+    return np.minimum(1, np.asarray(canvas, np.float32) / 150)  # not 255: resizing dims the thin strokes of the font

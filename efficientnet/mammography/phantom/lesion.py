@@ -22,11 +22,11 @@ BENIGN: tuple[Kind, ...] = ("circumscribed mass", "coarse calcifications")
 
 @dataclass(frozen=True)
 class Lesion:
-    """One lesion, the same in both views of the breast. Lengths are in heights of the picture."""
+    """One lesion, the same in both views of the breast. Lengths are in picture heights."""
 
     kind: Kind
     depth: float  # behind the nipple: 0 at the nipple, 1 at the chest wall
-    offset_cc: float  # to the side of the axis of the breast, in half lengths of the breast: -1 to 1
+    offset_cc: float  # sideways from the breast's axis, in units of its half length: -1 to 1
     offset_mlo: float
     diameter: float  # of the core of a mass, or of the area of a cluster
     contrast: float  # brightness above the surrounding tissue
@@ -42,7 +42,7 @@ class Drawing(NamedTuple):
 
 
 def draw_lesion(drawing: Drawing, lesion: Lesion, centre: tuple[float, float], generator: np.random.Generator) -> None:
-    """Add the lesion to the tissue and its extent to the core. `centre` is x, y in heights of the picture."""
+    """Add the lesion to the tissue and its extent to the core. `centre` is (x, y) in picture heights."""
     draw = {
         "spiculated mass": spiculated_mass,
         "microcalcifications": microcalcifications,
@@ -56,7 +56,7 @@ def draw_lesion(drawing: Drawing, lesion: Lesion, centre: tuple[float, float], g
 
 
 class Patch(NamedTuple):
-    """The part of the grid around a lesion, with the distances from its centre to the right and down."""
+    """The part of the grid around a lesion, with the distance of each cell from its centre, to the right and down."""
 
     right: Field
     down: Field
@@ -72,7 +72,7 @@ def patch_around(drawing: Drawing, centre: tuple[float, float], reach: float) ->
     return Patch(right, down, cell, (rows, columns))
 
 
-# Each of the following returns the brightness to add per unit of contrast, and the extent of the lesion in [0, 1].
+# Each of these functions returns the brightness to add per unit of contrast, and the extent of the lesion in [0, 1].
 
 
 def spiculated_mass(patch: Patch, lesion: Lesion, generator: np.random.Generator) -> tuple[Field, Field]:
@@ -98,7 +98,7 @@ def spiculated_mass(patch: Patch, lesion: Lesion, generator: np.random.Generator
 
 
 def microcalcifications(patch: Patch, lesion: Lesion, generator: np.random.Generator) -> tuple[Field, Field]:
-    """A crowd of bright specks of different size and brightness on a faint haze."""
+    """A cluster of bright specks of varying size and brightness on a faint haze."""
     reach = lesion.diameter / 2
     count = int(generator.integers(14, 24))
     distance, angle = reach * np.sqrt(generator.uniform(0, 0.8, count)), generator.uniform(0, 2 * np.pi, count)
@@ -142,7 +142,7 @@ def draw_specks(
     widths: NDArray[np.float64],
     heights: NDArray[np.float64],
 ) -> Field:
-    """Draw k grains as flat-topped bells; the highest counts where they overlap. All arguments have shape (k,)."""
+    """Draw k grains as flat-topped bells; where they overlap, the highest counts. All arrays have shape (k,)."""
     picture = np.zeros_like(patch.right)
     for grain in np.stack([right, down, widths, heights], axis=1).astype(np.float32):
         squared = ((patch.right - grain[0]) ** 2 + (patch.down - grain[1]) ** 2) / grain[2] ** 2

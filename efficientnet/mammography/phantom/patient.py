@@ -1,6 +1,6 @@
 """The patients of a phantom set: labels, anatomy and lesions, each a function of the seed and the patient's index.
 
-Shares and labels follow the RSNA competition's train.csv where a comment gives RSNA's number.
+Where a comment gives RSNA's number, shares and labels follow the competition's train.csv.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CANCER_RATE = 0.5
 BOTH_SIDES = 0.03  # of the patients with cancer
 LOOK_ALIKES = 0.12  # of the breasts without cancer
 INVASIVE = 0.7  # of the cancers (RSNA: 818 of 1,158 images)
-SMALLEST = 0.1  # least factor of conspicuity on the diameter, which cannot be 0 (the contrast can)
+SMALLEST = 0.1  # least factor by which conspicuity scales the diameter, which cannot be 0 (the contrast can)
 # Diameter (least, most) as a share of the breast's longer side, and contrast (least, most) in brightness.
 LESIONS: dict[Kind, tuple[tuple[float, float], tuple[float, float]]] = {
     "spiculated mass": ((0.12, 0.17), (0.26, 0.34)),
@@ -33,18 +33,18 @@ LESIONS: dict[Kind, tuple[tuple[float, float], tuple[float, float]]] = {
     "coarse calcifications": ((0.08, 0.11), (0.18, 0.24)),
 }
 
-# Identifiers are distinct because n -> n^e mod p is one-to-one for a prime p and e without a common factor with p - 1.
+# Identifiers are distinct because n -> n^e mod p is one-to-one for a prime p and an e coprime to p - 1.
 PATIENT_PRIME, PATIENT_EXPONENT = 65_537, 3
 IMAGE_PRIME, IMAGE_EXPONENT = 2**31 - 1, 5
-MOST_PATIENTS = PATIENT_PRIME // 2  # of either split
-# Multiples of these, modulo 1, fill the unit square evenly (Roberts' R2 sequence), so that in small sets too every
-# machine has its share of cancers.
+MOST_PATIENTS = PATIENT_PRIME // 2  # in each split
+# Multiples of these, modulo 1, fill the unit square evenly (Roberts' R2 sequence), so that every machine has its share
+# of cancers even in a small set.
 SPREAD = (0.7548776662466927, 0.5698402909980532)
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """The parameters that decide every byte of a phantom set. Raises ValueError for impossible values."""
+    """The parameters that determine every byte of a phantom set. Raises ValueError for values out of range."""
 
     patients: int
     seed: int = 0
@@ -86,7 +86,7 @@ class PhantomBreast:
 
 @dataclass(frozen=True)
 class Patient:
-    """A patient: everything that is decided before a picture is drawn."""
+    """A patient: everything that is fixed before a picture is drawn."""
 
     split: Split
     index: int
@@ -101,7 +101,7 @@ class Patient:
 def phantom_patient(
     index: int, seed: int = 0, split: Split = "train", cancer_rate: float = CANCER_RATE, conspicuity: float = 1.0
 ) -> Patient:
-    """The patient with this index, from 0. Each other parameter changes what it names and nothing else."""
+    """The patient with this index, from 0. `cancer_rate` and `conspicuity` change what they name and nothing else."""
     phases = random_generator(seed, split, 0, "set").random(2)
     place = [(phase + (index + 1) * step) % 1 for phase, step in zip(phases, SPREAD, strict=True)]
     machine = MACHINES[min(int(np.searchsorted(np.cumsum(MACHINE_SHARES), place[1], "right")), len(MACHINES) - 1)]
@@ -172,17 +172,17 @@ def phantom_breast(
 
 
 def random_generator(seed: int, split: Split, index: int, stream: str) -> np.random.Generator:
-    """An independent random generator for each purpose (`stream`, one of STREAMS)."""
+    """A random generator that is independent for each purpose (`stream`, one of STREAMS)."""
     return np.random.default_rng([seed, split == "test", index, STREAMS.index(stream) + 1])
 
 
 def scattered_identifier(order: int, seed: int, prime: int, exponent: int) -> int:
-    """A number below the prime that looks random; distinct for all orders below the prime."""
+    """A number below the prime that looks random; distinct for every `order` below the prime."""
     return pow((27_644_437 * (order + 1) + 7919 * seed) % prime, exponent, prime)
 
 
 def phantom_patients(parameters: Parameters) -> list[Patient]:
-    """All patients of a set, the test set last."""
+    """All patients of a set, test patients last."""
     splits: tuple[tuple[Split, int], ...] = (("train", parameters.patients), ("test", parameters.test_patients))
     return [
         phantom_patient(index, parameters.seed, split, parameters.cancer_rate, parameters.conspicuity)

@@ -56,7 +56,7 @@ def find_jobs(splits: list[TableFiles], output: Path) -> list[Job]:
 
 
 def open_output(output: Path, data: Path, settings: Preprocessing) -> None:
-    """Create the folder, or check that it can be continued. Raises UserError if it holds anything else."""
+    """Create the folder, or check that this run can continue in it. Raises UserError if it holds anything else."""
     if read_description(data) is not None:
         raise UserError(f"{data}: is a prepared folder itself; --data must be the folder with the original images")
     strange = output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir())
@@ -75,7 +75,7 @@ def write_failures(output: Path, failures: dict[Path, str], headers: dict[Path, 
 
 
 def copy_tables(splits: list[TableFiles], output: Path) -> None:
-    """Copy tables that differ. Labels may have changed even if all pictures are up to date."""
+    """Copy the tables that differ. Labels may have changed even if all pictures are up to date."""
     for split in splits:
         content, copy = split.table.path.read_bytes(), output / f"{split.name}.csv"
         if not copy.exists() or copy.read_bytes() != content:
@@ -112,7 +112,7 @@ def write_preview(
 
 
 def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """The arguments, and those settings of the pictures that are among them."""
+    """The arguments, and the picture settings among them by name."""
     usage = "%(prog)s --data DIR (--check | --image-size N --output CACHE) [options]"
     parser = Parser(prog=PROGRAM, usage=usage, description=__doc__)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with train.csv or test.csv")

@@ -1,4 +1,4 @@
-"""Measure decoding and the other steps of preparing, on the files of a data folder. The codec should set the pace."""
+"""Measure decoding and the other steps of preparing on files of a data folder. The codec should take the most time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from efficientnet.mammography.dicom.reading import read_shown_image
 from efficientnet.mammography.picture import encode_picture, read_picture
 from efficientnet.mammography.preprocessing import Preprocessing, preprocess
 
-FILES, ROUNDS = 3, 5  # of each transfer syntax; the median counts
+FILES, ROUNDS = 3, 5  # files per transfer syntax, rounds per file; the median of all is reported
 
 
 def benchmark(headers: Mapping[Path, Header | Failure], settings: Preprocessing, limits: dict[str, Any]) -> str:
@@ -31,10 +31,11 @@ def benchmark(headers: Mapping[Path, Header | Failure], settings: Preprocessing,
     decode      by the codec alone, from memory
     preprocess  from the pixels to the picture
     write       from the picture to the content of its file
-    all         from the file to the content of the prepared file, and the codec's share of that
+    all         from the file to the content of the prepared file
+    share       decode / all
 
-    Each syntax is measured in a process of its own, one after another. `limits` are those of `run_isolated`, with the
-    time allowed per file and round.
+    The syntaxes are measured one after another in a separate process. `limits` are those of `run_isolated`, but with
+    one worker, and with `seconds` for each file and round.
     """
     groups: dict[str, list[Path]] = defaultdict(list)
     for path, header in headers.items():
@@ -63,7 +64,7 @@ def measure(paths: Sequence[Path], settings: Preprocessing) -> list[float]:
     """
     rounds = []
     for path in paths:
-        read_shown_image(path, settings.window, raw=settings.accept_raw)  # raises an ImageError for a bad file
+        read_shown_image(path, settings.window, raw=settings.accept_raw)  # raises ImageError for a bad file
         dataset = pydicom.dcmread(path)
         correct_transfer_syntax(dataset, path)
         decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)

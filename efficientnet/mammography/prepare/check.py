@@ -1,4 +1,4 @@
-"""The tables, their files and the headers of those: what --check prints, and each run before the long work."""
+"""Check the tables, their image files and the headers, for --check and before each run decodes anything."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TableFiles:
 
     @property
     def images(self) -> list[tuple[Row, Path]]:
-        """The rows that have a file, with it."""
+        """The rows that have a file, each with its file."""
         return [(row, file) for row, file in zip(self.table.rows, self.files, strict=True) if file is not None]
 
 
@@ -57,7 +57,7 @@ def read_splits(data: Path, columns: dict[str, str] | None) -> list[TableFiles]:
 
 
 def survey_of(files: list[Path], limits: dict[str, Any]) -> Survey:
-    """What the PNG, JPEG and TIFF files look like, from a sample."""
+    """Survey a sample of the PNG, JPEG and TIFF files."""
     return Survey.of(dict(run_isolated(look, [path for part in sample(files) for path in part], **limits)))
 
 
@@ -67,7 +67,7 @@ def look_at_all(files: list[Path], raw: bool, limits: dict[str, Any]) -> dict[Pa
 
 
 def call_on_all(function: Callable[[Path], Any], files: list[Path], name: str, limits: dict[str, Any]) -> dict:
-    """`function(file)` or Failure of each file, in their order. `limits` are those of `run_isolated`."""
+    """Map each file to `function(file)` or a Failure, in the order of `files`. `limits` are those of `run_isolated`."""
     found = {}
     with progress_bar(len(files), name) as bar:
         for path, result in run_isolated(function, files, **limits):
@@ -77,7 +77,7 @@ def call_on_all(function: Callable[[Path], Any], files: list[Path], name: str, l
 
 
 def progress_bar(total: int, name: str, initial: int = 0) -> tqdm:
-    """Progress, speed and remaining time, if stderr is a terminal."""
+    """A bar with progress, speed and remaining time; hidden unless stderr is a terminal."""
     hidden = not sys.stderr.isatty()
     return tqdm(desc=name, total=total, initial=initial, unit=" images", disable=hidden, leave=False, smoothing=0.05)
 
@@ -88,14 +88,14 @@ def check_lines(
     headers: Mapping[Path, Header | Failure],
     limits: dict[str, Any],
 ) -> list[str]:
-    """Lines for a person: the tables, the files that were looked at, and how both disagree."""
+    """Report lines on the tables, the headers of their files, and disagreements between the two."""
     lines = [*table_lines(splits, data), report(headers)]
     lines += first_lines("laterality", contradicted_sides(splits, headers))
     return lines + shared_image_lines(splits, limits)
 
 
 def table_lines(splits: list[TableFiles], data: Path) -> list[str]:
-    """The size of the tables, and rows without files and files without rows."""
+    """Report lines on the size of the tables, rows without a file, and files without a row."""
     lines = []
     for split in splits:
         counts = split.table.counts
@@ -120,7 +120,7 @@ def table_lines(splits: list[TableFiles], data: Path) -> list[str]:
 
 
 def contradicted_sides(splits: list[TableFiles], headers: Mapping[Path, Header | Failure]) -> list[str]:
-    """The files whose header names the other side than the table."""
+    """One line for each file whose header and table name opposite sides."""
     other = {"L": "R", "R": "L"}
     return [
         f"{file}: {header.laterality} in its header, {row.laterality} in {split.table.path.name}"
@@ -131,7 +131,7 @@ def contradicted_sides(splits: list[TableFiles], headers: Mapping[Path, Header |
 
 
 def shared_image_lines(splits: list[TableFiles], limits: dict[str, Any]) -> list[str]:
-    """Lines for a person about images that several patients have."""
+    """Report lines on images that several patients have."""
     patients = {file: row.patient_id for split in splits for row, file in split.images}
     pairs = shared_images(patients, limits)
     lines = first_lines("equal images", [f"{one} and {other}" for one, other in pairs])
@@ -144,9 +144,9 @@ def shared_image_lines(splits: list[TableFiles], limits: dict[str, Any]) -> list
 
 
 def shared_images(patients: Mapping[Path, str], limits: dict[str, Any]) -> list[tuple[Path, Path]]:
-    """Two files of two patients for each image that several patients have, by the patient of each file.
+    """For each image that several patients have, two of its files, from two patients.
 
-    Only files that agree in a sample are read in full.
+    `patients` maps each file to its patient. Only files that agree in a sample of bytes are read in full.
     """
     samples = call_on_all(partial(digest, most=SAMPLE), list(patients), "equal images", limits)
     alike = [path for group in of_several(samples, patients) for path in group]
@@ -155,7 +155,7 @@ def shared_images(patients: Mapping[Path, str], limits: dict[str, Any]) -> list[
 
 
 def of_several(digests: Mapping[Path, bytes | Failure], patients: Mapping[Path, str]) -> list[list[Path]]:
-    """The groups of files with one digest that are not all of one patient."""
+    """Groups of files that have the same digest but belong to more than one patient."""
     groups = defaultdict(list)
     for path, value in digests.items():
         if isinstance(value, bytes):
@@ -164,10 +164,10 @@ def of_several(digests: Mapping[Path, bytes | Failure], patients: Mapping[Path, 
 
 
 def digest(path: Path, most: int | None = None) -> bytes:
-    """Of the length and the content of the encoded pixel data, or of so many bytes in its middle at most.
+    """SHA-256 of the length and content of the encoded pixel data, or of only its middle `most` bytes.
 
-    A copy of a DICOM file for a second patient has another header, so that is left out. Of other files, and of deflated
-    ones, it is not.
+    A DICOM header is left out, since a copy of the file for a second patient has another one. Deflated DICOM files, and
+    files of other formats, are hashed with their header.
     """
     size, start = path.stat().st_size, 0
     with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Some images before and after, on one page: ten seconds are enough to see whether crop and window are right."""
+"""A page of images before and after preparing: ten seconds suffice to see whether crop and window are right."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ INK, BOX, TROUBLE, GRAY = (230, 230, 230), (255, 200, 0), (255, 90, 90), (40, 40
 
 
 def contact_sheet(images: Sequence[tuple[Path, str]], settings: Preprocessing, limits: dict[str, Any]) -> Image.Image:
-    """A page of pairs, from the (file, laterality) of each image.
+    """A page with a pair of pictures for each image. `images` holds the (file, laterality) of each.
 
-    On the left is the whole image as its window shows it, with the box of the crop; on the right is the picture that a
-    network reads. An image that cannot be read within the `limits` (those of `run_isolated`) shows the reason instead.
+    On the left is the whole image with its window applied and the crop box drawn; on the right is the picture that a
+    network reads. If an image cannot be read within `limits` (those of `run_isolated`), the reason is shown instead.
     """
     drawn = dict(run_isolated(partial(draw_cell, settings=settings), images, **limits))
     cells = [
@@ -79,7 +79,7 @@ def write(cell: Image.Image, where: tuple[int, int], text: str, color: tuple[int
 
 
 def without_crop(shape: tuple[int, int], settings: Preprocessing) -> Preprocessing:
-    """Settings that show a whole image HEIGHT pixels high, as it is."""
+    """Settings that show the whole image, HEIGHT pixels high and not mirrored."""
     width = max(32, round(HEIGHT * shape[1] / shape[0]))
     return Preprocessing((HEIGHT, width), crop=False, side="as-is", window=settings.window)
 

@@ -1,6 +1,6 @@
-"""A prepared data folder: the pictures of another folder, and the settings that they were made with.
+"""A prepared data folder: pictures made from another data folder, and the settings they were made with.
 
-train.csv, test.csv                             copies from the other folder
+train.csv, test.csv                             copies from that folder
 train_images/<patient_id>/<image_id>.png        prepared pictures (see picture.py); test_images/ likewise
 prepared.json                                   settings, their key, whether the folder is complete; notes on sources
 failures.csv                                    path, reason and transfer_syntax of each file without a picture
@@ -23,7 +23,7 @@ DESCRIPTION = "prepared.json"
 def write_description(
     root: Path, settings: Preprocessing, complete: bool, notes: Mapping[str, int] | None = None
 ) -> None:
-    """`notes` are counts of what was wrong with the sources and how they were read."""
+    """Write prepared.json. `notes` counts what was wrong with the sources and how they were read."""
     values = settings.to_dict()
     picture, source = ({name: values[name] for name in names} for names in (PICTURE_SETTINGS, SOURCE_SETTINGS))
     description = {"version": VERSION, "key": settings.key, "settings": picture, "complete": complete}
@@ -35,7 +35,7 @@ def read_description(root: Path) -> dict[str, Any] | None:
     try:
         description = json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))
         if set(description["settings"]) == set(PICTURE_SETTINGS) and {"version", "key", "complete"} <= set(description):
-            source = description.setdefault("source", {})  # older versions had no such settings
+            source = description.setdefault("source", {})  # older versions stored no source settings
             settings = Preprocessing(**description["settings"], **source)
             if description["key"] == settings.key or description["version"] != VERSION:
                 return description
@@ -56,7 +56,7 @@ def prepared_settings(root: Path) -> dict[str, Any]:
 def check_settings(
     root: Path, settings: Preprocessing, names: Collection[str] = PICTURE_SETTINGS
 ) -> dict[str, Any] | None:
-    """`read_description`, which must agree with these settings in those of these names. Raises UserError otherwise."""
+    """`read_description`; raises UserError if the version or a setting in `names` differs from `settings`."""
     description = read_description(root)
     if description is None:
         return None
@@ -68,14 +68,14 @@ def check_settings(
 
 
 def otherwise_read(root: Path, settings: Preprocessing) -> str | None:
-    """In one line, how the files of a prepared folder were read in another way than by these settings, if they were."""
+    """One line if the folder was prepared with other SOURCE_SETTINGS than these; None otherwise."""
     description = read_description(root)
     different = description and differences(description, settings, SOURCE_SETTINGS)
     return f"{root} was prepared again since training, with {different}" if different else None
 
 
 def differences(description: Mapping[str, Any], settings: Preprocessing, names: Collection[str]) -> str:
-    """The settings of these names in which a prepared folder differs; those that an older one lacks do not."""
+    """The settings in `names` that differ in a prepared folder, as text; a setting that it lacks is not compared."""
     wanted, there = settings.to_dict(), description["settings"] | description["source"]
     return "; ".join(
         f"{name} {there[name]} instead of {wanted[name]}"
@@ -85,7 +85,7 @@ def differences(description: Mapping[str, Any], settings: Preprocessing, names: 
 
 
 def check_prepared(root: Path, settings: Preprocessing, names: Collection[str] = PICTURE_SETTINGS) -> None:
-    """Raise UserError if the folder was prepared with settings other than these, or not to the end."""
+    """Raise UserError if the folder was prepared with other settings than these, or preparing it is not finished."""
     description = check_settings(root, settings, names)
     if description is not None and not description["complete"]:
         raise UserError(f"{root}: is incomplete; run the same prepare command again to finish it")

@@ -1,4 +1,4 @@
-"""Original images -> prepared pictures, in processes that may crash."""
+"""Original images -> prepared pictures, in separate processes that may crash."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ from efficientnet.mammography.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class Job:
-    """One image to prepare: source, target, and the side in the table, for pictures that do not show it."""
+    """One image to prepare: source, target, and the laterality in the table, for a picture that does not show it."""
 
     source: Path
     target: Path
     laterality: str
 
     def origin(self, settings: Preprocessing, dated: bool = True) -> str:
-        """The inputs that decide the picture besides the key of the settings, as stored in the prepared file.
+        """The inputs that determine the picture, besides the key of the settings, as text for the prepared file.
 
-        Older versions stored no time of modification, as without `dated`.
+        `dated=False` leaves out the modification time, which older versions did not store.
         """
-        name = self.source.name.encode("ascii", "backslashreplace").decode()  # PNG stores other text differently
+        name = self.source.name.encode("ascii", "backslashreplace").decode()  # PNG stores non-ASCII text differently
         ways = ("accept_raw",) if is_dicom(self.source) else ("bits", "invert_bright")
-        defaults = {field.name: field.default for field in fields(settings)}  # older files have no more than these
+        defaults = {field.name: field.default for field in fields(settings)}  # not stored, so that older files match
         read = [f"{way} {value}" for way in ways if (value := getattr(settings, way)) != defaults[way]]
         state = self.source.stat()
         modified = [f"modified {state.st_mtime_ns} ns"] if dated else []
         return ", ".join([name, f"{state.st_size} bytes", *modified, self.laterality, *read])
 
     def is_done(self, settings: Preprocessing) -> bool:
-        """Whether the prepared file is complete, with these settings, and from this source as it is now.
+        """Whether the prepared file is complete and was made with these settings from the source as it is now.
 
-        A copy of the source that was given a new date counts as another: a needless run is better than a wrong picture.
+        A source with a new date counts as changed, even if only copied: needless work is better than a wrong picture.
         """
         try:
             if is_prepared(self.target, settings, self.origin(settings)):
                 return True
             undated = is_prepared(self.target, settings, self.origin(settings, dated=False))
             return undated and self.source.stat().st_mtime <= self.target.stat().st_mtime
-        except OSError:  # such as a broken link, which fails with a reason when it is prepared
+        except OSError:  # such as a broken link; preparing it reports the reason
             return False
 
 
 def prepare_image(job: Job, settings: Preprocessing) -> bytes | Failure:
-    """The content of the prepared file."""
+    """The content of the prepared file, or a Failure with the reason."""
     try:
-        origin = job.origin(settings)  # first, so that a file that is replaced meanwhile is prepared again
+        origin = job.origin(settings)  # first, so that a file replaced meanwhile is prepared again next time
         picture, notes = read_noted_picture(job.source, settings, job.laterality)
         return encode_picture(picture, settings, origin, notes)
     except ImageError as error:
@@ -67,11 +67,11 @@ def prepare_image(job: Job, settings: Preprocessing) -> bytes | Failure:
 
 
 def prepare(jobs: list[Job], bar: tqdm, settings: Preprocessing, limits: dict[str, Any]) -> Iterator[tuple[Job, str]]:
-    """Prepare the jobs, and yield those that failed with the reason. `limits` are those of `run_isolated`."""
+    """Prepare the jobs, and yield each failed job with the reason. `limits` are those of `run_isolated`."""
 
     def still_to_do() -> Iterator[Job]:
         for job in jobs:
-            if job.is_done(settings):  # by another process that prepares the same folder
+            if job.is_done(settings):  # done meanwhile by another process on the same folder
                 bar.update()
             else:
                 yield job
@@ -81,12 +81,12 @@ def prepare(jobs: list[Job], bar: tqdm, settings: Preprocessing, limits: dict[st
             job.target.unlink(missing_ok=True)  # made from an earlier source of this name
             yield job, result.reason
         else:
-            # Written by this process, so that one that is killed for its image leaves nothing behind.
+            # Written here and not by the worker, so that a killed worker leaves no partial file behind.
             write_bytes(job.target, result)
         bar.update()
 
 
 def count_notes(jobs: list[Job], failures: Collection[Path]) -> dict[str, int]:
-    """How many of the prepared pictures have each note on their sources, the most frequent first."""
+    """The number of prepared pictures with each note on their sources, the most frequent first."""
     done = [job.target for job in jobs if job.source not in failures]
     return dict(Counter(note for target in done for note in prepared_notes(target)).most_common())
