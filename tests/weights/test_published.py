@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import http.server
 import re
+import socket
 import threading
 import time
 from pathlib import Path
@@ -158,15 +159,16 @@ def test_what_does_not_arrive_whole_leaves_nothing_and_one_line(path, words, con
 
 
 def test_without_a_network_the_commands_say_so_in_one_line(cache, monkeypatch):
-    with serving({}) as server:
-        url = server.url
-    monkeypatch.setitem(URLS, "timm", f"{url}/")
-    for arguments in (
-        ("efficientnet.weights", "info", f"{url}/x.pth"),
-        ("efficientnet.weights", "info", "timm:efficientnet_b3.ra2_in1k"),
-        ("train.py", "--weights", "timm:efficientnet_b3.ra2_in1k", "--dry-run"),
-    ):
-        assert_one_line_error(run(*arguments), 1, url, "Connection refused", "or place it at", str(cache))
+    with socket.socket() as held:  # a port that nobody listens to
+        held.bind(("127.0.0.1", 0))
+        url = "http://{}:{}".format(*held.getsockname())
+        monkeypatch.setitem(URLS, "timm", f"{url}/")
+        for arguments in (
+            ("efficientnet.weights", "info", f"{url}/x.pth"),
+            ("efficientnet.weights", "info", "timm:efficientnet_b3.ra2_in1k"),
+            ("train.py", "--weights", "timm:efficientnet_b3.ra2_in1k", "--dry-run"),
+        ):
+            assert_one_line_error(run(*arguments), 1, url, "Connection refused", "or place it at", str(cache))
     assert files(cache) == []
 
 
