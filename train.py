@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None, task: type[Task] = Screening) -> int
             plan = make_plan(arguments, task)
             process = start(arguments.device, arguments.backend, arguments.timeout)
             if plan.recipe.sync_batch_norm and process.device.type != "cuda":
-                raise ValueError("--sync-batch-norm works on CUDA only; leave it out")
+                raise ValueError("--sync-batch-norm works on CUDA only; omit it")
         except UserError:
             raise
         except ValueError as error:

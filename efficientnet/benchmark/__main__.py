@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch sees no CUDA device here; leave the flag out")
+        raise UserError("--device cuda: PyTorch finds no CUDA device; omit the flag")
     if arguments.checkpoint is not None:
         from efficientnet.benchmark.checkpoint import compare_precisions  # the other modes need no mammography
 

@@ -58,7 +58,7 @@ def run_isolated(
                 if isinstance(result, Started):
                     continue
                 if not worker.started:
-                    raise UserError(f"a process could not start ({result.reason}); use fewer --workers")
+                    raise UserError(f"a process could not start: {result.reason}; use fewer --workers")
                 yield worker.input, result
                 try:
                     following = next(waiting)

@@ -102,10 +102,10 @@ def start(device: str | None, backend: str | None, timeout_minutes: float = 10) 
     local_rank, local_world = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: PyTorch sees no CUDA device here; leave the flag out or use --device cpu")
+        raise ValueError("--device cuda: PyTorch finds no CUDA device; omit the flag or use --device cpu")
     backend = backend or ("nccl" if kind == "cuda" else "gloo")
     if kind == "cpu" and backend == "nccl":
-        raise ValueError("--backend nccl needs CUDA devices; leave the flag out or use gloo")
+        raise ValueError("--backend nccl needs CUDA devices; omit the flag or use gloo")
     if kind == "cuda":
         gpus = torch.cuda.device_count()
         if local_world > gpus and backend == "nccl":

@@ -239,7 +239,7 @@ def reason_without_pixels(path: str | os.PathLike[str]) -> str:
         is_cut_off = file.read(1) != b""
     if is_cut_off:
         return "its pixel data is cut off; copy or download it again"
-    return "it holds no pixel data (it is not an image, or is cut off before them); remove it or download it again"
+    return "it holds no pixel data (it is not an image, or is cut off before it); remove it or download it again"
 
 
 def guess_transfer_syntax(dataset: FileDataset, path: str | os.PathLike[str]) -> UID:
