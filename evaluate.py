@@ -56,7 +56,7 @@ def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Na
     scoring.add_argument(
         "--workers", type=number(int, 0), metavar="N", help="image-loading processes (default: one per core, at most 8)"
     )
-    scoring.add_argument("--device", choices=["cuda", "cpu"], help="(default: cuda if there is one)")
+    scoring.add_argument("--device", choices=["cuda", "cpu"], help="device (default: cuda if there is one)")
     scoring.add_argument(
         "--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="autocast type (default: fp32)"
     )

@@ -61,7 +61,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     tables.add_argument("--fit", action="store_true", help="each released variant beside Equation 3 at its best phi")
     tables.add_argument("--paper", metavar="TABLE", help=f"a table beside its own rules: {', '.join(TABLES)}")
     search = parser.add_argument_group("searches")
-    search.add_argument("--search", action="store_true", help="STEP 1's grid: alpha, beta, gamma that double the cost")
+    search.add_argument("--search", action="store_true", help="STEP 1: alpha, beta, gamma that about double the cost")
     search.add_argument("--step", type=float, metavar="X", help="step of the grid (default: 0.05)")
     search.add_argument(
         "--tolerance", type=float, metavar="X", help="largest distance of the product from 2 (default: 0.1)"

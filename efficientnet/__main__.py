@@ -1,4 +1,4 @@
-"""`python -m efficientnet` lists the commands; `start` is each of them where pip installed the package."""
+"""`python -m efficientnet` lists the commands; `start` is the entry point of every installed command."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-# The result of STEP 1 of the paper's method, the grid search at phi = 1 on B0 (section 3.3).
+# The result of STEP 1 of the paper's method, the grid search at phi = 1 on B0 (section 4).
 ALPHA, BETA, GAMMA = 1.2, 1.1, 1.15
 
 # Larger values are typos (phi = 50), not architectures.
@@ -233,7 +233,7 @@ def scaled_image_size(baseline: Baseline, coefficients: Coefficients) -> int:
 
 
 def scale(baseline: Baseline, coefficients: Coefficients) -> tuple[Stage, ...]:
-    """STEP 2: scale the channels of all stages by `width`, stem and head included, and the layers by `depth`.
+    """STEP 2 (section 4): scale the channels of all stages by `width`, stem and head included, their layers by `depth`.
 
     The channels of the image do not change. Stem, pooling and head keep one layer each, and `fixed_width` and
     `fixed_depth` exempt a stage. Resolution changes no stage: see `scaled_image_size`. The same rule scales any
@@ -287,7 +287,7 @@ class Variant:
         return scale(self.baseline, self.coefficients)
 
 
-# The released coefficients are rounded by hand and do NOT follow Equation 3: the number in the name is not phi.
+# The released coefficients do NOT follow Equation 3 (they look rounded by hand): the number in the name is not phi.
 # Solving alpha^phi = depth, beta^phi = width and gamma^phi = resolution for a variant gives three phi that disagree
 # (`implied_phi` below), here as depth/width/resolution: B1 .52/.00/.49, B2 1.00/1.00/1.07, B3 1.85/1.91/2.09,
 # B4 3.22/3.53/3.78, B5 4.32/4.93/5.09, B6 5.24/6.17/6.14, B7 6.21/7.27/7.05. So phi = 1 is about B2, phi = 2 is about

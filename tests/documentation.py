@@ -23,11 +23,14 @@ def links(path: Path) -> list[tuple[str, str]]:
 
 
 def lines_of(source: Path, name: str) -> str:
-    """The anchor of a function, a class or a constant: "L235-L265", or "L40" for one line."""
-    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+    """The anchor of a function, a class or a constant with the comment above it: "L235-L265"; "L40" for one line."""
+    text = source.read_text(encoding="utf-8")
+    for node in ast.parse(text).body:
         targets = getattr(node, "targets", [getattr(node, "target", None)])
         if getattr(node, "name", None) == name or name in [getattr(target, "id", None) for target in targets]:
             first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
+            while text.splitlines()[first - 2].startswith("#"):
+                first -= 1
             return f"L{first}" if first == node.end_lineno else f"L{first}-L{node.end_lineno}"
     raise LookupError(f"{source} has no {name}")
 

@@ -11,11 +11,12 @@ from commands import ROOT
 
 from efficientnet.__main__ import COMMANDS, listing
 
-# By the sample of its output that shows it is the command: one without torch, one with, one in a folder.
+# Arguments, and words of the output: one command without torch, one with, one in a folder, which starts processes.
 SAMPLES = {
     "scale": (("--phi", "3"), "16,350,296"),
     "train": (("--help",), "torchrun --nproc_per_node=2 --no-python efficientnet-train --variant b3"),
     "prepare": (("--help",), "usage: efficientnet-prepare"),
+    "phantom": (("--output", "set", "--patients", "2", "--size", "160", "128", "--workers", "2"), "written"),
 }
 
 
@@ -35,8 +36,8 @@ def installed(tmp_path_factory):
     (folder / "empty").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(folder / "site")}
 
-    def run_there(name, *arguments):
-        command = [sys.executable, str(folder / "site" / "bin" / f"efficientnet-{name}"), *arguments]
+    def run_there(name, *arguments, launcher=()):
+        command = [sys.executable, *launcher, str(folder / "site" / "bin" / f"efficientnet-{name}"), *arguments]
         return subprocess.run(command, cwd=folder / "empty", env=environment, capture_output=True, text=True)
 
     return run_there
@@ -48,6 +49,12 @@ def test_a_wheel_brings_the_commands(name, installed):
     process = installed(name, *arguments)
     assert process.returncode == 0 and process.stderr == "", process.stderr
     assert words in process.stdout
+
+
+def test_torchrun_starts_an_installed_command(installed):
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=1", "--no-python")
+    process = installed("train", "--phi", "-1", launcher=launcher)
+    assert "efficientnet-train: error: phi must be" in process.stderr and "exitcode  : 2" in process.stderr
 
 
 def test_an_installed_command_names_installed_commands(installed):

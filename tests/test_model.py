@@ -54,6 +54,7 @@ def test_feature_maps_are_the_five_reductions():
 def test_first_block_never_drops_and_the_rate_grows_over_the_scaled_blocks():
     for count in (16, 39):
         assert stochastic_depth_rates(0.2, count) == [0.2 * i / count for i in range(count)]
+    assert round(stochastic_depth_rates(0.2, 39)[-1], 3) == 0.195  # B5; over the unscaled 16 blocks it would be 0.475
     model = create_model("b1")
     rates = [0.2 * i / 23 for i in range(23)]
     for block, rate in zip(blocks(model), rates, strict=True):

@@ -5,6 +5,7 @@ Needs matplotlib, the `report` extra.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from efficientnet.scaling import ALPHA, B0, BETA, GAMMA, VARIANTS, Baseline
 
 FORMATS = ("png", "svg", "pdf")
 SUBJECT, CURVE, OTHERS = "tab:red", "tab:blue", "0.55"
-MARKERS = ("s", "^", "o")  # for the baselines of Table 3
+MARKERS = ("s", "^", "o", "v")
 
 
 def points(baseline: Baseline) -> list[dict]:
@@ -58,7 +59,6 @@ def plot(
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise ValueError(f"{path}: the file name must end in .{', .'.join(FORMATS)}")
-    require("matplotlib", "report", "a plot")
     figures = require("matplotlib.figure", "report", "a plot")
     ticker = require("matplotlib.ticker", "report", "a plot")
 
@@ -82,34 +82,41 @@ def plot(
 
 
 def draw_accuracy(axes: Any, baseline: Baseline) -> None:
-    """The paper's top-1 over the paper's multiply-adds: B0 to B7, and the baselines of Table 3 scaled."""
-    is_family = baseline is B0
-    others = dict.fromkeys(row.baseline for row in TABLE_3)
-    for other, marker in zip(others, MARKERS, strict=True):
-        rows = sorted((row for row in TABLE_3 if row.baseline is other), key=lambda row: row.top1)
-        color = SUBJECT if other is baseline else OTHERS
-        where = [row.giga_flops for row in rows], [row.top1 for row in rows]
-        axes.plot(*where, marker, color=color, markersize=5, fillstyle="none", label=f"{other.title}, Table 3")
-        if other is baseline:
+    """The paper's top-1 over the paper's multiply-adds: B0 to B7, and the baselines of Tables 3 and 7 scaled.
+
+    The marks of compound scaling are filled.
+    """
+    tables = {f"{rows[0].baseline.title}, Table 3": rows for rows in by_baseline(TABLE_3)}
+    if baseline is B0:
+        tables["B0, Table 7"] = list(TABLE_7)
+    for (label, rows), marker in zip(tables.items(), MARKERS, strict=False):
+        color = SUBJECT if rows[0].baseline is baseline else OTHERS
+        for style, compound in (("none", False), ("full", True)):
+            chosen = [row for row in rows if (row_name(row) == "compound") == compound]
+            where = [row.giga_flops for row in chosen], [row.top1 for row in chosen]
+            axes.plot(*where, marker, color=color, markersize=5, fillstyle=style, label=label if compound else None)
+        if rows[0].baseline is baseline and baseline is not B0:
+            rows = sorted(rows, key=lambda row: row.top1)
             for side, which in ((7, rows[::2]), (-7, rows[1::2])):  # neighbours to either side
                 where = [row.giga_flops for row in which], [row.top1 for row in which]
                 annotate(axes, [row_name(row) for row in which], *where, color, (side, -3))
-    if is_family:
-        alone = TABLE_7[1:-1]
-        where = [row.giga_flops for row in alone], [row.top1 for row in alone]
-        axes.plot(*where, "x", color=SUBJECT, markersize=5, label="B0 in depth, width or resolution alone, Table 7")
     known = [variant for variant in VARIANTS.values() if variant.paper_top1 is not None]
     where = [variant.paper_flops for variant in known], [variant.paper_top1 for variant in known]
-    color = SUBJECT if is_family else OTHERS
+    color = SUBJECT if baseline is B0 else OTHERS
     axes.plot(*where, "D-", color=color, linewidth=1, fillstyle="none", label="EfficientNet-B0 to B7, Table 2")
-    if is_family:
+    if baseline is B0:
         annotate(axes, [variant.name.upper() for variant in known], *where, color, (-5, 6))
     axes.set_xscale("log")
+    axes.set_ylim(65, 86)  # room for the legend
     axes.set_xlabel("multiply-adds for one image, billions (the paper's)")
     axes.set_ylabel("top-1 accuracy on ImageNet, % (the paper's)")
-    axes.set_title("What scaling gains")
-    axes.set_ylim(65, 86)  # room for the legend
+    axes.set_title("What scaling gains (filled: compound scaling)")
     axes.legend(loc="lower right", fontsize=8)
+
+
+def by_baseline(table: Sequence[PaperRow]) -> list[list[PaperRow]]:
+    """The rows of each baseline, in the order of the table."""
+    return [list(rows) for _, rows in itertools.groupby(table, lambda row: row.baseline)]
 
 
 def draw_cost(axes: Any, baseline: Baseline, shown: list[dict], curve: list[dict], equation: str) -> None:

@@ -1,4 +1,4 @@
-"""Searches over Equation 3: the grid of STEP 1 (section 3.3), and the phi that fits a budget."""
+"""Searches over Equation 3: the grid of STEP 1 (section 4), and the phi that fits a budget."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Candidate:
 
 
 def grid_search(baseline: Baseline, step: float = 0.05, tolerance: float = 0.1) -> list[Candidate]:
-    """The grid of STEP 1 (section 3.3): every alpha, beta, gamma >= 1 whose alpha * beta^2 * gamma^2 is about 2.
+    """The grid of STEP 1 (section 4): every alpha, beta, gamma >= 1 whose alpha * beta^2 * gamma^2 is about 2.
 
     Sorted by how closely the rounded architecture doubles the baseline's multiply-adds, |log(growth / 2)|. The paper
     trains each candidate and keeps the most accurate; this is the list to train.

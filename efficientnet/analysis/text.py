@@ -97,8 +97,8 @@ def architecture_text(derived: Architecture) -> str:
     ]
     if baseline is B0:
         lines += [
-            "Released coefficients are rounded by hand: the number in a variant's name is not phi (phi 1 is about B2,",
-            "phi 2 about B3, phi 3 lies between B3 and B4). `--fit` shows it for each.",
+            "Released coefficients do not follow Equation 3, and the number in a name is not phi: phi 1 is about B2,",
+            "phi 2 about B3, and phi 3 lies between B3 and B4. `--fit` shows it for each.",
         ]
     return "\n".join(lines)
 
@@ -177,7 +177,7 @@ def fit_text() -> str:
         )
     lines += [
         "",
-        "Why do the released coefficients not follow the formula? The authors rounded them by hand: from B3 to B8",
+        "Why do the released coefficients not follow the formula? They look rounded by hand: from B3 to B8",
         "depth lags behind width and resolution, and the image sizes are chosen, not computed. No single phi gives all",
         "three factors of any variant but B0 (B2 comes closest), and the number in a name is not phi.",
     ]
@@ -229,7 +229,7 @@ def search_text(baseline: Baseline, candidates: list[Candidate], most: int | Non
 
 PAPER_TITLES = {
     "table3": "Table 3: other baselines, scaled.",
-    "table7": "Table 7 (Figure 8): B0, scaled in four ways.",
+    "table7": "Table 7: B0, scaled in four ways.",
 }
 
 

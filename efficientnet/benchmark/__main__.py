@@ -76,7 +76,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--seconds", type=number(float, above=0), metavar="S", help=f"seconds of each process (default: {SECONDS:g})"
     )
     how.add_argument("--threads", type=number(int, 1), metavar="N", help="PyTorch's threads (default: its choice)")
-    how.add_argument("--device", choices=["cuda", "cpu"], help="(default: cuda if there is one)")
+    how.add_argument("--device", choices=["cuda", "cpu"], help="device (default: cuda if there is one)")
     how.add_argument("--json", type=output_file, metavar="FILE", help="also write all figures as JSON")
     arguments = parser.parse_args(argv)
     try:

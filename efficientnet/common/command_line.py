@@ -34,7 +34,8 @@ def is_first_here() -> bool:
     return int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
-INSTALLED = Path(sys.argv[0]).name.startswith("efficientnet-")  # by pip, and not started from a clone
+# Whether pip installed this command: by its name, or because the wheel has the scripts in a folder of their own.
+INSTALLED = Path(sys.argv[0]).name.startswith("efficientnet-") or (Path(__file__).parents[1] / "commands").is_dir()
 
 
 def program_name(start: str) -> str:

@@ -82,7 +82,7 @@ class Screening:
         demo = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in DEMO.items())
         text = (
             "--data is a folder with train.csv and train_images/. Without it, the embedded set of "
-            f"{DEMO_PATIENTS} phantom patients is trained on, with {demo}."
+            f"{DEMO_PATIENTS} phantom patients is trained on, with these defaults instead of those above: {demo}."
         )
         parser.epilog = textwrap.fill(text, 100)
         add_options(parser, ScreeningSettings, {"image_size": "the variant's own, square"})

@@ -44,7 +44,7 @@ CHANGEABLE = ("batch_size", "accumulate", "epochs")
 def make_parser(description: str, task: type[Task]) -> Parser:
     parser = Parser(prog=program_name("train.py"), usage="%(prog)s [options]", description=description)
     run = parser.add_argument_group("run")
-    run.add_argument("--data", type=Path, metavar="DIR", help="data folder (default: the embedded demo)")
+    run.add_argument("--data", type=Path, metavar="DIR", help="data folder (default: the task's demo)")
     run.add_argument("--output", type=output_folder, metavar="DIR", help="run folder (default: runs/ARCHITECTURE-N)")
     run.add_argument(
         "--resume",
@@ -91,11 +91,11 @@ def make_parser(description: str, task: type[Task]) -> Parser:
         "--workers",
         type=number(int, 0),
         metavar="N",
-        help="image-loading processes per rank (default: 1 for each core of its share on CUDA, 1 for each four on a "
-        "CPU, at most 8)",
+        help="image-loading processes per rank (default: one per core of its share on CUDA, one per four cores on a "
+        "CPU; at most 8)",
     )
-    machine.add_argument("--device", choices=["cuda", "cpu"], help="(default: cuda if there is one)")
-    machine.add_argument("--backend", choices=["nccl", "gloo"], help="(default: nccl on CUDA, else gloo)")
+    machine.add_argument("--device", choices=["cuda", "cpu"], help="device (default: cuda if there is one)")
+    machine.add_argument("--backend", choices=["nccl", "gloo"], help="backend (default: nccl on CUDA, else gloo)")
     machine.add_argument(
         "--timeout",
         type=number(float, above=0),

@@ -64,7 +64,7 @@ class Recipe:
         group="pretrained weights",
     )
     freeze_until: int = option(
-        number(int, 0), "first stages, the stem being 1, that keep the weights and statistics of --weights", 0
+        number(int, 0), "number of first stages, stem included, that keep the weights and statistics of --weights", 0
     )
     freeze_batch_norm: bool = option(bool, "keep the batch-norm statistics of --weights in every layer", False)
     precision: str | None = option(
@@ -74,5 +74,7 @@ class Recipe:
         choices=["fp32", "bf16", "fp16"],
         group="machine",
     )
-    checkpoint_activations: bool = option(bool, "recompute activations in the backward pass, to save memory", False)
+    checkpoint_activations: bool = option(
+        bool, "recompute activations in the backward pass: saves memory, costs time", False
+    )
     sync_batch_norm: bool = option(bool, "batch norm over all ranks, for small batches on each GPU; CUDA only", False)
