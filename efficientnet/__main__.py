@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import efficientnet
-from efficientnet.common.command_line import leave
+from efficientnet.common.command_line import Parser, leave
 
 # By the last part of their installed names: the script or module, and what it does. They are in pyproject.toml too.
 COMMANDS = {
@@ -43,4 +43,5 @@ def listing() -> str:
 
 
 if __name__ == "__main__":
+    Parser(prog="python -m efficientnet", description="List the commands of this project.").parse_args()
     print(listing())

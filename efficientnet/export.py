@@ -4,7 +4,7 @@
     python -m efficientnet.export --checkpoint runs/b3-1/best.pt --program b3.pt2
     python -m efficientnet.export --checkpoint runs/b3-1/best.pt --onnx b3.onnx --features
 
-The input is "images", float32 (N, C, H, W), preprocessed and normalised as the file's metadata say. N is free; H and W
+The input is "images", float32 (N, C, H, W), preprocessed and normalised as its metadata describe. N is free; H and W
 are at least 32 in ONNX and 33 in a program. The output is "logits", float32 (N, T); their sigmoid is the probability of
 each target. With --features it is "features", float32 (N, F): the last layer averaged over the pixels, which is the
 input of the classifier.

@@ -70,6 +70,7 @@ class ScreeningSettings:
         number(int, 32),
         "height, and width if it differs, in pixels",
         nargs="+",
+        metavar=("H", "W"),
         action=Size,
         group="pictures",
     )

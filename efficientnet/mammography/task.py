@@ -241,8 +241,8 @@ class Screening:
                 (
                     name,
                     f"{every.patients} patients, {every.breasts} breasts, {every.images} images; "
-                    f"{table.target_names[0]}: {positive.patients}, {positive.breasts}, {positive.images} "
-                    f"({share:.1f} %)",
+                    f"{table.target_names[0]} in {positive.patients} patients, {positive.breasts} breasts, "
+                    f"{positive.images} images ({share:.1f} %)",
                 )
             )
         lines += [("warning", text) for text in self.warnings]

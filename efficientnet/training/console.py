@@ -111,7 +111,7 @@ class UpdateBar:
             desc=f"epoch {progress.epoch + 1}/{epochs}",
             initial=progress.position,
             total=loaders.sampler.updates,
-            unit=" updates",
+            unit="update",
             disable=not (process.is_main and sys.stderr.isatty()),
             leave=False,
         )
@@ -125,8 +125,8 @@ class UpdateBar:
     def show(self, progress: Progress, loss: float, rate: float) -> None:
         if not self.bar.disable:
             speed = self.images * progress.position / progress.seconds
-            waiting = f"{100 * progress.waited / progress.seconds:.0f} % waiting for data"
-            text = f"loss {loss:.3f}, rate {rate:.1e}, {speed:.1f} images/s, {waiting}"
+            waiting = 100 * progress.waited / progress.seconds
+            text = f"loss {loss:.3f}, {speed:.1f} images/s, {waiting:.0f} % waiting"  # 80 columns have room for no more
             self.bar.set_postfix_str(text, refresh=False)
             self.bar.update()
 

@@ -112,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ValueError as error:
         raise UserError(error) from None
     print(f"{model.load_report.text()}\nwrote {arguments.out} (names: {arguments.to})")
+    if arguments.to != OURS.library:
+        print("note: it records no mean and std; pass them when you load it, if they are not that library's own")
 
 
 if __name__ == "__main__":

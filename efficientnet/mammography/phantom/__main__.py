@@ -1,6 +1,6 @@
-"""Write the phantom data set into a folder.
+"""Draw a data set of synthetic mammograms ("phantoms") in the layout of RSNA's competition.
 
-python -m efficientnet.mammography.phantom --output runs/phantoms --patients 150
+python -m efficientnet.mammography.phantom --output RSNA --patients 12 --test-patients 3
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROGRAM = program_name("python -m efficientnet.mammography.phantom")
 
 @command(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(prog=PROGRAM, description=__doc__.partition("\n")[0])
+    parser = Parser(prog=PROGRAM, description=__doc__)
     parser.add_argument("--output", type=output_folder, required=True, metavar="DIR", help="new or empty folder")
     parser.add_argument(
         "--patients",

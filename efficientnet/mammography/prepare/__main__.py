@@ -138,10 +138,14 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dic
         "--workers", type=number(int, 1), default=usable_cores(), metavar="N", help="processes (default: one per core)"
     )
     machine.add_argument(
-        "--timeout", type=number(float, above=0), default=120, metavar="SECONDS", help="for one file (default: 120)"
+        "--timeout",
+        type=number(float, above=0),
+        default=120,
+        metavar="SECONDS",
+        help="limit for one file (default: 120)",
     )
     machine.add_argument(
-        "--memory", type=number(float, above=0), default=4, metavar="GIB", help="for one file (default: 4)"
+        "--memory", type=number(float, above=0), default=4, metavar="GIB", help="limit for one file (default: 4)"
     )
     arguments = parser.parse_args(argv)
     given = given_options(arguments, ScreeningSettings)
