@@ -1,9 +1,11 @@
 """Score images with one checkpoint or an ensemble: predictions, metrics, submission.
 
-    python evaluate.py --checkpoint runs/b3-1/best.pt                           its own held-out patients
-    python evaluate.py --checkpoint runs/b3-*/best.pt --data RSNA               an ensemble of folds, scored out of fold
-    python evaluate.py --checkpoint best.pt --data RSNA --split test --submission submission.csv
+    python evaluate.py --checkpoint runs/b3-1                       its own held-out patients
+    python evaluate.py --checkpoint runs/b3-1 runs/b3-2             an ensemble, such as of folds, scored out of fold
+    python evaluate.py --checkpoint runs/b3-1 --data RSNA --split test --submission submission.csv
+    python evaluate.py --compare runs/b3-1 runs/b4-1                which is better, and how sure is it
 
+A checkpoint is a file or a run folder, whose best.pt is taken; of a folder of --fold all, the best.pt of every fold.
 The preprocessing that each model was trained with comes from its checkpoint.
 """
 
@@ -13,9 +15,13 @@ import argparse
 import errno
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from efficientnet.common.command_line import Parser, command, leave, number, output_file, output_folder, program_name
@@ -24,9 +30,9 @@ from efficientnet.common.errors import UserError
 from efficientnet.common.files import write_bytes
 from efficientnet.common.options import group_of
 from efficientnet.mammography.task import Screening
-from efficientnet.training.ensemble import load_member, predict_mean
+from efficientnet.training.ensemble import Member, find_checkpoints, load_content, load_member, load_soup, predict_mean
 from efficientnet.training.failures import explained_failures
-from efficientnet.training.task import Task
+from efficientnet.training.task import Evaluation, Report, Task
 
 PROGRAM = program_name("evaluate.py")
 OUTPUTS = ("output", "json", "submission")
@@ -34,10 +40,19 @@ METRICS = Path("metrics.json")  # in --output
 
 
 def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Namespace:
-    usage = "%(prog)s --checkpoint FILE [FILE ...] [options]"
+    usage = "%(prog)s --checkpoint PATH [PATH ...] [options]\n       %(prog)s --compare A B [options]"
     parser = Parser(prog=PROGRAM, usage=usage, description=__doc__)
-    parser.add_argument(
-        "--checkpoint", type=Path, nargs="+", required=True, metavar="FILE", help="best.pt of one or more runs"
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--checkpoint", type=Path, nargs="+", metavar="PATH", help="checkpoints or run folders; several are an ensemble"
+    )
+    what.add_argument(
+        "--compare",
+        type=Path,
+        nargs=2,
+        metavar=("A", "B"),
+        help="two checkpoints, run folders or predictions.csv files: the difference of every metric, on the patients "
+        "that both held out",
     )
     task.add_evaluation_arguments(parser)
     output = group_of(parser, "output")
@@ -49,6 +64,11 @@ def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Na
         help="write the metrics as JSON; - prints them on stdout, and all else on stderr",
     )
     scoring = parser.add_argument_group("scoring")
+    scoring.add_argument(
+        "--soup",
+        action="store_true",
+        help="average the weights of the checkpoints into one network, instead of their probabilities",
+    )
     scoring.add_argument("--flip", action="store_true", help="average each image with its mirror image")
     scoring.add_argument(
         "--batch-size", type=number(int, 1), default=8, metavar="N", help="images in one forward pass (default: 8)"
@@ -68,28 +88,44 @@ def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Na
     named = [path.resolve() for name, path in vars(arguments).items() if name in OUTPUTS and path is not None]
     if len(set(named)) < len(named):
         parser.error(f"--{', --'.join(OUTPUTS)}: two of them name the same file")
+    if arguments.compare and (arguments.soup or getattr(arguments, "submission", None)):
+        parser.error("--compare cannot be combined with --soup or --submission; omit them")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch finds no CUDA device; omit the flag")
     return arguments
 
 
-def evaluate(arguments: argparse.Namespace, task: type[Task]) -> None:
-    to_terminal = str(arguments.json) == "-"
+class Scored(NamedTuple):
+    """Mean probabilities (N, O) over the members for what the evaluation scores, and a line for each failure."""
+
+    members: Sequence[Member]
+    evaluation: Evaluation
+    probabilities: np.ndarray
+    failures: Sequence[str]
+
+
+def score(paths: Sequence[Path], arguments: argparse.Namespace, task: type[Task], say: Callable[[str], None]) -> Scored:
+    """Load the checkpoints, find out what they may score, and score it.  say: prints a line about that."""
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    optimize = not arguments.no_optimize
-    members = [
-        load_member(path, task, device, arguments.precision, optimize) for path in dict.fromkeys(arguments.checkpoint)
-    ]
+    optimize, found = not arguments.no_optimize, find_checkpoints(paths)
+    if arguments.soup:
+        contents = {path: load_content(path, task, summary) for path, summary in found.items()}
+        members = [load_soup(contents, device, arguments.precision, optimize)]
+    else:
+        members = [
+            load_member(path, task, device, arguments.precision, optimize, summary) for path, summary in found.items()
+        ]
+        contents = {member.path: member.content for member in members}
     if device.type == "cpu":
         keep_freed_memory()
-    evaluation = task.evaluation({member.path: member.content for member in members}, arguments)
-    say = (lambda text: print(text, file=sys.stderr)) if to_terminal else print
+    evaluation = task.evaluation(contents, arguments)
     way = "fast path (--no-optimize turns it off)" if optimize else "network as trained"
-    count = f"{len(members)} checkpoint{'' if len(members) == 1 else 's'}"
+    count = f"{len(found)} checkpoint{'' if len(found) == 1 else 's'}" + (
+        " averaged into one" if arguments.soup else ""
+    )
     say(f"{evaluation.description}; {count}, {device.type}, {arguments.precision}, {way}")
     for text in evaluation.warnings:
         say(f"warning: {text}")
-
     probabilities, failures = predict_mean(
         members,
         evaluation,
@@ -100,14 +136,51 @@ def evaluate(arguments: argparse.Namespace, task: type[Task]) -> None:
         flip=arguments.flip,
         strict=arguments.strict,
     )
-    report = evaluation.report(probabilities, failures)
-    result = {"checkpoints": [str(member.path) for member in members], **report.values, "unreadable": failures}
+    return Scored(members, evaluation, probabilities, failures)
 
+
+def evaluate(arguments: argparse.Namespace, task: type[Task], say: Callable[[str], None]) -> Report:
+    """Score --checkpoint."""
+    members, evaluation, probabilities, failures = score(arguments.checkpoint, arguments, task, say)
+    report = evaluation.report(probabilities, failures)
     say(f"\n{report.text}")
+    say_failures(failures, say)
+    paths = find_checkpoints(arguments.checkpoint) if arguments.soup else [member.path for member in members]
+    return replace(report, values={"checkpoints": [*map(str, paths)], **report.values, "unreadable": failures})
+
+
+def compare(arguments: argparse.Namespace, task: type[Task], say: Callable[[str], None]) -> Report:
+    """Compare the two models of --compare."""
+    files = []
+    for path in arguments.compare:
+        if path.suffix == ".csv":
+            files.append(read_file(path))
+            continue
+        _, evaluation, probabilities, failures = score([path], arguments, task, say)
+        say_failures(failures, say)
+        files.append(evaluation.predictions(probabilities))
+    report = task.comparison([str(path) for path in arguments.compare], files)
+    say(f"\n{report.text}")
+    return report
+
+
+def read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+
+
+def say_failures(failures: Sequence[str], say: Callable[[str], None]) -> None:
     if failures:
         say(f"\n{len(failures)} images could not be read; the first:")
         say("\n".join(f"  {line}" for line in failures[:5]))
-    text = json.dumps(result, indent=2) + "\n"
+
+
+def write_report(report: Report, arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """Write the files of --output, --json and those that the report names itself. Raises UserError."""
+    to_terminal = str(arguments.json) == "-"
+    text = json.dumps(report.values, indent=2) + "\n"
     if to_terminal:
         print(text, end="")
     output = arguments.output
@@ -118,6 +191,8 @@ def evaluate(arguments: argparse.Namespace, task: type[Task]) -> None:
     if arguments.json is not None and not to_terminal:
         files.append((arguments.json, text.encode()))
     write_all(files)
+    if files:
+        say(f"\nwritten: {', '.join(str(path) for path, _ in files)}")
     if report.problem is not None:
         raise UserError(report.problem)
 
@@ -140,8 +215,11 @@ def write_all(files: Sequence[tuple[Path, bytes]]) -> None:
 @command(PROGRAM)
 def main(argv: Sequence[str] | None = None, task: type[Task] = Screening) -> None:
     arguments = parse_arguments(argv, task)
+    # With --json -, stdout is for the JSON alone.
+    say = partial(print, file=sys.stderr if str(arguments.json) == "-" else sys.stdout)
     with explained_failures(less_memory="lower --batch-size"):
-        evaluate(arguments, task)
+        report = (compare if arguments.compare else evaluate)(arguments, task, say)
+        write_report(report, arguments, say)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
     torchrun --nproc_per_node=2 train.py --variant b3             two processes
     torchrun --nproc_per_node=2 train.py --variant b3 --data RSNA --image-size 1024 512 --batch-size 4
     python train.py --data RSNA --dry-run                         what would be trained
+    torchrun --nproc_per_node=2 train.py --variant b3 --data RSNA --fold all     every fold, and a threshold from all
     torchrun --nproc_per_node=2 train.py --resume runs/b3-1       continue after an interruption
 
 Read `train` from top to bottom: data, model, forward, loss, backward, step, average, validation, checkpoint. A
@@ -28,13 +29,16 @@ import torch
 
 from efficientnet.common.command_line import command, leave, program_name, world_size
 from efficientnet.common.errors import UserError
+from efficientnet.common.files import write_bytes
 from efficientnet.mammography.task import Screening
 from efficientnet.training import console
 from efficientnet.training.distributed import Process, start
 from efficientnet.training.failures import explained_failures
 from efficientnet.training.folder import RunFolder
+from efficientnet.training.folds import config_of, fold_folders, parse_arguments, plan_of_fold, resumable
 from efficientnet.training.learner import Learner
 from efficientnet.training.loaders import Loaders
+from efficientnet.training.mixing import mix
 from efficientnet.training.plan import Plan, make_parser, make_plan
 from efficientnet.training.progress import Progress
 from efficientnet.training.schedule import Schedule
@@ -53,11 +57,12 @@ PATIENCE = 20
 
 def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: StopRequest) -> None:
     """Train one run to its end. If `request` stops it, save the whole state and raise Stopped on every rank."""
-    recipe, task, device = plan.recipe, plan.task, process.device
+    task, device = plan.task, process.device
 
     # Data. Each of W ranks takes every W-th image of a global batch.
     task.load(process, arguments.strict, plan.checkpoint, plan.pretrained)
-    loaders = Loaders(task, recipe, process, arguments.workers, arguments.strict)
+    loaders = Loaders(task, plan.recipe, process, arguments.workers, arguments.strict)
+    recipe = task.recipe = plan.recipe.fitted(loaders.sampler.updates)
 
     # The model, its moving average, AdamW and the gradient scaler that fp16 needs. All ranks start from the same seed.
     learner = Learner(plan, process)
@@ -65,6 +70,8 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
     if process.is_main:
         console.print_plan(plan, loaders, learner, schedule, process)
     if arguments.dry_run:
+        if process.is_main:
+            console.print_settings(plan)
         return
 
     with RunFolder.open(plan.output, plan.architecture.slug, plan.to_dict(), process) as folder:
@@ -89,10 +96,11 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
                         loss_of_update, images_of_update = torch.zeros((), device=device), []
                         for batch, is_last in passes:
                             images, targets = learner.to_device(batch)  # (N, C, H, W), (N, ...)
+                            mixed = mix(images, recipe.mixup, recipe.cutmix)
                             with learner.synchronise_if(is_last):
                                 with learner.autocast():
-                                    logits = learner.ddp(images)  # (N, T)
-                                loss = task.loss(logits, targets) / recipe.accumulate
+                                    logits = learner.ddp(mixed.images)  # (N, T)
+                                loss = mixed.loss(task.loss, logits, targets) / recipe.accumulate
                                 learner.scaler.scale(loss).backward()
                             loss_of_update += loss.detach()
                             images_of_update += batch.names
@@ -142,6 +150,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
             raise
         process.barrier()
         if process.is_main:
+            folder.draw_curves(progress.history)
             console.print_end(plan, folder.path, progress)
 
 
@@ -151,15 +160,43 @@ def stop(stopped: Stopped, progress: Progress, store: CheckpointStore, folder: R
     where = f"stopped by {stopped.name} after epoch {progress.epoch}, update {progress.position}"
     folder.mark_stopped(where, process)
     if process.is_main:
-        path = shlex.quote(str(folder.path))
+        path = shlex.quote(str(resumable(folder.path)))
         print(f"{PROGRAM}: {where}: everything is saved, continue with --resume {path}", file=sys.stderr, flush=True)
     process.barrier()  # torchrun ends the other ranks when the first one leaves
+
+
+def train_folds(plan: Plan, arguments: argparse.Namespace, process: Process, request: StopRequest) -> None:
+    """Train the runs of all folds that are not finished, one after the other, then collect what they held out."""
+    kind = type(plan.task)
+    if arguments.dry_run:
+        train(plan_of_fold(0, arguments, kind, plan.output), arguments, process, request)
+        return
+    with RunFolder.open(plan.output, plan.architecture.slug, config_of(plan, arguments.argv), process) as folder:
+        runs = fold_folders(folder.path)
+        try:
+            for fold, run in enumerate(runs):
+                one = plan_of_fold(fold, arguments, kind, run)
+                if one.is_finished:
+                    continue
+                if process.is_main:
+                    print(f"\nfold {fold} of {len(runs)}\n", flush=True)
+                train(one, arguments, process, request)
+        except Stopped as stopped:
+            folder.mark_stopped(f"stopped by {stopped.name}", process)
+            raise
+        if process.is_main:
+            text, files = kind.summarise_folds(runs)
+            for name, data in files.items():
+                write_bytes(folder.path / name, data)
+            print(f"\n{text}\n\nrun folder  {folder.path}")
+            print(f"next        {program_name('python evaluate.py')} --checkpoint {shlex.quote(str(folder.path))}")
+        process.barrier()
 
 
 @command(PROGRAM)
 def main(argv: Sequence[str] | None = None, task: type[Task] = Screening) -> int:
     parser = make_parser(__doc__, task)
-    arguments = parser.parse_args(argv)
+    arguments = parse_arguments(parser, sys.argv[1:] if argv is None else argv)
     folder = RunFolder.stopped_before_restart(arguments.output)
     if folder is not None:
         print(f"{PROGRAM}: {folder.path} was stopped on request and is not started again", file=sys.stderr)
@@ -177,7 +214,7 @@ def main(argv: Sequence[str] | None = None, task: type[Task] = Screening) -> int
             parser.error(str(error))
         with StopRequest() as request:
             try:
-                train(plan, arguments, process, request)
+                (train_folds if plan.is_of_all_folds else train)(plan, arguments, process, request)
             except Stopped as stopped:
                 code = stopped.exit_code
     process.leave()  # not after a failure: see command_line.leave

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import efficientnet
-from efficientnet.common.command_line import Parser, leave
+from efficientnet.common.command_line import SCRIPTS, Parser, leave
 
 # By the last part of their installed names: the script or module, and what it does. They are in pyproject.toml too.
 COMMANDS = {
@@ -16,20 +16,19 @@ COMMANDS = {
     "train": ("train.py", "train on one process or, under torchrun, on many"),
     "evaluate": ("evaluate.py", "score checkpoints: metrics, predictions, submission"),
     "prepare": ("-m efficientnet.mammography.prepare", "check a folder of mammograms, and decode it once"),
+    "ablation": ("-m efficientnet.mammography.ablation", "what each part of the recipe contributes, on phantoms"),
     "phantom": ("-m efficientnet.mammography.phantom", "write the embedded data set of synthetic mammograms"),
     "weights": ("-m efficientnet.weights", "show or convert weights of this and other libraries"),
     "export": ("-m efficientnet.export", "write a checkpoint as ONNX or as PyTorch's exported program"),
     "benchmark": ("-m efficientnet.benchmark", "measure speed beside torchvision, timm and others"),
 }
-# The wheel holds the three scripts here; in a clone they stand beside the package.
-SCRIPTS = Path(__file__).parent / "commands"
 
 
 def start() -> NoReturn:
     """Run the command that the process is called after: efficientnet-scale is scale.py."""
     where, _ = COMMANDS[Path(sys.argv[0]).stem.removeprefix("efficientnet-")]
     if where.endswith(".py"):
-        sys.path.insert(0, str(SCRIPTS if SCRIPTS.is_dir() else SCRIPTS.parents[1]))
+        sys.path.insert(0, str(SCRIPTS))
     module = importlib.import_module(where.removeprefix("-m ").removesuffix(".py"))
     if hasattr(module, "__path__"):
         module = importlib.import_module(f"{module.__name__}.__main__")

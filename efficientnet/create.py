@@ -11,7 +11,7 @@ from typing import Any
 from efficientnet.architecture import KNOWN, named_architecture
 from efficientnet.baselines.stages import BASELINES
 from efficientnet.layers import AUTHORS
-from efficientnet.model import EfficientNet
+from efficientnet.model import EfficientNet, JointViews
 from efficientnet.scaling import Stage
 from efficientnet.weights.files import WEIGHT_SUFFIXES
 from efficientnet.weights.load import read_weights
@@ -33,6 +33,8 @@ def create_model(
     batch_norm_eps: float | None = None,
     batch_norm_momentum: float | None = None,
     checkpoint_activations: bool = False,
+    pooling: str | None = None,
+    joint_views: bool | None = None,
 ) -> EfficientNet:
     """Build a network from the name of a released variant or baseline, from stages of `scale`, or from a file.
 
@@ -51,6 +53,10 @@ def create_model(
     stochastic_depth: None means 0.2 for networks with MBConv stages and 0 for others, published without it.
     padding, batch_norm_eps, batch_norm_momentum: see `layers.Convention`; None takes the convention of the weights,
         or else the authors'.
+    pooling: "mean", "gem" or "max", see `pooling.Pooling`.
+    joint_views: build a `JointViews`, which scores all views of a breast together.
+        For both, None takes what a file of this project records, or else "mean" and False. The exponent of "gem" and
+        the attention stay as initialised if the weights lack them, and are ignored if the model lacks them.
 
     The model's `load_report` says what was done with each tensor of the weights. Its `provenance` says where the
     weights come from and which mean and std they expect. Both are None without weights.
@@ -90,13 +96,16 @@ def create_model(
         "batch_norm_momentum": batch_norm_momentum,
     }
     convention = pretrained.provenance.convention if pretrained else AUTHORS
-    model = EfficientNet(
+    recorded = pretrained.recorded.get("architecture", {}) if pretrained else {}
+    kind = JointViews if first_given(joint_views, recorded.get("joint_views"), False) else EfficientNet
+    model = kind(
         (replace(stages[0], in_channels=in_channels), *stages[1:]),
         num_classes,
         first_given(dropout, default_dropout, 0.2),
         stochastic_depth,
         replace(convention, **{name: value for name, value in chosen.items() if value is not None}),
         checkpoint_activations,
+        first_given(pooling, recorded.get("pooling"), "mean"),
     )
     model.load_report = pretrained.load_into(model) if pretrained else None
     model.provenance = pretrained.provenance if pretrained else None

@@ -5,9 +5,9 @@
     python -m efficientnet.export --checkpoint runs/b3-1/best.pt --onnx b3.onnx --features
 
 The input is "images", float32 (N, C, H, W), preprocessed and normalised as its metadata describe. N is free; H and W
-are at least 32 in ONNX and 33 in a program. The output is "logits", float32 (N, T); their sigmoid is the probability of
-each target. With --features it is "features", float32 (N, F): the last layer averaged over the pixels, which is the
-input of the classifier.
+are at least 32 in ONNX and 33 in a program. The output is "logits", float32 (N, O): one for each target, or for each
+value of a category. The sigmoid of the first is the probability of the first target. With --features it is "features",
+float32 (N, F): the last layer pooled over the pixels, which is the input of the classifier.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from efficientnet.common.command_line import Parser, command, leave, output_file, program_name
+from efficientnet.common.errors import UserError
 from efficientnet.common.extras import require
 from efficientnet.common.files import atomic_file, write_bytes
 from efficientnet.inference.fast_path import optimize_for_inference
 from efficientnet.mammography.task import Screening
 from efficientnet.mammography.trained import Trained
+from efficientnet.model import JointViews
 from efficientnet.training.ensemble import load_member
 
 PROGRAM = program_name("python -m efficientnet.export")
@@ -38,10 +41,10 @@ INPUT, LOGITS, FEATURES = "images", "logits", "features"
 class Corrected(nn.Module):
     """The network, with the first target's logit shifted back to the prior, as evaluate.py does."""
 
-    def __init__(self, network: nn.Module, targets: int, logit_shift: float) -> None:
+    def __init__(self, network: nn.Module, outputs: int, logit_shift: float) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("shift", torch.tensor([logit_shift] + [0.0] * (targets - 1)))
+        self.register_buffer("shift", torch.tensor([logit_shift] + [0.0] * (outputs - 1)))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images) - self.shift
@@ -69,10 +72,14 @@ def metadata(name: str, trained: Trained, output: str) -> dict[str, str]:
     if output == LOGITS:
         values |= {
             "targets": list(trained.targets),
+            "heads": [target.to_dict() for target in trained.heads],
             "prior": trained.prior,
             "threshold": trained.threshold,
             "image_to_breast": "mean of the probabilities of a breast's images",
             "probability": "sigmoid(logits)",
+            "other_kinds": "category: softmax over its values; number: logits * std + mean",
+            "calibration": trained.calibration and asdict(trained.calibration),
+            "calibrated": "sigmoid(slope * logit(probability of a breast) + bias)",
         }
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
@@ -116,10 +123,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     member = load_member(arguments.checkpoint, Screening, torch.device("cpu"), optimize=False)
+    if isinstance(member.model, JointViews):
+        raise UserError(
+            f"{member.path}: scores all views of a breast together, which cannot be exported; "
+            "export a checkpoint that was trained with --views mean"
+        )
     trained = Trained.from_checkpoint(member.path, member.content)
     # For images of any size, proofs about strides take minutes in channels_last layout, and seconds in contiguous.
     network = member.model.to(memory_format=torch.contiguous_format)
-    output, columns, content = LOGITS, len(trained.targets), ", ".join(trained.targets)
+    outputs = sum(target.outputs for target in trained.heads)
+    output, columns, content = LOGITS, outputs, ", ".join(trained.targets)
     if arguments.features:
         output, columns, content = FEATURES, network.num_features, "pooled"
         network.classifier = nn.Identity()

@@ -12,20 +12,16 @@ The probabilities are *mass*: a breast with p = 0.3 counts as 0.3 of a positive 
 give precision t / m and recall t / n. With p in {0, 1} these are the ordinary precision and recall. That is why a
 threshold tuned on held-out patients may be applied before scoring, and why it raises the score so much.
 
-`summarise` computes all metrics at once; `bootstrap_interval` gives the uncertainty of the score.
+`bootstrap.summarise` computes all metrics at once, each with its interval.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-Metric = Callable[[NDArray[np.bool_], NDArray[np.float64]], float]
 
 
 def probabilistic_f1(labels: ArrayLike, probabilities: ArrayLike, beta: float = 1.0) -> float:
@@ -42,6 +38,18 @@ def probabilistic_f1(labels: ArrayLike, probabilities: ArrayLike, beta: float = 
     positive, scores = validated(labels, probabilities)
     mass = np.clip(scores, 0.0, 1.0)
     return float(f_score(mass[positive].sum(), mass.sum(), positive.sum(), beta))
+
+
+def clshub_pf1(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """The pF1 of clshub's model card, in percent: both denominators are at least 1, and nothing is clipped.
+
+    Without predictions outside [0, 1], it is below 100 x pF1 only if the predicted mass is less than 1.
+    Raises ValueError as `probabilistic_f1` does.
+    """
+    positive, scores = validated(labels, probabilities)
+    true_mass, false_mass = float(scores[positive].sum()), float(scores[~positive].sum())
+    precision, recall = true_mass / max(true_mass + false_mass, 1.0), true_mass / max(int(positive.sum()), 1)
+    return 100 * 2 * precision * recall / (precision + recall) if precision > 0 and recall > 0 else 0.0
 
 
 def best_threshold(labels: ArrayLike, probabilities: ArrayLike, beta: float = 1.0) -> tuple[float, float]:
@@ -108,113 +116,78 @@ def sensitivity_and_specificity(labels: ArrayLike, probabilities: ArrayLike, thr
     return share(called[positive]), share(~called[~positive])
 
 
-def bootstrap_interval(
-    labels: ArrayLike,
-    probabilities: ArrayLike,
-    groups: Iterable[Hashable] | None,
-    metric: Metric = probabilistic_f1,
-    samples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval (low, high) of a metric, resampling groups with replacement.
+def precision_and_recall_rate(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> tuple[float, float]:
+    """The share of positives among the breasts with probability >= threshold, and the share of breasts called.
 
-    `groups` names the patient of each breast. Patients are drawn, not breasts, since the two breasts of a woman are
-    not independent; None makes every breast its own group. Each of the `samples` draws takes as many groups as the
-    data have, and computes `metric(labels, probabilities)` over all their breasts.
-
-    Draws for which the metric is NaN (such as an AUC without a positive) are left out. Returns (NaN, NaN) if no draw
-    remains or the input is empty. pF1 is never NaN: a draw without positives counts as 0. The same seed gives the
-    same interval. Raises ValueError as `probabilistic_f1` does, for a group that is missing (NaN, None or masked) or
-    not hashable, for samples < 1, and for a confidence not between 0 and 1.
-
-    Source: Efron and Tibshirani (1993), "An Introduction to the Bootstrap", chapter 13.
-    """
-    if samples < 1 or not 0.0 < confidence < 1.0:
-        raise ValueError(f"samples must be positive and confidence in (0, 1), not {samples} and {confidence}")
-    positive, scores = validated(labels, probabilities)
-    codes = group_codes(range(len(scores)) if groups is None else groups, len(scores))
-    if len(scores) == 0:
-        return math.nan, math.nan
-    by_group = np.argsort(codes, kind="stable")
-    sizes = np.bincount(codes)
-    starts = np.cumsum(sizes) - sizes
-    generator = np.random.default_rng(seed)
-
-    def value_of_a_draw() -> float:
-        drawn = generator.integers(len(sizes), size=len(sizes))
-        lengths = sizes[drawn]
-        # Element i of the draw is element i - (the start of its group in the draw) of that group.
-        begins = np.cumsum(lengths) - lengths
-        members = by_group[np.arange(lengths.sum()) + np.repeat(starts[drawn] - begins, lengths)]
-        return float(metric(positive[members], scores[members]))
-
-    values = np.array([value_of_a_draw() for _ in range(samples)])
-    values = values[~np.isnan(values)]
-    if len(values) == 0:
-        return math.nan, math.nan
-    tail = (1.0 - confidence) / 2
-    low, high = np.quantile(values, [tail, 1.0 - tail])
-    return float(low), float(high)
-
-
-def summarise(
-    labels: ArrayLike,
-    probabilities: ArrayLike,
-    groups: Iterable[Hashable] | None = None,
-    threshold: float | None = None,
-    beta: float = 1.0,
-) -> dict[str, Any]:
-    """All metrics of one set of predictions, ready for JSON (non-finite values become None):
-
-    count, positives                 number of breasts, and of those with label 1
-    pf1                              probabilistic F-beta of the probabilities, without a threshold
-    pf1_best, threshold              the highest F-beta of any threshold, and that threshold, tuned on these breasts
-    sensitivity, specificity         at that threshold
-    auc, average_precision           from the order of the probabilities alone
-    pf1_all_ones                     the score of calling every breast positive, the best constant prediction;
-                                     2 q / (1 + q) at prevalence q for beta = 1: .0405 on RSNA (q = .02065)
-
-    With a `threshold` that was tuned on other breasts, also the unbiased counterparts of the tuned values:
-    given_threshold, pf1_at_given_threshold, sensitivity_at_given_threshold, specificity_at_given_threshold.
-
-    With `groups` (the patient of each breast), also 95 % bootstrap intervals [low, high], each threshold held fixed:
-    pf1_interval, pf1_best_interval and, with a given threshold, pf1_at_given_threshold_interval. The bootstrap does
-    not account for tuning on the same breasts: pf1_best_interval is as optimistic as pf1_best.
-
-    Raises ValueError as `probabilistic_f1` does, for a NaN threshold, and for a missing group.
+    In screening these are the positive predictive value and the recall rate, which is not the "recall" of an F score.
+    NaN where nothing is called, or for empty input. Raises ValueError as `sensitivity_and_specificity` does.
     """
     positive, scores = validated(labels, probabilities)
-    tuned, pf1_best = best_threshold(positive, scores, beta)
-    sensitivity, specificity = math.nan, math.nan
-    if not math.isnan(tuned):
-        sensitivity, specificity = sensitivity_and_specificity(positive, scores, tuned)
-    summary: dict[str, Any] = {
-        "count": len(scores),
-        "positives": int(positive.sum()),
-        "pf1": probabilistic_f1(positive, scores, beta),
-        "pf1_best": pf1_best,
-        "threshold": tuned,
-        "auc": roc_auc(positive, scores),
-        "average_precision": average_precision(positive, scores),
-        "sensitivity": sensitivity,
-        "specificity": specificity,
-        "pf1_all_ones": probabilistic_f1(positive, np.ones(len(scores)), beta),
-    }
-    predictions = {"pf1": scores, "pf1_best": scores >= tuned}
-    if threshold is not None:
-        sensitivity, specificity = sensitivity_and_specificity(positive, scores, threshold)
-        predictions["pf1_at_given_threshold"] = scores >= threshold
-        summary["given_threshold"] = float(threshold)
-        summary["pf1_at_given_threshold"] = probabilistic_f1(positive, scores >= threshold, beta)
-        summary["sensitivity_at_given_threshold"] = sensitivity
-        summary["specificity_at_given_threshold"] = specificity
-    if groups is not None:
-        codes = group_codes(groups, len(scores))
-        for name, predicted in predictions.items():
-            interval = bootstrap_interval(positive, predicted, codes, partial(probabilistic_f1, beta=beta))
-            summary[f"{name}_interval"] = list(interval)
-    return {name: for_json(value) for name, value in summary.items()}
+    if math.isnan(threshold):
+        raise ValueError("threshold is NaN")
+    called = scores >= threshold
+    return share(positive[called]), share(called)
+
+
+def sensitivity_at_specificity(labels: ArrayLike, probabilities: ArrayLike, specificity: float = 0.9) -> float:
+    """The highest sensitivity of any threshold whose specificity is at least as given.
+
+    NaN unless both classes are present. Raises ValueError as `probabilistic_f1` does.
+    """
+    sensitivities, specificities = roc_curve(*validated(labels, probabilities))
+    return float(sensitivities[specificities >= specificity].max()) if len(sensitivities) else math.nan
+
+
+def specificity_at_sensitivity(labels: ArrayLike, probabilities: ArrayLike, sensitivity: float = 0.9) -> float:
+    """The highest specificity of any threshold whose sensitivity is at least as given.
+
+    NaN unless both classes are present. Raises ValueError as `probabilistic_f1` does.
+    """
+    sensitivities, specificities = roc_curve(*validated(labels, probabilities))
+    return float(specificities[sensitivities >= sensitivity].max()) if len(sensitivities) else math.nan
+
+
+def brier_score(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """The mean squared difference of label and probability, clipped to [0, 1]; lower is better.
+
+    NaN for empty input. Raises ValueError as `probabilistic_f1` does.
+    """
+    positive, scores = validated(labels, probabilities)
+    return float(((np.clip(scores, 0.0, 1.0) - positive) ** 2).mean()) if len(scores) else math.nan
+
+
+class ReliabilityBin(NamedTuple):
+    """Breasts of similar probability. Of calibrated predictions, `predicted` and `observed` agree."""
+
+    count: int
+    positives: int
+    predicted: float  # mean probability
+    observed: float  # share of positives
+
+
+def reliability(labels: ArrayLike, probabilities: ArrayLike, bins: int = 10) -> list[ReliabilityBin]:
+    """The reliability diagram, by ascending probability, in bins of about equal counts.
+
+    Equal probabilities share a bin, so there may be fewer bins. Raises ValueError as `probabilistic_f1` does.
+    """
+    positive, scores = validated(labels, probabilities)
+    mass = np.clip(scores, 0.0, 1.0)
+    codes = equal_count_bins(mass, bins)
+    members = [codes == code for code in np.unique(codes)]
+    return [
+        ReliabilityBin(int(each.sum()), int(positive[each].sum()), float(mass[each].mean()), share(positive[each]))
+        for each in members
+    ]
+
+
+def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins: int = 10) -> float:
+    """The mean over breasts of |predicted - observed| of their bin of `reliability`; lower is better.
+
+    NaN for empty input. Raises ValueError as `probabilistic_f1` does.
+    """
+    table = reliability(labels, probabilities, bins)
+    count = sum(each.count for each in table)
+    return sum(each.count * abs(each.predicted - each.observed) for each in table) / count if count else math.nan
 
 
 def as_scores(name: str, values: ArrayLike) -> NDArray[np.float64]:
@@ -271,6 +244,24 @@ def tally(
     return distinct, positives, np.bincount(codes, minlength=len(distinct)) - positives
 
 
+def roc_curve(
+    positive: NDArray[np.bool_], scores: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sensitivity and specificity of every threshold, the last of which calls nothing; empty without both classes."""
+    _, positives, negatives = tally(positive, scores)
+    if not (positives.sum() and negatives.sum()):
+        return np.empty(0), np.empty(0)
+    called, not_called = np.append(at_or_above(positives), 0), np.append(0, np.cumsum(negatives))
+    return called / positives.sum(), not_called / negatives.sum()
+
+
+def equal_count_bins(values: NDArray[np.float64], bins: int) -> NDArray[np.intp]:
+    """The bin of each value, from 0 to `bins` - 1, between quantiles; equal values share a bin."""
+    if not len(values):
+        return np.empty(0, dtype=np.intp)
+    return np.searchsorted(np.quantile(values, np.arange(1, bins) / bins), values, side="right")
+
+
 def at_or_above(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """The reverse cumulative sum: each count plus all counts after it."""
     return np.cumsum(counts[::-1])[::-1]
@@ -279,26 +270,3 @@ def at_or_above(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 def share(values: NDArray[np.bool_]) -> float:
     """The share of values that are true; NaN if `values` is empty."""
     return float(values.mean()) if values.size else math.nan
-
-
-def group_codes(groups: Iterable[Hashable], expected: int) -> NDArray[np.intp]:
-    """For each of the N members, the index of its group in order of first appearance."""
-    # Elements of a tensor hash by identity, so without tolist no two breasts would share a group.
-    members = groups.tolist() if hasattr(groups, "tolist") else list(groups)
-    if len(shape := tuple(getattr(groups, "shape", [expected]))) != 1:
-        raise ValueError(f"groups must be one-dimensional, one value per breast, not of shape {shape}")
-    if len(members) != expected:
-        raise ValueError(f"{len(members)} groups but {expected} probabilities")
-    for place, member in enumerate(members):
-        if not isinstance(member, Hashable):
-            raise ValueError(f"groups[{place}] is {member!r}; a group must be hashable, such as a number or a string")
-        if member is None or member != member:  # each NaN would be a group of its own
-            raise ValueError(f"groups[{place}] is missing ({member})")
-    places: dict[Hashable, int] = {}
-    return np.array([places.setdefault(member, len(places)) for member in members], dtype=np.intp)
-
-
-def for_json(value: Any) -> Any:
-    if isinstance(value, list):
-        return [for_json(element) for element in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

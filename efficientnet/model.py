@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from efficientnet.baselines.layers import Bottleneck, DepthwiseSeparable, MaxPool
 from efficientnet.complexity import squeezed_channels
 from efficientnet.layers import AUTHORS, Convention, ConvNormAct, MBConv, initialise
+from efficientnet.pooling import GatedAttention, Pooling, pool_views
 from efficientnet.scaling import BLOCKS, SMALLEST_IMAGE, Stage
 
 
@@ -30,6 +32,8 @@ class EfficientNet(nn.Module):
         stochastic_depth * i / N, so the first never drops.
     checkpoint_activations: in training, keep only each block's input and recompute the rest in the backward pass.
         Saves memory and costs time; gradients and batch-norm statistics are the same, also under torch.compile.
+    pooling: over the pixels: "mean" as in the paper, "gem" or "max"; see `pooling.Pooling`. "gem" has one parameter
+        more, which `complexity` does not count.
 
     Attributes: stages, num_features (channels before the classifier), in_channels, num_classes, convention.
     `create_model` adds provenance and load_report.
@@ -46,6 +50,7 @@ class EfficientNet(nn.Module):
         stochastic_depth: float = 0.2,
         convention: Convention = AUTHORS,
         checkpoint_activations: bool = False,
+        pooling: str = "mean",
     ) -> None:
         super().__init__()
         stem, *body, head = self.stages = tuple(stages)
@@ -62,14 +67,21 @@ class EfficientNet(nn.Module):
         rates = iter(stochastic_depth_rates(stochastic_depth, blocks))
         self.body = nn.ModuleList(build_stage(stage, rates, convention) for stage in body)
         self.head = build_convolution(head, convention) if head.operator == "head" else nn.Identity()
+        self.pooling = Pooling(pooling)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         self.apply(initialise)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.forward_features(x)  # (N, num_features, H / 32, W / 32)
-        x = x.mean((2, 3))  # (N, num_features)
-        return self.classifier(self.dropout(x))  # (N, num_classes); without a classifier (N, num_features)
+        return self.classify(self.pooled_features(x))
+
+    def pooled_features(self, x: Tensor) -> Tensor:
+        """The head's output, pooled over the pixels: (N, num_features)."""
+        return self.pooling(self.forward_features(x))
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Logits of pooled features: (N, num_features) -> (N, num_classes), or the same without a classifier."""
+        return self.classifier(self.dropout(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The head's output before pooling: (N, num_features, ceil(H / 32), ceil(W / 32))."""
@@ -117,6 +129,25 @@ class EfficientNet(nn.Module):
             "torch.jit.script cannot compile this network: use torch.export.export(model.eval(), (images,)), "
             "or torch.jit.trace(model.eval(), images)"
         )
+
+
+class JointViews(EfficientNet):
+    """An EfficientNet for all views of one breast together. (N, V, in_channels, H, W) -> (N, num_classes) logits.
+
+    An absent view is nan throughout. Each of the others goes through the network once, and the classifier takes the
+    mean of their pooled features, weighted by `GatedAttention`; at first, the weights are equal. The result does not
+    depend on the order of the views or on absent ones. The features of a breast without any view are 0.
+    (N, in_channels, H, W) is taken as one view each. `forward_features` and `feature_maps` take only such images.
+
+    The other arguments, attributes and tensors are those of `EfficientNet`, so its weights fit. `attention` is new.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.attention = GatedAttention(self.num_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(pool_views(x, self.pooled_features, self.attention))
 
 
 def check_input(x: Tensor, in_channels: int) -> None:

@@ -50,15 +50,20 @@ class Squares(Dataset):
 class ColouredSquares:
     name = "coloured squares"
     Settings = Settings
-    recipe_defaults: ClassVar = {"batch_size": 4, "epochs": 2, "learning_rate": 0.02, "ema_decay": 0.5}
+    recipes: ClassVar = {"squares": {"batch_size": 4, "epochs": 2, "learning_rate": 0.02, "ema_decay": 0.5}}
     num_outputs = len(COLOURS)
+    network: ClassVar = {}
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_options(parser.add_argument_group("squares"), Settings)
 
     @staticmethod
-    def defaults(data: Path | None, provenance: Any) -> dict[str, Any]:
+    def default_recipe(data: Path | None) -> str:
+        return "squares"
+
+    @staticmethod
+    def defaults(data: Path | None, provenance: Any, recipe: str) -> dict[str, Any]:
         return {"augmentation": 0.1}
 
     def __init__(self, data: Path | None, settings: Settings, recipe: Any) -> None:

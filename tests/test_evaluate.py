@@ -15,6 +15,7 @@ from tiny_data import write_tiny_data
 from tiny_runs import SMALL
 
 from efficientnet.common.files import write_bytes
+from efficientnet.mammography.calibration import Calibration, cross_fitted
 from efficientnet.metrics import probabilistic_f1
 
 
@@ -99,7 +100,224 @@ def test_submission_has_kaggles_format_and_order(trained, tmp_path):
     assert path.read_text().splitlines()[0] == "prediction_id,cancer"
     expected = list(dict.fromkeys(row["prediction_id"] for row in rows(data / "test.csv")))
     assert [row["prediction_id"] for row in rows(path)] == expected
-    assert all(0 <= float(row["cancer"]) <= 1 for row in rows(path))
+
+
+def test_a_submission_is_calls_or_probabilities_and_says_which(trained, tmp_path):
+    """By default calls from the out-of-fold threshold: the mean of those that the members have found."""
+    _root, _data, checkpoints = trained
+    path, folder = tmp_path / "submission.csv", tmp_path / "out"
+    arguments = ("--checkpoint", *checkpoints, "--split", "test", "--submission", path)
+    contents = [torch.load(checkpoint, weights_only=True) for checkpoint in checkpoints]
+    threshold = np.mean([content["metrics"]["threshold"] for content in contents])
+
+    def submitted(*more):
+        process = evaluate(*arguments, *more)
+        return process.stdout, [float(row["cancer"]) for row in rows(path)]
+
+    said, probabilities = submitted("--threshold", "none", "--output", folder)
+    assert ", probabilities (--threshold P writes" in said
+    expected = [float(row["cancer_probability"]) for row in rows(folder / "predictions.csv")]
+    assert probabilities == pytest.approx(expected, rel=1e-6)
+    calls = [float(probability >= threshold) for probability in probabilities]
+    for more in ((), ("--threshold", "oof")):
+        said, found = submitted(*more)
+        assert found == calls and f"1 from the out-of-fold threshold {threshold:.4g} and 0 below it" in said
+        assert "--threshold none writes probabilities" in said and f"written: {path}" in said
+    *_, below, highest = sorted(set(probabilities))
+    said, found = submitted("--threshold", (below + highest) / 2)
+    assert found == [float(probability == highest) for probability in probabilities]
+    assert "1 from the threshold" in said
+
+
+def test_without_a_known_threshold_a_submission_is_probabilities(trained, tmp_path):
+    content = torch.load(trained[2][0], weights_only=True)
+    content["metrics"]["threshold"] = None
+    torch.save(content, tmp_path / "best.pt")
+    path = tmp_path / "submission.csv"
+    arguments = ("--checkpoint", tmp_path / "best.pt", "--split", "test", "--submission", path)
+    assert "probabilities, since no out-of-fold threshold is known" in evaluate(*arguments).stdout
+    assert any(0 < float(row["cancer"]) < 1 for row in rows(path))
+    assert_one_line_error(
+        run("evaluate.py", *arguments, "--threshold", "oof"), 1, "--threshold oof", "none is recorded"
+    )
+    maximum = ("--checkpoint", trained[2][0], "--split", "test", "--submission", path, "--aggregate", "max")
+    assert "since no out-of-fold threshold is known" in evaluate(*maximum).stdout
+    process = run("evaluate.py", *maximum, "--threshold", "oof")
+    assert_one_line_error(process, 1, "--threshold oof", "not to the maximum")
+    assert_one_line_error(run("evaluate.py", *arguments, "--threshold", "high"), 2, "--threshold", "high")
+
+
+def test_a_threshold_that_is_given_is_reported(trained, tmp_path):
+    arguments = ("--checkpoint", trained[2][0], "--threshold", 0.2, "--json", tmp_path / "m.json")
+    assert "calls from 0.2 " in evaluate(*arguments).stdout
+    assert json.loads((tmp_path / "m.json").read_text())["given_threshold"] == 0.2
+
+
+@pytest.fixture(scope="module")
+def all_folds(trained, tmp_path_factory):
+    """The two folds as a folder of --fold all."""
+    folder = tmp_path_factory.mktemp("all") / "run"
+    folder.mkdir()
+    for fold in (0, 1):
+        shutil.copytree(trained[0] / f"fold{fold}", folder / f"fold{fold}")
+    config = json.loads((folder / "fold0" / "config.json").read_text())
+    config["settings"]["fold"] = "all"
+    (folder / "config.json").write_text(json.dumps(config | {"arguments": []}))
+    summary = {"threshold": 0.25, "calibration": {"slope": 2.0, "bias": -1.0}, "folds": 2}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_a_run_folder_is_its_best_checkpoint_and_one_of_all_folds_all_of_them(trained, all_folds, tmp_path):
+    """The fold folder's own threshold takes the place of the members'."""
+    for given, meant in (([trained[0] / "fold0"], trained[2][:1]), ([all_folds], trained[2])):
+        evaluate("--checkpoint", *given, "--output", tmp_path / "folder")
+        evaluate("--checkpoint", *meant, "--output", tmp_path / "files")
+        for name in ("predictions.csv", "images.csv"):
+            assert (tmp_path / "folder" / name).read_bytes() == (tmp_path / "files" / name).read_bytes()
+    path = tmp_path / "submission.csv"
+    arguments = ("--checkpoint", all_folds, "--split", "test", "--submission", path)
+    assert "1 from the out-of-fold threshold 0.25 and 0 below it" in evaluate(*arguments).stdout
+    (copy := tmp_path / "run").mkdir()
+    shutil.copytree(all_folds, copy, dirs_exist_ok=True)
+    (copy / "fold1" / "best.pt").unlink()
+    process = run("evaluate.py", "--checkpoint", copy)
+    assert_one_line_error(process, 1, str(copy), "has no fold1/best.pt")
+    (copy / "fold1" / "best.pt").write_bytes((all_folds / "fold1" / "best.pt").read_bytes())
+    (copy / "summary.json").write_text("[")
+    assert_one_line_error(run("evaluate.py", "--checkpoint", copy), 1, "summary.json")
+    assert_one_line_error(run("evaluate.py", "--checkpoint", tmp_path), 1, str(tmp_path), "without best.pt")
+
+
+def test_new_patients_are_calibrated_as_the_checkpoint_says_and_others_by_each_other(trained, all_folds, tmp_path):
+    data = write_tiny_data(tmp_path / "other", 6)
+    (data / "train.csv").write_text((data / "train.csv").read_text().replace("\n10", "\n90"))
+    for folder in list((data / "train_images").iterdir()):
+        folder.rename(folder.with_name("90" + folder.name[2:]))
+    for where, calibrate in (
+        (("--data", data), lambda labels, values, patients: Calibration(2.0, -1.0)(values)),
+        ((), lambda labels, values, patients: cross_fitted(labels, values, patients)),
+    ):
+        evaluate("--checkpoint", all_folds, *where, "--output", tmp_path / "o")
+        table = rows(tmp_path / "o" / "predictions.csv")
+        labels, values = ([float(row[name]) for row in table] for name in ("cancer", "cancer_probability"))
+        expected = probabilistic_f1(labels, calibrate(labels, values, [row["patient_id"] for row in table]))
+        found = json.loads((tmp_path / "o" / "metrics.json").read_text())
+        assert found["pf1_calibrated"] == pytest.approx(expected, abs=1e-5)
+        assert found["pf1_calibrated_interval"][0] <= expected <= found["pf1_calibrated_interval"][1]
+
+
+def test_a_soup_is_the_mean_of_the_weights_and_scores_whom_nobody_trained_on(trained, tmp_path):
+    contents = [torch.load(path, weights_only=True) for path in trained[2]]
+    mean = dict(contents[0])
+    mean["weights"] = {
+        name: (tensor + contents[1]["weights"][name]) / 2 if tensor.is_floating_point() else tensor
+        for name, tensor in contents[0]["weights"].items()
+    }
+    mean["logit_shift"] = np.mean([content["logit_shift"] for content in contents]).item()
+    torch.save(mean, tmp_path / "mean.pt")
+    evaluate("--checkpoint", tmp_path / "mean.pt", "--split", "all", "--output", tmp_path / "mean")
+    process = evaluate("--checkpoint", *trained[2], "--soup", "--split", "all", "--output", tmp_path / "soup")
+    assert "2 checkpoints averaged into one" in process.stdout
+    means, soups = (
+        [float(row["cancer_probability"]) for row in rows(tmp_path / name / "predictions.csv")]
+        for name in ("mean", "soup")
+    )
+    assert soups == pytest.approx(means, abs=1e-5)
+    process = run("evaluate.py", "--checkpoint", *trained[2], "--soup")
+    assert_one_line_error(process, 1, "every patient in it was trained on")
+    one = evaluate("--checkpoint", *[trained[2][0]] * 2, "--soup", "--output", tmp_path / "one")
+    assert "6 of 12 patients" in one.stdout
+    for name in ("one", "alone"):
+        evaluate("--checkpoint", trained[2][0], *["--soup"] * (name == "one"), "--output", tmp_path / name)
+    assert rows(tmp_path / "one" / "predictions.csv") == rows(tmp_path / "alone" / "predictions.csv")
+
+
+def test_a_runs_own_checkpoints_make_a_soup(trained, tmp_path):
+    run_folder = trained[0] / "fold0"
+    numbered = sorted((run_folder / "checkpoints").glob("update-*.pt"))
+    process = evaluate("--checkpoint", *numbered, run_folder, "--soup", "--json", tmp_path / "m.json")
+    assert "6 of 12 patients" in process.stdout
+    assert json.loads((tmp_path / "m.json").read_text())["checkpoints"] == [
+        *map(str, numbered),
+        str(run_folder / "best.pt"),
+    ]
+
+
+def test_a_soup_needs_one_architecture_and_the_same_pixels(trained, tmp_path):
+    content = torch.load(trained[2][0], weights_only=True)
+    other = {**content, "architecture": {**content["architecture"], "batch_norm_eps": 0.5}}
+    torch.save(other, tmp_path / "other.pt")
+    pair = ("--checkpoint", trained[2][0], tmp_path / "other.pt", "--soup")
+    assert_one_line_error(run("evaluate.py", *pair), 1, "other.pt", "another architecture")
+    other = {**content, "preprocessing": {**content["preprocessing"], "mean": 0.1}}
+    torch.save(other, tmp_path / "other.pt")
+    assert_one_line_error(run("evaluate.py", *pair), 1, "other.pt", "same preprocessing")
+
+
+def test_two_models_are_compared_on_whom_both_held_out(trained, tmp_path):
+    first, second = trained[0] / "fold0", tmp_path / "second.pt"
+    content = torch.load(trained[2][0], weights_only=True)
+    content["weights"]["classifier.weight"].mul_(-1)
+    torch.save(content, second)
+    process = evaluate("--compare", first, second, "--json", tmp_path / "c.json")
+    assert f"A  {first}" in process.stdout and "B is better in" in process.stdout
+    found = json.loads((tmp_path / "c.json").read_text())
+    assert (found["compared"], found["count"]) == ([str(first), str(second)], 12)
+    for name, path in (("first", first), ("second", second)):
+        evaluate("--checkpoint", path, "--json", tmp_path / "m.json")
+        alone = json.loads((tmp_path / "m.json").read_text())
+        for metric in ("pf1", "brier"):
+            assert found["metrics"][metric][name] == pytest.approx(alone[metric], abs=1e-6)
+    evaluate("--compare", first / "predictions.csv", second, "--json", tmp_path / "d.json")
+    again = json.loads((tmp_path / "d.json").read_text())
+    assert again["metrics"]["brier"]["difference"] == pytest.approx(found["metrics"]["brier"]["difference"], abs=1e-5)
+    process = run("evaluate.py", "--compare", first, trained[0] / "fold1")
+    assert_one_line_error(process, 1, "no labelled breast was held out by both")
+    assert_one_line_error(run("evaluate.py", "--compare", first, "absent.csv"), 1, "absent.csv", "No such file")
+    assert_one_line_error(run("evaluate.py", "--compare", first, second, "--soup"), 2, "--compare", "--soup")
+    assert_one_line_error(run("evaluate.py", "--compare", first, second, "--checkpoint", first), 2, "--checkpoint")
+
+
+def test_members_must_learn_the_same_targets(trained, tmp_path):
+    content = torch.load(trained[2][1], weights_only=True)
+    heads = [{"name": name, "kind": "binary", "values": [], "mean": 0.0, "std": 1.0} for name in content["targets"]]
+    heads[1] |= {"kind": "number", "mean": 3.0}
+    pair = ("--checkpoint", trained[2][0], tmp_path / "other.pt")
+    torch.save(content | {"heads": heads}, tmp_path / "other.pt")
+    assert_one_line_error(run("evaluate.py", *pair), 1, "other.pt", "with other values")
+
+
+def test_joint_views_are_scored_as_breasts(trained, tmp_path):
+    _root, data, checkpoints = trained
+    folder = tmp_path / "joint"
+    process = run(
+        *("train.py", *SMALL, "--image-size", 32, "--batch-size", 4, "--epochs", 1, "--data", data, "--views", "joint"),
+        *("--output", folder, "--folds", 2, "--fold", 0, "--positive-share", 0.4),
+    )
+    assert process.returncode == 0, process.stderr
+    evaluate("--checkpoint", folder, "--output", tmp_path / "o", "--batch-size", 5)
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {"predictions.csv", "metrics.json"}
+    expected = {row["prediction_id"]: float(row["cancer_probability"]) for row in rows(folder / "predictions.csv")}
+    found = {row["prediction_id"]: float(row["cancer_probability"]) for row in rows(tmp_path / "o" / "predictions.csv")}
+    assert found == pytest.approx(expected, abs=1e-5) and len(found) == 12
+    assert "view" not in json.loads((tmp_path / "o" / "metrics.json").read_text())["subgroups"]
+    evaluate("--checkpoint", folder, "--split", "test", "--submission", tmp_path / "s.csv", "--flip")
+    assert len(rows(tmp_path / "s.csv")) == 10
+    process = run("evaluate.py", "--checkpoint", folder, checkpoints[0])
+    assert_one_line_error(process, 1, "--views joint", "--views mean")
+    assert_one_line_error(run("evaluate.py", "--checkpoint", folder, "--aggregate", "max"), 1, "omit --aggregate max")
+
+
+def test_the_figures_have_intervals_and_groups(trained, tmp_path):
+    process = evaluate("--checkpoint", *trained[2], "--json", tmp_path / "m.json")
+    found = json.loads((tmp_path / "m.json").read_text())
+    for name in ("pf1", "auc", "brier", "sensitivity", "precision", "recall_rate", "clshub_pf1", "pf1_calibrated"):
+        low, high = found[f"{name}_interval"]
+        assert low <= found[name] <= high
+    assert {view: each["count"] for view, each in found["subgroups"]["view"].items()} == {"CC": 24, "MLO": 24}
+    table = process.stdout[process.stdout.index("probabilities as they are") :].splitlines()
+    assert max(map(len, table[:-2])) <= 100 and f"written: {tmp_path / 'm.json'}" in process.stdout
 
 
 def test_a_test_table_need_not_have_the_labels_that_the_checkpoint_names(trained, tmp_path):
@@ -123,8 +341,10 @@ def test_a_breast_whose_images_all_fail_still_has_its_row(trained, tmp_path):
     assert "4 images could not be read" in process.stdout and "2 of them without a readable image" in process.stdout
     table = rows(path)
     assert len(table) == 10
+    assert [row["cancer"] for row in table[:2]] == ["0", "0"]
+    evaluate("--checkpoint", checkpoints[0], "--data", copy, "--submission", path, "--threshold", "none")
     prior = torch.load(checkpoints[0], weights_only=True)["prior"]
-    assert [float(row["cancer"]) for row in table[:2]] == pytest.approx([prior, prior], rel=1e-5)
+    assert [float(row["cancer"]) for row in rows(path)[:2]] == pytest.approx([prior, prior], rel=1e-5)
 
 
 def test_a_submission_says_which_split_it_is_of_and_is_about_cancer_only(trained, tmp_path):
@@ -134,7 +354,7 @@ def test_a_submission_says_which_split_it_is_of_and_is_about_cancer_only(trained
         in evaluate("--checkpoint", trained[2][0], "--submission", path).stdout
     )
     content = torch.load(trained[2][0], weights_only=True)
-    content["targets"] = ["biopsy", "cancer"]
+    content["heads"] = [{"name": name, "values": []} for name in ("biopsy", "cancer")]
     torch.save(content, tmp_path / "biopsy.pt")
     path.unlink()
     process = run("evaluate.py", "--checkpoint", tmp_path / "biopsy.pt", "--data", trained[1], "--submission", path)
@@ -280,7 +500,8 @@ def test_the_threshold_of_the_checkpoint_is_tried_on_patients_it_has_not_seen(tr
     process = evaluate("--checkpoint", trained[2][0], "--data", data, "--json", tmp_path / "out.json")
     written = json.loads((tmp_path / "out.json").read_text())
     threshold = torch.load(trained[2][0], weights_only=True)["metrics"]["threshold"]
-    assert written["given_threshold"] == pytest.approx(threshold) and "pf1_at_given_threshold" in process.stdout
+    assert written["given_threshold"] == pytest.approx(threshold)
+    assert f"calls from {threshold:.4g}" in process.stdout and "not tuned on these breasts" in process.stdout
     assert (written["patients"], written["count"]) == (6, 12)
     maxima = ("--aggregate", "max", "--json", tmp_path / "max.json")
     evaluate("--checkpoint", trained[2][0], "--data", data, *maxima)
@@ -299,8 +520,9 @@ def test_a_killed_loader_process_is_said_in_a_line(trained, monkeypatch):
         for process in multiprocessing.active_children():
             process.kill()
             process.join()
-        return np.zeros((1, 2), np.float32)
+        return np.zeros((1, outputs), np.float32)
 
+    outputs = torch.load(trained[2][0], weights_only=True)["architecture"]["num_classes"]
     monkeypatch.setattr("efficientnet.training.ensemble.predict", kill_the_loaders)
     process = run("evaluate.py", "--checkpoint", trained[2][0], "--batch-size", 1, "--workers", 1)
     assert_one_line_error(process, 1, "a loader process was killed", "lower --workers")

@@ -18,7 +18,7 @@ SMALLEST = [(1, 32, 32), (3, 32, 64), (1, 64, 32)]
 
 @pytest.fixture(scope="module")
 def checkpoints(tiny_data, tmp_path_factory):
-    """Of a trained network, and of one of its first stages, whose export as written takes no minutes."""
+    """Of a trained network, and of others of its first stages, whose export as written takes no minutes."""
     folder = tmp_path_factory.mktemp("export") / "run"
     process = run(
         *("train.py", *SMALL, "--image-size", 32, "--batch-size", 4, "--epochs", 1, "--data", tiny_data),
@@ -29,8 +29,14 @@ def checkpoints(tiny_data, tmp_path_factory):
     stages = content["architecture"]["name_or_stages"]
     few = [*stages[:3], stages[-1] | {"in_channels": stages[2]["out_channels"]}]
     paths = {}
-    for name, of_it in (("whole", stages), ("short", few)):
-        architecture = content["architecture"] | {"name_or_stages": of_it}
+    for name, own in (
+        ("whole", {"name_or_stages": stages}),
+        ("short", {"name_or_stages": few}),
+        ("gem", {"name_or_stages": few, "pooling": "gem"}),
+        ("max", {"name_or_stages": few, "pooling": "max"}),
+        ("joint", {"name_or_stages": few, "joint_views": True}),
+    ):
+        architecture = content["architecture"] | own
         model = create_model(**architecture | {"batch_norm_momentum": 1.0})
         if name == "whole":
             model.load_state_dict(content["weights"])
@@ -61,7 +67,13 @@ def random_images(count, height, width):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("whole", ()), ("short", ("--no-fold",)), pytest.param("whole", ("--no-fold",), marks=pytest.mark.nightly)],
+    [
+        ("whole", ()),
+        ("short", ("--no-fold",)),
+        ("gem", ()),
+        *(pytest.param("max", options, marks=pytest.mark.nightly) for options in ((), ("--no-fold",))),
+        *(pytest.param(name, ("--no-fold",), marks=pytest.mark.nightly) for name in ("whole", "gem")),
+    ],
 )
 def test_onnxruntime_gives_the_networks_logits_at_any_batch_and_size(checkpoints, tmp_path, name, options):
     checkpoint = checkpoints[name]
@@ -89,13 +101,13 @@ def test_onnxruntime_gives_the_networks_logits_at_any_batch_and_size(checkpoints
     assert json.loads(properties["targets"]) == content["targets"]
 
 
-@pytest.mark.parametrize("options", [(), ("--no-fold",)])
-def test_features_are_what_the_classifier_would_see(checkpoints, tmp_path, options):
+@pytest.mark.parametrize(("name", "options"), [("short", ()), ("short", ("--no-fold",)), ("gem", ())])
+def test_features_are_what_the_classifier_would_see(checkpoints, tmp_path, name, options):
     path, program = tmp_path / "b0.onnx", tmp_path / "b0.pt2"
     files = ("--program", program) if options else ("--program", program, "--onnx", path)
-    process = run("efficientnet.export", "--checkpoint", checkpoints["short"], "--features", *files, *options)
+    process = run("efficientnet.export", "--checkpoint", checkpoints[name], "--features", *files, *options)
     assert process.returncode == 0, process.stderr
-    content = load_checkpoint(checkpoints["short"])
+    content = load_checkpoint(checkpoints[name])
     body = {name: tensor for name, tensor in content["weights"].items() if not name.startswith("classifier.")}
     model = create_model(**content["architecture"] | {"num_classes": 0}).eval()
     model.load_state_dict(body)
@@ -112,6 +124,14 @@ def test_features_are_what_the_classifier_would_see(checkpoints, tmp_path, optio
         )
     assert {"architecture", "preprocessing"} <= json.loads(extra["metadata.json"]).keys()
     assert not {"threshold", "prior", "targets"} & json.loads(extra["metadata.json"]).keys()
+
+
+@pytest.mark.parametrize("options", [(), ("--features",)])
+def test_a_network_for_all_views_together_is_refused_in_one_line(checkpoints, tmp_path, options):
+    path = tmp_path / "a.onnx"
+    process = run("efficientnet.export", "--checkpoint", checkpoints["joint"], "--onnx", path, *options)
+    assert_one_line_error(process, 1, "joint.pt", "cannot be exported", "--views mean")
+    assert not path.exists()
 
 
 def test_what_is_missing_is_said_in_one_line(tmp_path):

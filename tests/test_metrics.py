@@ -1,4 +1,4 @@
-"""Probabilistic F1 against Kaggle's own code, the rest against scikit-learn, both on many seeded random inputs."""
+"""Probabilistic F1 against Kaggle's own code, the rest against scikit-learn or its definition; bootstrap intervals."""
 
 import json
 import math
@@ -10,14 +10,28 @@ import numpy as np
 import pytest
 import torch
 
+from efficientnet.bootstrap import (
+    RANKING,
+    Draws,
+    bootstrap_interval,
+    interval,
+    summarise,
+    values_in_draws,
+    weighted_metrics,
+)
 from efficientnet.metrics import (
     average_precision,
     best_threshold,
-    bootstrap_interval,
+    brier_score,
+    clshub_pf1,
+    expected_calibration_error,
+    precision_and_recall_rate,
     probabilistic_f1,
+    reliability,
     roc_auc,
     sensitivity_and_specificity,
-    summarise,
+    sensitivity_at_specificity,
+    specificity_at_sensitivity,
 )
 
 
@@ -139,8 +153,14 @@ METRICS = [
     best_threshold,
     roc_auc,
     average_precision,
-    summarise,
+    brier_score,
+    clshub_pf1,
+    expected_calibration_error,
+    reliability,
+    sensitivity_at_specificity,
+    specificity_at_sensitivity,
     lambda labels, probabilities: sensitivity_and_specificity(labels, probabilities, 0.5),
+    lambda labels, probabilities: precision_and_recall_rate(labels, probabilities, 0.5),
     lambda labels, probabilities: bootstrap_interval(labels, probabilities, None),
 ]
 
@@ -180,7 +200,7 @@ def test_beta_must_be_positive(metric, beta):
 
 
 def test_metrics_import_no_torch():
-    code = "import sys, efficientnet.metrics; sys.exit('torch' in sys.modules)"
+    code = "import sys, efficientnet.bootstrap; sys.exit('torch' in sys.modules)"
     root = Path(__file__).resolve().parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
@@ -295,6 +315,75 @@ def test_ranking_is_undefined_where_a_class_is_absent():
     assert average_precision([1, 1], [0.1, 0.2]) == 1.0
 
 
+def test_clshub_pf1_is_its_definition_and_ours_in_percent_from_a_mass_of_one():
+    for labels, scores, _ in random_cases(200):
+        true_mass, mass, positives = scores[labels == 1].sum(), scores.sum(), labels.sum()
+        precision, recall = true_mass / max(mass, 1), true_mass / max(positives, 1)
+        expected = 200 * precision * recall / (precision + recall) if precision > 0 and recall > 0 else 0
+        assert clshub_pf1(labels, scores) == pytest.approx(expected)
+        if mass >= 1 and (scores >= 0).all() and (scores <= 1).all():
+            assert clshub_pf1(labels, scores) == pytest.approx(100 * probabilistic_f1(labels, scores))
+    assert clshub_pf1([1, 0], [0.3, 0.2]) == pytest.approx(30.0)  # the mass of 0.5 counts as 1
+    assert clshub_pf1([0, 0], [0.3, 0.2]) == clshub_pf1([], []) == 0.0
+
+
+def test_brier_score_is_that_of_scikit_learn():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    for labels, scores in both_classes(random_cases(60)):
+        mass = np.clip(scores, 0, 1)
+        assert brier_score(labels, scores) == pytest.approx(sklearn.brier_score_loss(labels, mass))
+    assert math.isnan(brier_score([], []))
+
+
+def test_precision_is_that_of_scikit_learn_and_the_recall_rate_the_share_called():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    for labels, scores, _ in random_cases(60):
+        calls = scores >= 0.5
+        precision, recall_rate = precision_and_recall_rate(labels, scores, 0.5)
+        assert recall_rate == calls.mean()
+        if calls.any():
+            assert precision == pytest.approx(sklearn.precision_score(labels, calls))
+        else:
+            assert math.isnan(precision)
+    with pytest.raises(ValueError, match="threshold"):
+        precision_and_recall_rate([0, 1], [0.1, 0.9], math.nan)
+
+
+def test_sensitivity_and_specificity_at_each_other_are_the_best_points_of_the_roc_curve():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    for labels, scores in both_classes(random_cases(200)):
+        false_rate, sensitivity, _ = sklearn.roc_curve(labels, scores, drop_intermediate=False)
+        for least in (0.5, 0.9):
+            within = 1 - false_rate >= least - 1e-12
+            assert sensitivity_at_specificity(labels, scores, least) == pytest.approx(sensitivity[within].max())
+            within = sensitivity >= least - 1e-12
+            assert specificity_at_sensitivity(labels, scores, least) == pytest.approx((1 - false_rate[within]).max())
+    assert math.isnan(sensitivity_at_specificity([1, 1], [0.1, 0.9]))
+    assert math.isnan(specificity_at_sensitivity([0, 0], [0.1, 0.9]))
+
+
+def test_a_reliability_table_has_every_breast_once_in_bins_of_about_equal_counts():
+    generator = np.random.default_rng(0)
+    probabilities = generator.random(1000) ** 3
+    labels = generator.random(1000) < probabilities
+    table = reliability(labels, probabilities)
+    assert [each.count for each in table] == [100] * 10
+    order = np.argsort(probabilities)
+    for number, each in enumerate(table):
+        own = order[100 * number : 100 * (number + 1)]
+        assert each.predicted == pytest.approx(probabilities[own].mean())
+        assert (each.positives, each.observed) == (labels[own].sum(), pytest.approx(labels[own].mean()))
+    expected = np.mean([abs(each.predicted - each.observed) for each in table])
+    assert expected_calibration_error(labels, probabilities) == pytest.approx(expected)
+    assert expected_calibration_error(labels, np.clip(probabilities + 0.3, 0, 1)) > expected + 0.2
+
+
+def test_equal_probabilities_share_a_bin():
+    assert reliability([0, 1, 1, 1], [0.5] * 4) == [(4, 3, 0.5, 0.75)]
+    assert expected_calibration_error([0, 1, 1, 1], [0.5] * 4) == 0.25
+    assert reliability([], []) == [] and math.isnan(expected_calibration_error([], []))
+
+
 def screening(patients: int, seed: int = 0):
     """Labels, probabilities and patients of two breasts each, about one in ten with cancer."""
     generator = np.random.default_rng(seed)
@@ -367,6 +456,125 @@ def test_the_interval_covers_the_true_score_about_as_often_as_it_says():
     assert covered_by_breast / 200 < 0.8
 
 
+def definitions(labels, scores, threshold):
+    """What `weighted_metrics` computes, by the functions of `metrics`."""
+    sensitivity, specificity = sensitivity_and_specificity(labels, scores, threshold)
+    precision, recall_rate = precision_and_recall_rate(labels, scores, threshold)
+    return {
+        "pf1": probabilistic_f1(labels, scores),
+        "brier": brier_score(labels, scores),
+        "clshub_pf1": clshub_pf1(labels, scores),
+        "auc": roc_auc(labels, scores),
+        "average_precision": average_precision(labels, scores),
+        "sensitivity_at_90_specificity": sensitivity_at_specificity(labels, scores),
+        "specificity_at_90_sensitivity": specificity_at_sensitivity(labels, scores),
+        "pf1_best": probabilistic_f1(labels, scores >= threshold),
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "precision": precision,
+        "recall_rate": recall_rate,
+    }
+
+
+def test_a_breast_of_weight_two_counts_as_two_breasts():
+    for labels, scores, generator in random_cases(300):
+        weights = generator.integers(0, 4, (3, len(labels)))
+        found = weighted_metrics(labels == 1, scores, weights.astype(float), {"": 0.4})
+        for row, weight in enumerate(weights):
+            drawn = np.repeat(np.arange(len(labels)), weight)
+            expected = definitions(labels[drawn], scores[drawn], 0.4)
+            assert {name: found[name][row] for name in expected} == pytest.approx(expected, nan_ok=True, abs=1e-12)
+
+
+def test_with_a_weight_of_one_the_calibration_error_is_the_unweighted_one():
+    for labels, scores, _ in random_cases(50):
+        found = weighted_metrics(labels == 1, scores, np.ones((1, len(labels))))["expected_calibration_error"]
+        assert found[0] == pytest.approx(expected_calibration_error(labels, scores))
+
+
+def test_blocks_of_draws_and_single_draws_give_the_intervals_of_the_general_bootstrap():
+    labels, probabilities, patients = screening(60)
+    summary = summarise(labels, probabilities, groups=patients)
+    for name, metric in (("auc", roc_auc), ("brier", brier_score), ("average_precision", average_precision)):
+        expected = bootstrap_interval(labels, probabilities, patients, metric)
+        assert summary[f"{name}_interval"] == pytest.approx(expected)
+    whole = Draws.of(patients)
+    parts = Draws(whole.places, whole.counts[:7])
+    every = values_in_draws(lambda weights: {"sum": weights @ probabilities}, whole, patients)["sum"]
+    some = values_in_draws(lambda weights: {"sum": weights @ probabilities}, parts, patients)["sum"]
+    assert every.shape == (1000,) and every[:7] == pytest.approx(some)
+
+
+def test_a_subgroup_is_drawn_with_the_patients_of_all():
+    labels, probabilities, patients = screening(60)
+    draws = Draws.of(patients)
+    assert (draws.counts.sum(1) == 60).all()
+    own = np.arange(120) < 50
+    metrics = {}
+    for row, weights in enumerate(draws.counts[:5, draws.columns(patients)]):
+        drawn = np.repeat(np.arange(120), weights * own)
+        metrics[row] = roc_auc(labels[drawn], probabilities[drawn])
+    part = [patient for patient, use in zip(patients, own, strict=True) if use]
+    found = values_in_draws(lambda w: weighted_metrics(labels[own] == 1, probabilities[own], w), draws, part)["auc"]
+    assert found[:5] == pytest.approx(list(metrics.values()), nan_ok=True)
+
+
+def test_ranking_metrics_depend_on_the_order_alone():
+    for labels, scores, generator in random_cases(50):
+        weights = generator.integers(0, 3, (4, len(labels))).astype(float)
+        first = weighted_metrics(labels == 1, scores, weights)
+        second = weighted_metrics(labels == 1, np.exp(scores) - 7, weights)
+        for name in RANKING:
+            assert first[name] == pytest.approx(second[name], nan_ok=True)
+
+
+def coverage(trials: int, patients: int) -> dict[str, float]:
+    """How often the 95 % interval of each metric holds the metric's value for very many patients.
+
+    A patient's two breasts share a tendency, and each is positive with the probability that its score says.
+    """
+
+    def sample(generator, count):
+        shared = np.repeat(generator.normal(0, 0.7, count), 2)
+        logits = -2.0 + shared + generator.normal(0, 1, 2 * count)
+        probabilities = 1 / (1 + np.exp(-logits))
+        return generator.random(2 * count) < 1 / (1 + np.exp(-(1.3 * logits + 0.5))), probabilities
+
+    labels, probabilities = sample(np.random.default_rng(99), 400_000)
+    truth = {name: value[0] for name, value in values_at(labels, probabilities, np.ones((1, len(labels)))).items()}
+    hits = dict.fromkeys(truth, 0)
+    groups = np.repeat(np.arange(patients), 2).tolist()
+    for trial in range(trials):
+        labels, probabilities = sample(np.random.default_rng(trial), patients)
+        drawn = values_in_draws(
+            lambda weights, y=labels, p=probabilities: values_at(y, p, weights),
+            Draws.of(groups, samples=400, seed=trial),
+            groups,
+        )
+        for name, values in drawn.items():
+            low, high = interval(values)
+            hits[name] += low <= truth[name] <= high
+    return {name: count / trials for name, count in hits.items()}
+
+
+def values_at(labels, probabilities, weights):
+    values = weighted_metrics(labels, probabilities, weights, {"": 0.3})
+    # It is never negative, so that chance alone raises it, and the true one is not in the interval.
+    return {name: value for name, value in values.items() if name != "expected_calibration_error"}
+
+
+def test_intervals_of_all_metrics_cover_the_truth_about_as_often_as_they_say():
+    """A sample of the nightly test: of 60 trials, 52 or fewer would be by chance less than once in 100."""
+    for name, share in coverage(60, 200).items():
+        assert share >= 0.85, (name, share)
+
+
+@pytest.mark.nightly
+def test_intervals_of_all_metrics_cover_the_truth_in_95_percent():
+    for name, share in coverage(1000, 400).items():
+        assert 0.925 <= share <= 0.975, (name, share)
+
+
 def test_draws_without_a_value_are_left_out():
     labels, probabilities = [1, 0, 0, 0], [0.9, 0.1, 0.2, 0.3]
     assert bootstrap_interval(labels, probabilities, None, metric=roc_auc) == (1.0, 1.0)
@@ -423,6 +631,9 @@ def test_the_summary_says_what_the_functions_say():
     called, given = probabilities >= threshold, probabilities >= 0.35
     sensitivity, specificity = sensitivity_and_specificity(labels, probabilities, threshold)
     given_sensitivity, given_specificity = sensitivity_and_specificity(labels, probabilities, 0.35)
+    intervals = {name: summary.pop(f"{name}_interval") for name in [*summary] if f"{name}_interval" in summary}
+    without = ("count", "positives", "threshold", "given_threshold", "pf1_all_ones")
+    assert set(summary) - set(intervals) == set(without)
     assert summary == {
         "count": 120,
         "positives": int(labels.sum()),
@@ -431,17 +642,28 @@ def test_the_summary_says_what_the_functions_say():
         "threshold": threshold,
         "auc": roc_auc(labels, probabilities),
         "average_precision": average_precision(labels, probabilities),
+        "sensitivity_at_90_specificity": sensitivity_at_specificity(labels, probabilities, 0.9),
+        "specificity_at_90_sensitivity": specificity_at_sensitivity(labels, probabilities, 0.9),
+        "brier": brier_score(labels, probabilities),
+        "expected_calibration_error": expected_calibration_error(labels, probabilities),
+        "clshub_pf1": clshub_pf1(labels, probabilities),
         "sensitivity": sensitivity,
         "specificity": specificity,
+        "precision": precision_and_recall_rate(labels, probabilities, threshold)[0],
+        "recall_rate": precision_and_recall_rate(labels, probabilities, threshold)[1],
         "pf1_all_ones": pytest.approx(2 * labels.mean() / (1 + labels.mean())),
         "given_threshold": 0.35,
         "pf1_at_given_threshold": probabilistic_f1(labels, given),
         "sensitivity_at_given_threshold": given_sensitivity,
         "specificity_at_given_threshold": given_specificity,
-        "pf1_interval": list(bootstrap_interval(labels, probabilities, patients)),
-        "pf1_best_interval": list(bootstrap_interval(labels, called, patients)),
-        "pf1_at_given_threshold_interval": list(bootstrap_interval(labels, given, patients)),
+        "precision_at_given_threshold": precision_and_recall_rate(labels, probabilities, 0.35)[0],
+        "recall_rate_at_given_threshold": precision_and_recall_rate(labels, probabilities, 0.35)[1],
     }
+    assert intervals["pf1"] == pytest.approx(bootstrap_interval(labels, probabilities, patients))
+    assert intervals["pf1_best"] == pytest.approx(bootstrap_interval(labels, called, patients))
+    assert intervals["pf1_at_given_threshold"] == pytest.approx(bootstrap_interval(labels, given, patients))
+    for name, (low, high) in intervals.items():
+        assert low <= summary[name] <= high or name == "expected_calibration_error"
 
 
 @pytest.mark.parametrize(

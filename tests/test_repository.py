@@ -16,7 +16,7 @@ SOURCES = sorted([*ROOT.glob("*.py"), *(ROOT / "efficientnet").rglob("*.py")])
 LAYERS = [
     {"common"},
     {"scaling", "layers", "metrics"},
-    {"baselines"},
+    {"baselines", "bootstrap"},
     {"complexity", "architecture"},
     {"model"},
     {"weights", "inference", "analysis"},

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from efficientnet import B0, Coefficients, create_model, scale
-from efficientnet.mammography.loss import masked_binary_cross_entropy
+from efficientnet.mammography.loss import screening_loss
+from efficientnet.mammography.targets import Target
 from efficientnet.training.batch_norm import recalibrate_batch_norm
 from efficientnet.training.distributed import Process, start
 from efficientnet.training.learner import take_step
@@ -38,7 +39,7 @@ def losses_with_batch_norm(mode: str, process: Process, factors: Coefficients) -
         sampler.epoch = epoch
         for draws in sampler:
             rows = [draw.index for draw in draws]
-            loss = masked_binary_cross_entropy(ddp(IMAGES[rows]), LABELS[rows, None].float())
+            loss = screening_loss(ddp(IMAGES[rows]), LABELS[rows, None].float(), (Target("cancer"),))
             loss.backward()
             take_step(optimizer, scaler, model.parameters(), clip=1.0)
             losses.append(sum(process.gather(loss.item())) / process.world_size)

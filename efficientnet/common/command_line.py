@@ -34,8 +34,11 @@ def is_first_here() -> bool:
     return int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
-# Whether pip installed this command: by its name, or because the wheel has the scripts in a folder of their own.
-INSTALLED = Path(sys.argv[0]).name.startswith("efficientnet-") or (Path(__file__).parents[1] / "commands").is_dir()
+# The wheel holds the three scripts in a folder of the package; in a clone they stand beside it.
+IN_WHEEL = Path(__file__).parents[1] / "commands"
+SCRIPTS = IN_WHEEL if IN_WHEEL.is_dir() else Path(__file__).parents[2]
+# Whether pip installed this command: by its name, or because the scripts are in the package.
+INSTALLED = Path(sys.argv[0]).name.startswith("efficientnet-") or IN_WHEEL.is_dir()
 
 
 def program_name(start: str) -> str:

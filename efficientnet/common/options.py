@@ -31,6 +31,13 @@ class Size(argparse.Action):
         setattr(namespace, self.dest, (values[0], values[-1]))
 
 
+class Several(argparse.Action):
+    """An argparse action: stores the values as a tuple."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _: Any) -> None:
+        setattr(namespace, self.dest, tuple(values))
+
+
 def add_options(
     parser: argparse._ActionsContainer,
     kind: type,

@@ -1,4 +1,4 @@
-"""Prediction: logits of images, and a fast path that computes the same function in fewer steps.
+"""Prediction: logits of images, a fast path that computes the same function in fewer steps, and class-activation maps.
 
 fast_path     start here: `optimize_for_inference` and the model that it returns
 as_built      which layers of a network the fast path may replace
@@ -6,6 +6,7 @@ folded        the layers of the fast path, with batch norm folded into the convo
 onednn        its convolutions on a CPU, fused with activations and sums
 precision     fp32, bf16, fp16
 prediction    logits of a batch, from any model on any device
+activation    which pixels raise an output: class-activation maps for a heat map
 """
 
 from __future__ import annotations

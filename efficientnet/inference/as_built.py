@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from efficientnet.layers import ACTIVATIONS, Convention, SqueezeExcitation
-from efficientnet.model import EfficientNet
+from efficientnet.model import EfficientNet, JointViews
+from efficientnet.pooling import GatedAttention, Pooling
 from efficientnet.scaling import Stage
 
 # Settings that do not matter in evaluation, or that the fast path reads from the layer itself.
@@ -23,20 +24,22 @@ FREE_SETTINGS = {"training", "eps", "momentum", "rate", "inplace"}
 ACTIVATION_KINDS = {*ACTIVATIONS.values()}
 # Classes that behave the same in training and in evaluation.
 WITHOUT_MODES = (
-    *(nn.Sequential, nn.ModuleList, nn.Identity, nn.Conv2d, nn.Linear, SqueezeExcitation),
+    *(nn.Sequential, nn.ModuleList, nn.Identity, nn.Conv2d, nn.Linear, SqueezeExcitation, Pooling, GatedAttention),
     *ACTIVATION_KINDS,
 )
 
 
 def check_network(model: nn.Module) -> None:
     """Raise TypeError, naming the module and its class, for a network that copies of its layers cannot reproduce."""
-    if type(model) is not EfficientNet:
+    if type(model) not in (EfficientNet, JointViews):
         raise TypeError(
             f"the fast path needs an EfficientNet, not {type(model).__name__}: "
             "a wrapper or a subclass may compute something else"
         )
     if has_hooks(model):
-        raise TypeError("the network (EfficientNet) has forward hooks, which the fast path would not run: remove them")
+        raise TypeError(
+            f"the network ({type(model).__name__}) has forward hooks, which the fast path would not run: remove them"
+        )
     for name, module in model.named_modules():
         what = f"{name or 'the network'} ({type(module).__name__})"
         patched = [name for name in vars(module) if callable(getattr(type(module), name, None))]
@@ -48,27 +51,29 @@ def check_network(model: nn.Module) -> None:
 
 
 def changed_layers(model: EfficientNet) -> tuple[str, ...]:
-    """The names of the stem, blocks and head that are not as built, such as "body.1.0" or "head"."""
-    built = dict(named_layers(network_as_built(model.stages, model.convention)))
+    """The names of the stem, blocks, head and pooling that are not as built, such as "body.1.0" or "head"."""
+    pooling = model.pooling.kind if isinstance(model.pooling, Pooling) else "mean"
+    built = dict(named_layers(network_as_built(model.stages, model.convention, pooling)))
     return tuple(
         name for name, layer in named_layers(model) if name not in built or not is_as_built(layer, built[name])
     )
 
 
 def named_layers(model: EfficientNet) -> Iterator[tuple[str, nn.Module]]:
-    """The stem, the blocks and the head, with their names in the model."""
+    """The stem, the blocks, the head and the pooling, with their names in the model."""
     yield "stem", model.stem
     for number, stage in enumerate(model.body):
         for place, block in enumerate(stage):
             yield f"body.{number}.{place}", block
     yield "head", model.head
+    yield "pooling", model.pooling
 
 
 @functools.cache
-def network_as_built(stages: Sequence[Stage], convention: Convention) -> EfficientNet:
+def network_as_built(stages: Sequence[Stage], convention: Convention, pooling: str) -> EfficientNet:
     """The network of these stages on the meta device, without weights."""
     with torch.device("meta"):
-        return EfficientNet(stages, convention=convention)
+        return EfficientNet(stages, convention=convention, pooling=pooling)
 
 
 def is_as_built(layer: nn.Module, built: nn.Module) -> bool:

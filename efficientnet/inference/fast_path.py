@@ -43,7 +43,8 @@ from efficientnet.inference.folded import (
 from efficientnet.inference.onednn import FusedConvolution, onednn_fuses
 from efficientnet.inference.precision import PRECISIONS, autocast
 from efficientnet.layers import ConvNormAct, MBConv, SqueezeExcitation
-from efficientnet.model import EfficientNet, check_input, last_of_each_resolution
+from efficientnet.model import EfficientNet, JointViews, check_input, last_of_each_resolution
+from efficientnet.pooling import pool_views
 
 
 def optimize_for_inference(
@@ -51,9 +52,9 @@ def optimize_for_inference(
 ) -> InferenceModel:
     """A copy of the model for prediction. It computes what the model does in evaluation, with its weights and device.
 
-    A stem, block or head that was changed in any way (another norm or activation, a bias, a wrapper, hooks,
+    A stem, block, head or pooling that was changed in any way (another norm or activation, a bias, a wrapper, hooks,
     parametrizations) is copied as it is, in fp32, and is no faster than before; the result's `kept` names these
-    layers. Dropout and classifier may be anything and are copied too.
+    layers. Dropout, classifier and the attention of `JointViews` may be anything and are copied too.
 
     The copy has no gradients (no output has a graph, so `backward()` is an error), no training, no stochastic depth,
     and other names of layers. Hooks on a copied layer run with the copy; a hook that is a method is bound to a
@@ -90,6 +91,7 @@ def optimize_for_inference(
 class InferenceModel(nn.Module):
     """The network on the fast path: (N, in_channels, H, W) -> float32 logits (N, num_classes), without a graph.
 
+    Made from a `JointViews`, it takes the same input as that, (N, V, in_channels, H, W), and absent views are nan.
     H and W are at least 32 pixels. It has the attributes `stages`, `in_channels`, `num_classes` and `num_features` of
     the `EfficientNet`, and its methods `forward_features` and `feature_maps`. It is for prediction only: no gradient
     goes through it, and `train()` changes nothing. It stays on its device and in its types: `to`, `cuda`, `half` and
@@ -98,7 +100,8 @@ class InferenceModel(nn.Module):
     `state_dict()` holds all weights, and loads into a fast path that was made with the same options. `parameters()`
     leaves out the weights of convolutions, which are not parameters here: count those of the `EfficientNet` instead.
 
-    kept: names of the layers that are not as built and were copied as they are, such as "stem", "body.1.0" or "head".
+    kept: names of the layers that are not as built and were copied as they are, such as "stem", "body.1.0", "head" or
+        "pooling".
     """
 
     def __init__(self, model: EfficientNet, precision: str, fused: bool) -> None:
@@ -121,22 +124,33 @@ class InferenceModel(nn.Module):
             nn.Sequential(*(rewrite(f"body.{number}.{place}", block) for place, block in enumerate(stage)))
             for number, stage in enumerate(model.body)
         )
+        self.averages = "pooling" not in self.kept and model.pooling.kind == "mean"
+        self.pooling = copy_of(model.pooling, "pooling")
+        self.attention = copy_of(model.attention, "attention") if isinstance(model, JointViews) else None
         self.dropout, self.classifier = copy_of(model.dropout, "dropout"), copy_of(model.classifier, "classifier")
         self.compiled: Callable[[Tensor], Tensor] | None = None
         self.eval()
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        check_input(x, self.in_channels)
-        return self.compiled(x) if self.compiled else self.logits(x)
+        x = pool_views(x, self.pooled_features, self.attention) if self.attention else self.pooled_features(x)
+        with self.autocast():
+            logits = self.classifier(self.dropout(x))
+            return logits.float() if isinstance(logits, Tensor) else logits  # a classifier may have several outputs
 
-    def logits(self, x: Tensor) -> Tensor:
-        """`forward` without the input check."""
+    @torch.no_grad()
+    def pooled_features(self, x: Tensor) -> Tensor:
+        """See `EfficientNet.pooled_features`; in fp32."""
+        check_input(x, self.in_channels)
+        return self.compiled(x) if self.compiled else self.pooled_unchecked(x)
+
+    def pooled_unchecked(self, x: Tensor) -> Tensor:
         with self.autocast():
             *_, x = self.stage_outputs(x)
-            pooled = mean_of_pixels(self.head(x), self.pooled).float()
-            logits = self.classifier(self.dropout(pooled))
-            return logits.float() if isinstance(logits, Tensor) else logits  # a classifier may have several outputs
+            x = self.head(x)
+            if self.averages:
+                return mean_of_pixels(x, self.pooled).float()
+            return self.pooling(x.float().contiguous()).float()  # of a mirror image, the same
 
     @torch.no_grad()
     def forward_features(self, x: Tensor) -> Tensor:
@@ -185,10 +199,10 @@ class InferenceModel(nn.Module):
     __prepare_scriptable__ = EfficientNet.__prepare_scriptable__
 
     def compile_network(self) -> None:
-        """Compile `logits` for `forward`, with the weights as constants that are laid out once for the kernels."""
+        """Compile all but the classifier, with the weights as constants that are laid out once for the kernels."""
         import torch._inductor.config as inductor
 
-        compiled = torch.compile(self.logits)
+        compiled = torch.compile(self.pooled_unchecked)
 
         def frozen(x: Tensor) -> Tensor:
             with inductor.patch(freezing=True), torch.no_grad():

@@ -8,12 +8,21 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from efficientnet.mammography.crops import random_resized_crop
 from efficientnet.training.sampler import Draw
 
 
-def augment_draw(picture: np.ndarray, draw: Draw, seed: int, strength: float) -> np.ndarray:
-    """`augment` with the random numbers of this draw: the same in every worker, on every rank and in every rerun."""
-    return augment(picture, draw.generator(seed), strength)
+def augment_draw(
+    picture: np.ndarray, draw: Draw, seed: int, strength: float, crop_size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """`augment` with the random numbers of this draw: the same in every worker, on every rank and in every rerun.
+
+    crop_size: first take a `random_resized_crop` of this size, mirrored half of the time.
+    """
+    generator = draw.generator(seed)
+    if crop_size is not None:
+        picture = random_resized_crop(picture, generator, crop_size)
+    return augment(picture, generator, strength)
 
 
 def augment(picture: np.ndarray, generator: np.random.Generator, strength: float = 1.0) -> np.ndarray:

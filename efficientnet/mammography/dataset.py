@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from efficientnet.mammography.crops import centre
 from efficientnet.mammography.dicom.reading import ImageError
 from efficientnet.mammography.picture import read_picture
 from efficientnet.mammography.preprocessing import Preprocessing
 from efficientnet.mammography.table import Table
+from efficientnet.training.sampler import Draw
 from efficientnet.training.task import Item
 
 Transform = Callable[[np.ndarray, Any], np.ndarray]
@@ -27,6 +30,8 @@ class MammogramDataset(Dataset):
     transform(picture, key): a variation of the preprocessed picture, for training.
     replace_broken: in training, replace an unreadable image by the next readable one with the same first label;
         otherwise the item is blank, with readable=False.
+    readings: the settings with which each row's file is read, where they differ in `SOURCE_SETTINGS`, as those of
+        several data folders may; None reads all with `preprocessing`.
     """
 
     def __init__(
@@ -36,9 +41,11 @@ class MammogramDataset(Dataset):
         preprocessing: Preprocessing,
         transform: Transform | None = None,
         replace_broken: bool = False,
+        readings: Sequence[Preprocessing] | None = None,
     ) -> None:
         self.table, self.files, self.preprocessing = table, list(files), preprocessing
         self.transform, self.replace_broken = transform, replace_broken
+        self.readings = None if readings is None else list(readings)
         self.labels = table.labels
 
     def __len__(self) -> int:
@@ -47,36 +54,106 @@ class MammogramDataset(Dataset):
     def __getitem__(self, key: Any) -> Item:
         wanted = key if isinstance(key, int) else key.index
         failures: list[str] = []
-        for index in self.candidates(wanted):
-            try:
-                picture = self.picture(index)
-            except ImageError as error:
-                failures.append(str(error))
-                continue
-            if self.transform is not None:
-                picture = self.transform(picture, key)
-            target = torch.from_numpy(self.labels[index].copy())
-            image_id = self.table.rows[index].image_id
-            return Item(to_tensor(picture, self.preprocessing), target, index, image_id, failures)
-        blank = to_tensor(np.zeros(self.preprocessing.image_size, np.float32), self.preprocessing)
+        for index in candidates(self.labels, wanted, self.replace_broken):
+            image = self.read(index, key, failures)
+            if image is not None:
+                return Item(image, label(self.labels, index), index, self.table.rows[index].image_id, failures)
         missing = torch.full((self.labels.shape[1],), torch.nan)
-        return Item(blank, missing, wanted, self.table.rows[wanted].image_id, failures, readable=False)
+        return Item(self.blank(), missing, wanted, self.table.rows[wanted].image_id, failures, readable=False)
 
-    def candidates(self, index: int) -> Iterator[int]:
-        """Yield the row itself and, with `replace_broken`, up to 20 rows that may replace it."""
-        yield index
-        if self.replace_broken:
-            same = np.flatnonzero(self.labels[:, 0] == self.labels[index, 0])
-            place = int(np.searchsorted(same, index))
-            for step in range(1, min(21, same.size)):
-                yield int(same[(place + step) % same.size])
+    def read(self, index: int, key: Any, failures: list[str]) -> Tensor | None:
+        """The image (C, H, W) of a row, varied for this key; None, with a line in `failures`, if it is unreadable."""
+        try:
+            picture = self.picture(index)
+        except ImageError as error:
+            failures.append(str(error))
+            return None
+        picture = self.transform(picture, key) if self.transform else centre(picture, self.preprocessing)
+        return to_tensor(picture, self.preprocessing)
+
+    def blank(self) -> Tensor:
+        """An image (C, H, W) without a breast."""
+        size = self.preprocessing.input_size or self.preprocessing.image_size
+        return to_tensor(np.zeros(size, np.float32), self.preprocessing)
 
     def picture(self, index: int) -> np.ndarray:
         """The preprocessed picture of a row, float32 (height, width) in [0, 1].  Raises ImageError."""
         path, row = self.files[index], self.table.rows[index]
         if path is None:
             raise ImageError(f"{row.patient_id}/{row.image_id}: no image file for this row of {self.table.path.name}")
-        return read_picture(path, self.preprocessing, row.laterality)
+        reading = self.preprocessing if self.readings is None else self.readings[index]
+        return read_picture(path, reading, row.laterality)
+
+
+class BreastDataset(Dataset):
+    """One `Item` per breast of a table: images (V, C, H, W), of which absent ones are nan, and a target (T,).
+
+    With an int as key, V is the greatest number of images of a breast, and an item has all of them. With a `Draw`, V is
+    `views`: that many images are chosen at random, of different views if the breast has them, and each is varied with
+    random numbers of its own. The draw and the seed alone determine the result.
+
+    Unreadable images are left out. A breast without a readable image is replaced or blank, as in `MammogramDataset`.
+    """
+
+    def __init__(self, images: MammogramDataset, views: int = 2, seed: int = 0) -> None:
+        self.images, self.views, self.seed = images, views, seed
+        self.breasts, self.labels = images.table.breasts, images.table.breast_labels
+        self.most = max((len(breast.rows) for breast in self.breasts), default=0)
+
+    def __len__(self) -> int:
+        return len(self.breasts)
+
+    def __getitem__(self, key: int | Draw) -> Item:
+        wanted, views = (key.index, self.views) if isinstance(key, Draw) else (key, self.most)
+        failures: list[str] = []
+        for index in candidates(self.labels, wanted, self.images.replace_broken):
+            images = self.read(index, key, views, failures)
+            if images:
+                target, readable = label(self.labels, index), True
+                break
+        else:
+            index, images = wanted, [self.images.blank()]
+            target, readable = torch.full((self.labels.shape[1],), torch.nan), False
+        absent = [torch.full_like(images[0], torch.nan)] * (views - len(images))
+        name = self.breasts[index].prediction_id
+        return Item(torch.stack([*images, *absent]), target, index, name, failures, readable)
+
+    def read(self, index: int, key: int | Draw, views: int, failures: list[str]) -> list[Tensor]:
+        """The first readable images of a breast, at most `views`: in the table's order, or in that of the draw."""
+        images: list[Tensor] = []
+        for row in self.drawn(index, key) if isinstance(key, Draw) else self.breasts[index].rows:
+            if len(images) < views:
+                # The draw's stream 0 gives the order.
+                its_key = key._replace(stream=1 + len(images)) if isinstance(key, Draw) else key
+                image = self.images.read(row, its_key, failures)
+                images += [] if image is None else [image]
+        return images
+
+    def drawn(self, index: int, draw: Draw) -> list[int]:
+        """The rows of a breast in a random order: first one of each view, then a second one of each, and so on."""
+        rows, earlier = self.images.table.rows, Counter()
+
+        def turn(row: int) -> int:
+            earlier[rows[row].view] += 1
+            return earlier[rows[row].view]
+
+        return sorted(draw.generator(self.seed).permutation(self.breasts[index].rows).tolist(), key=turn)
+
+
+def candidates(labels: np.ndarray, index: int, replace_broken: bool) -> Iterator[int]:
+    """Yield the place itself and, with `replace_broken`, up to 20 others with the same first label (N, T)."""
+    yield index
+    if replace_broken:
+        first = labels[:, 0]
+        same = np.flatnonzero(np.isnan(first) if np.isnan(first[index]) else first == first[index])
+        place = int(np.searchsorted(same, index))
+        for step in range(1, min(21, same.size)):
+            yield int(same[(place + step) % same.size])
+
+
+def label(labels: np.ndarray, index: int) -> Tensor:
+    """The labels (T,) of one place, as a copy."""
+    return torch.from_numpy(labels[index].copy())
 
 
 def to_tensor(picture: np.ndarray, settings: Preprocessing) -> Tensor:

@@ -3,34 +3,56 @@
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from efficientnet.common.command_line import output_file
+from efficientnet.common.command_line import number, output_file
 from efficientnet.common.errors import UserError
 from efficientnet.common.options import add_options, given_options, group_of
-from efficientnet.mammography.dataset import MammogramDataset
+from efficientnet.mammography.dataset import BreastDataset, MammogramDataset
 from efficientnet.mammography.dicom.headers import check_decoders, refused_in_sample
+from efficientnet.mammography.figures import as_text, figures, score_line, scores_by_view
 from efficientnet.mammography.image_files import data_folder, find_images
+from efficientnet.mammography.layouts import find_table
 from efficientnet.mammography.loss import lower_first
 from efficientnet.mammography.prepare.folder import check_prepared, otherwise_read
 from efficientnet.mammography.preprocessing import MOST_BITS, PICTURE_SETTINGS, SOURCE_SETTINGS, Preprocessing
 from efficientnet.mammography.raster import Survey, survey
-from efficientnet.mammography.report import metric_texts, score_line
-from efficientnet.mammography.scoring import bytes_of, score_breasts, sigmoid, write_predictions, write_submission
+from efficientnet.mammography.scoring import (
+    BreastScores,
+    bytes_of,
+    score_breasts,
+    write_images,
+    write_predictions,
+    write_submission,
+)
 from efficientnet.mammography.settings import DEMO_PATIENTS, ScreeningSettings, column_mapping, phantom_folder
 from efficientnet.mammography.table import Table, read_table
 from efficientnet.mammography.table_columns import without_absent_labels
-from efficientnet.mammography.trained import Trained, check_alike, held_out, split_warnings
+from efficientnet.mammography.targets import output_probabilities
+from efficientnet.mammography.trained import (
+    Trained,
+    as_one,
+    check_alike,
+    held_out,
+    shared_calibration,
+    shared_threshold,
+    split_warnings,
+)
 from efficientnet.training.task import Report
 
 SUBMITTED = "cancer"  # the competition's target
+OUT_OF_FOLD, NO_THRESHOLD = "oof", "none"
+
+
+def threshold_option(text: str) -> str | float:
+    """An argparse type for --threshold."""
+    return text if text in (OUT_OF_FOLD, NO_THRESHOLD) else number(float, 0, 1)(text)
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,8 +82,16 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
         "source files", "default: as in training; --bits of another folder is decided by its own files"
     )
     add_options(files, ScreeningSettings, dict.fromkeys(SOURCE_SETTINGS), SOURCE_SETTINGS)
-    group_of(parser, "output").add_argument(
+    output = group_of(parser, "output")
+    output.add_argument(
         "--submission", type=output_file, metavar="FILE.csv", help="write prediction_id,cancer, one row for each breast"
+    )
+    output.add_argument(
+        "--threshold",
+        type=threshold_option,
+        metavar="oof|none|P",
+        help="what --submission writes: 1 from this threshold and 0 below it, where oof is the one found on held-out "
+        "patients; or none: probabilities (default: oof if it is known; the competition's metric prefers it)",
     )
 
 
@@ -71,7 +101,8 @@ class ScreeningEvaluation:
     data, columns: None for those that the first checkpoint was trained with.
     split: "validation", "test" or "all"; None for "validation" if the folder has a train.csv, else "test".
     aggregate: "mean" or "max" over the images of a breast.  source: SOURCE_SETTINGS that override `as_it_is_read`.
-    flip: whether the caller averages each image with its mirror image.  Raises UserError.
+    flip: whether the caller averages each image with its mirror image.  threshold: of --threshold.
+    soup: the caller averages the members' weights into one network.  Raises UserError.
     """
 
     def __init__(
@@ -84,9 +115,15 @@ class ScreeningEvaluation:
         submission: Path | None = None,
         source: Mapping[str, Any] = MappingProxyType({}),
         flip: bool = False,
+        threshold: str | float | None = None,
+        soup: bool = False,
     ) -> None:
-        self.members, self.aggregate, self.submission = members, aggregate, submission
+        self.submission = submission
         check_alike(members)
+        self.is_joint = members[0].views == "joint"
+        if self.is_joint and aggregate == "max":
+            raise UserError(f"{members[0].path}: scores a breast from all its views together; omit --aggregate max")
+        self.method = "joint" if self.is_joint else aggregate
         first = members[0]
         if submission is not None and first.targets[0] != SUBMITTED:
             raise UserError(
@@ -97,13 +134,17 @@ class ScreeningEvaluation:
         self.root = data_folder(data, ("train.csv", "test.csv"))
         for member in members:
             check_prepared(self.root, replace(member.preprocessing, **source), (*PICTURE_SETTINGS, *source))
-        has_train = (self.root / "train.csv").exists() and data.name != "test.csv"
+        columns = first.columns if columns is None else columns
+        has_train = find_table(self.root, columns).path.exists() and data.name != "test.csv"
         self.split = split or ("validation" if has_train else "test")
         self.is_test = self.split == "test"
-        whole = self.read_table(first.columns if columns is None else columns)
+        whole = self.read_table(first, columns)
         self.image_folder = self.root / ("test_images" if self.is_test else "train_images")
         files = dict(zip(whole.rows, find_images(whole, self.root, self.image_folder.name), strict=True))
         known = [member.known_patients(whole, self.root) for member in members]
+        if soup:
+            members, known = [as_one(members)], [set().union(*known)]
+        self.members = members
         self.table = held_out(members, known, whole) if self.split == "validation" else whole
         self.files = [files[row] for row in self.table.rows]
         check_decoders([file for file in self.files if file is not None])
@@ -112,11 +153,16 @@ class ScreeningEvaluation:
         self.members = [replace(each, preprocessing=replace(each.preprocessing, **ways)) for each in members]
         looks = seen.lines(self.members[0].preprocessing)
 
-        # The members' thresholds apply only if they were tuned on other patients, with breasts scored in the same way.
+        # The members' thresholds were tuned on means, and are honest only for patients whom no member has seen.
+        self.threshold, self.tuned = threshold, shared_threshold(members) if aggregate == "mean" else None
         self.is_fresh = not any(known) and aggregate == "mean"
-        self.allowed = np.ones((len(members), len(self.table.rows)), dtype=bool)
+        if threshold == OUT_OF_FOLD and self.tuned is None:
+            why = "it applies to the mean over images, not to the maximum" if aggregate == "max" else "none is recorded"
+            raise UserError(f"--threshold {OUT_OF_FOLD}: no threshold is known, {why}; pass a number or {NO_THRESHOLD}")
+        scored = self.table.breasts if self.is_joint else self.table.rows
+        self.allowed = np.ones((len(members), len(scored)), dtype=bool)
         if self.split == "validation":
-            self.allowed = np.array([[row.patient_id not in its for row in self.table.rows] for its in known])
+            self.allowed = np.array([[each.patient_id not in its for each in scored] for its in known])
         self.warnings = [
             *self.warnings_about_patients(whole, known),
             *self.warnings_about_files(members, flip),
@@ -168,64 +214,99 @@ class ScreeningEvaluation:
             arguments.submission,
             source,
             arguments.flip,
+            arguments.threshold,
+            arguments.soup,
         )
 
-    def read_table(self, mapping: Mapping[str, str]) -> Table:
-        targets = self.members[0].targets
-        path = self.root / ("test.csv" if self.is_test else "train.csv")
+    def read_table(self, first: Trained, columns: Mapping[str, str]) -> Table:
+        path, mapping, _ = find_table(self.root, columns, "test.csv" if self.is_test else "train.csv")
         # A test table usually has no labels, so drop the label columns that the mapping names but the table lacks.
         present = without_absent_labels(path, mapping) if self.is_test else mapping
-        unlabelled = targets[0] in mapping and targets[0] not in present
-        return read_table(path, targets, present, labels="none" if unlabelled else "optional")
+        scored = first.targets[0]
+        unlabelled = scored in mapping and scored not in present
+        return read_table(path, first.heads, present, labels="none" if unlabelled else "optional")
 
     def input_key(self, member: int) -> Preprocessing:
         return self.members[member].preprocessing
 
-    def dataset(self, member: int) -> MammogramDataset:
-        return MammogramDataset(self.table, self.files, self.members[member].preprocessing)
+    def dataset(self, member: int) -> MammogramDataset | BreastDataset:
+        images = MammogramDataset(self.table, self.files, self.members[member].preprocessing)
+        return BreastDataset(images) if self.is_joint else images
 
     def probabilities(self, member: int, logits: np.ndarray) -> np.ndarray:
-        return sigmoid(lower_first(logits, self.members[member].logit_shift))
+        return output_probabilities(lower_first(logits, self.members[member].logit_shift), self.table.targets)
+
+    def breast_scores(self, probabilities: np.ndarray) -> BreastScores:
+        """The breasts' scores, from mean probabilities (N, O) of the images, or of the breasts for joint views."""
+        scored = np.flatnonzero(~np.isnan(probabilities[:, 0]))
+        return score_breasts(self.table, scored, probabilities[scored], self.method)
+
+    def predictions(self, probabilities: np.ndarray) -> bytes:
+        return bytes_of(write_predictions, self.breast_scores(probabilities), self.table.targets)
+
+    def figures(self, scores: BreastScores, probabilities: np.ndarray) -> dict[str, Any]:
+        """`figures.figures` of the breasts, whose images or, for joint views, themselves have these probabilities."""
+        given = self.threshold if isinstance(self.threshold, float) else None
+        if self.is_fresh and self.threshold in (None, OUT_OF_FOLD):
+            given = self.tuned
+        calibration = shared_calibration(self.members) if self.is_fresh else None
+        readable, by_view = np.flatnonzero(~np.isnan(probabilities[:, 0])), {}
+        if not self.is_joint:
+            by_view = scores_by_view(self.table, readable, probabilities[readable], self.method)
+        return figures(scores, self.table, given, calibration, by_view)
 
     def report(self, probabilities: np.ndarray, failures: Sequence[str]) -> Report:
-        readable = np.flatnonzero(~np.isnan(probabilities[:, 0]))
-        if readable.size == 0 and self.submission is None:
+        scored = int((~np.isnan(probabilities[:, 0])).sum())
+        if scored == 0 and self.submission is None:
             raise UserError(f"no image could be scored; the first error: {failures[0]}")
-        scores = score_breasts(self.table, readable, probabilities[readable], self.aggregate)
-        counts, prior = self.table.counts, float(np.mean([member.prior for member in self.members]))
+        scores, counts = self.breast_scores(probabilities), self.table.counts
         values: dict[str, Any] = {
             "data": str(self.root),
             "split": self.split,
             "patients": counts.patients,
             "breasts": counts.breasts,
             "images": counts.images,
-            "unreadable_images": counts.images - readable.size,
+            "unreadable_images": len(failures) if self.is_joint else counts.images - scored,
             "unscored_breasts": len(scores.unscored),
         }
         lines = ["the table has no labels, so there are no metrics"]
-        if (~np.isnan(scores.labels[:, 0])).any():
-            thresholds = [member.threshold for member in self.members if member.threshold is not None]
-            given = float(np.mean(thresholds)) if thresholds and self.is_fresh else None
-            metrics = scores.metrics(given, intervals=True)
-            values |= metrics
-            lines = [score_line(metrics, "held-out breasts" if self.split == "validation" else "breasts"), ""]
-            lines += [f"{name:<32} {text}" for name, text in metric_texts(metrics).items()]
-        files = {
-            Path("images.csv"): bytes_of(write_images, self.table, probabilities),
-            Path("predictions.csv"): bytes_of(write_predictions, scores, self.table.target_names),
-        }
+        if len(scores.labelled.breasts):
+            found = self.figures(scores, probabilities)
+            values |= found
+            lines = [score_line(found, "held-out breasts" if self.split == "validation" else "breasts")]
+            lines += ["", as_text(found)]
+        files = {Path("predictions.csv"): self.predictions(probabilities)}
+        if not self.is_joint:
+            files[Path("images.csv")] = bytes_of(write_images, self.table, probabilities)
         if self.submission is not None:
-            files[self.submission.absolute()] = bytes_of(write_submission, self.table, scores, prior)
-            line = f"{self.submission}: {counts.breasts} breasts of {self.table.path}"
-            if self.split == "validation":
-                line += ", held-out patients only (for the competition: --split test)"
-            if scores.unscored:
-                line += f", {len(scores.unscored)} of them without a readable image at the prior of {prior:.4f}"
+            content, line = self.submitted(scores)
+            files[self.submission.absolute()] = content
             lines += ["", line]
         problem = None
-        if readable.size == 0:
+        if scored == 0:
             problem = f"{self.image_folder}: no image could be scored; the first error: {failures[0]}"
         return Report(values, "\n".join(lines), files, problem)
+
+    def submitted(self, scores: BreastScores) -> tuple[bytes, str]:
+        """The content of --submission, and a line that says what it is."""
+        prior = float(np.mean([member.prior for member in self.members]))
+        threshold = self.threshold if isinstance(self.threshold, float) else self.tuned
+        if self.threshold == NO_THRESHOLD:
+            threshold = None
+        line = f"{self.submission}: {self.table.counts.breasts} breasts of {self.table.path}"
+        if self.split == "validation":
+            line += ", held-out patients only (for the competition: --split test)"
+        if threshold is None:
+            asked = self.threshold == NO_THRESHOLD
+            line += ", probabilities" if asked else ", probabilities, since no out-of-fold threshold is known"
+            line += " (--threshold P writes 1 from P and 0 below it)"
+        else:
+            which = "the threshold" if isinstance(self.threshold, float) else "the out-of-fold threshold"
+            line += f", 1 from {which} {threshold:.4g} and 0 below it (--threshold none writes probabilities)"
+        if scores.unscored:
+            fallback = f"the prior of {prior:.4f}" if threshold is None else "0"
+            line += f"; {len(scores.unscored)} of them without a readable image, at {fallback}"
+        return bytes_of(write_submission, self.table, scores, prior, threshold), line
 
 
 def as_it_is_read(root: Path, seen: Survey, members: Sequence[Trained]) -> dict[str, Any]:
@@ -234,12 +315,3 @@ def as_it_is_read(root: Path, seen: Survey, members: Sequence[Trained]) -> dict[
     used = (own or members[0]).preprocessing
     ways = {name: getattr(used, name) for name in SOURCE_SETTINGS}
     return ways if own else ways | {"bits": seen.bits or MOST_BITS}
-
-
-def write_images(file: IO[str], table: Table, probabilities: np.ndarray) -> None:
-    """Write one line per readable image: patient_id, image_id, laterality, then each target's probability."""
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["patient_id", "image_id", "laterality", *(f"{n}_probability" for n in table.target_names)])
-    for row, values in zip(table.rows, probabilities, strict=True):
-        if not np.isnan(values[0]):
-            writer.writerow([row.patient_id, row.image_id, row.laterality, *(f"{value:.7g}" for value in values)])

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from efficientnet.mammography.layouts import LAYOUTS, find_layout
 from efficientnet.mammography.table import Row, Table, TableError
 
 DICOM_SUFFIXES = (".dcm", ".dicom", "")  # PACS exports often have no suffix
@@ -17,18 +18,21 @@ SUFFIXES = (*DICOM_SUFFIXES, ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 def folder_of(data: Path, tables: Sequence[str] = ("train.csv",)) -> Path:
     """The folder that --data names, directly or by one of its tables. Its content is not checked."""
+    tables = (*tables, *(table for layout in LAYOUTS.values() for table in layout.tables))
     return data.parent if data.name in tables and data.is_file() else data
 
 
 def data_folder(data: Path, tables: Sequence[str] = ("train.csv",)) -> Path:
-    """`folder_of`, checked: raises TableError if the folder does not exist or holds none of the tables."""
+    """`folder_of`, checked: raises TableError if the folder does not exist, or holds neither a table nor those of a
+    published layout.
+    """
     if not data.exists():
         where = "" if data.is_absolute() else f" in {Path.cwd()}"
         raise TableError(f"{data}: no such folder{where}; --data names the folder with {' or '.join(tables)}")
     data = folder_of(data, tables)
     if data.is_file():
         raise TableError(f"{data}: is a file; --data names the folder with {' or '.join(tables)}")
-    if any((data / table).exists() for table in tables):
+    if any((data / table).exists() for table in tables) or find_layout(data):
         return data
     raise TableError(
         f"{data}: has no {' or '.join(tables)}. Mammograms need a table with patient_id, image_id, laterality and "
@@ -51,10 +55,14 @@ def find_images(table: Table, root: Path, folder: str = "train_images") -> list[
     subfolder in the same way, such as `root/train_images_512`. Each folder is listed once. Raises TableError if two
     subfolders hold images of the table, since either could be meant, and if a file may belong to more than one row.
 
+    If the table is in a published layout, searches where that keeps its images instead of `folder`.
+
     `root/folder` may be a link. Links in it are followed only if they stay within it or within `root`, and count as
     separate files, like copies. Anything that is neither a file nor a folder, such as a pipe, is ignored.
     """
-    base = image_folder(root, folder)
+    if table.layout == "cbis":
+        return find_films(table, root)
+    base = image_folder(root, source_folder(table, folder))
     inside = [os.path.realpath(root), os.path.realpath(base)]
     files = match_images(table, list_images(base, inside))
     if any(files):
@@ -80,6 +88,40 @@ def find_images(table: Table, root: Path, folder: str = "train_images") -> list[
     return next(iter(deeper.values()), files)
 
 
+def source_folder(table: Table, folder: str) -> str:
+    """The name of the folder of the table's images: `folder`, or that of its layout."""
+    return folder if table.layout is None else LAYOUTS[table.layout].folder
+
+
+def find_films(table: Table, root: Path) -> list[Path | None]:
+    """The image file of each row of CBIS-DDSM: in a folder named by the image_id, at any depth, or itself so named.
+
+    Raises TableError if an image has several files of the preferred format.
+    """
+    found: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
+    films, inside = {row.image_id for row in table.rows}, [os.path.realpath(root)]
+
+    def search(folder: str, film: str | None) -> None:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or not stays_in(entry, inside):
+                    continue
+                stem, suffix = os.path.splitext(entry.name)
+                if entry.is_dir():
+                    # Mass-Training_P_00001_LEFT_CC_1 holds a crop and a mask of an abnormality.
+                    if film or entry.name.rpartition("_")[0] not in films:
+                        search(entry.path, entry.name if entry.name in films else film)
+                elif has_suffix(entry.name) and (name := film or (stem if stem in films else None)):
+                    found[name].append((SUFFIXES.index(suffix.lower()), entry.path))
+
+    search(str(root), None)
+    for film, files in found.items():
+        files.sort()
+        if len(files) > 1 and files[0][0] == files[1][0]:
+            raise TableError(f"{files[0][1]} and {files[1][1]}: either could be the image {film}; keep one of them")
+    return [Path(found[row.image_id][0][1]) if row.image_id in found else None for row in table.rows]
+
+
 def image_folder(root: Path, folder: str) -> Path:
     """`root/folder` if that exists, else `root`."""
     return root / folder if (root / folder).is_dir() else root
@@ -101,6 +143,9 @@ def every_image(root: Path, folder: str, found: Iterable[Path]) -> tuple[set[str
 
 def name_hint(table: Table, files: Sequence[Path | None], root: Path, folder: str) -> str | None:
     """A hint on rows without a file: a near match, or where images belong if no row has a file; otherwise None."""
+    if table.layout == "cbis":
+        return None if any(files) else f"put images in {LAYOUTS[table.layout].images}"
+    folder = source_folder(table, folder)
     base = image_folder(root, folder)
     found = set(map(str, files))
     nearly = {
@@ -122,6 +167,8 @@ def name_hint(table: Table, files: Sequence[Path | None], root: Path, folder: st
         return f"{row.patient_id}/{row.image_id} nearly matches {path}, but {reason}"
     if any(files):
         return None
+    if table.layout:
+        return f"put images in {LAYOUTS[table.layout].images}"
     return (
         f"put images in {folder}/<patient_id>/<image_id>.dcm (or png, jpg) or directly in {folder}; deeper folders, "
         "and links out of the data folder, are ignored"

@@ -10,13 +10,14 @@ from typing import IO, Any
 
 import numpy as np
 
+from efficientnet.bootstrap import Draws, summarise
 from efficientnet.mammography.table import Breast, Table
-from efficientnet.metrics import summarise
+from efficientnet.mammography.targets import Target, output_slices
 
 
 @dataclass(frozen=True)
 class BreastScores:
-    """Labels and probabilities (B, T) of the B breasts with at least one scored image.
+    """Labels and probabilities (B, T) of the T binary targets of the B breasts with at least one scored image.
 
     images: (B,), the number of scored images.  unscored: breasts without a readable image.
     """
@@ -27,50 +28,59 @@ class BreastScores:
     images: np.ndarray
     unscored: tuple[Breast, ...]
 
-    def metrics(self, threshold: float | None = None, intervals: bool = False) -> dict[str, Any]:
-        """`metrics.summarise` for the first target over the labelled breasts; `intervals` resamples patients."""
+    @property
+    def labelled(self) -> BreastScores:
+        """The breasts with a label for the first target."""
         known = ~np.isnan(self.labels[:, 0])
-        patients = [breast.patient_id for breast, use in zip(self.breasts, known, strict=True) if use]
-        return summarise(
-            self.labels[known, 0],
-            self.probabilities[known, 0],
-            groups=patients if intervals else None,
-            threshold=threshold,
-        )
+        breasts = tuple(breast for breast, use in zip(self.breasts, known, strict=True) if use)
+        return BreastScores(breasts, self.labels[known], self.probabilities[known], self.images[known], self.unscored)
 
+    @property
+    def patients(self) -> list[str]:
+        """The patient of each breast."""
+        return [breast.patient_id for breast in self.breasts]
 
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64)))
+    @property
+    def draws(self) -> Draws:
+        """Bootstrap draws of the patients, the same in whatever order the breasts are."""
+        return Draws.of(sorted(set(self.patients)))
+
+    def metrics(self, threshold: float | None = None, intervals: bool = False) -> dict[str, Any]:
+        """`bootstrap.summarise` for the first target over the labelled breasts; `intervals` resamples patients."""
+        known = self.labelled
+        groups, draws = (known.patients, known.draws) if intervals else (None, None)
+        return summarise(known.labels[:, 0], known.probabilities[:, 0], groups, threshold, draws=draws)
 
 
 def score_breasts(
     table: Table, indices: Sequence[int], probabilities: np.ndarray, method: str = "mean"
 ) -> BreastScores:
-    """Combine the probabilities of each breast's images to one per target: their mean or maximum.
+    """Combine the outputs of each breast's images to one probability per binary target: their mean or maximum.
 
-    indices (n,): rows of `table`, each at most once.  probabilities (n, T): of these rows.
+    indices (n,): rows of `table`, each at most once; its breasts if the method is "joint".  probabilities (n, O): of
+    these, see `targets.output_probabilities`.
     """
-    if method not in ("mean", "max"):
-        raise ValueError(f'method is "mean" or "max", not {method!r}')
-    place = np.full(len(table.rows), -1)
+    if method not in ("mean", "max", "joint"):
+        raise ValueError(f'method is "mean", "max" or "joint", not {method!r}')
+    binary = [column for column, target in enumerate(table.targets) if target.kind == "binary"]
+    outputs = [output_slices(table.targets)[column].start for column in binary]
+    probabilities = np.asarray(probabilities, dtype=np.float64)[:, outputs]
+    place = np.full(len(table.breasts if method == "joint" else table.rows), -1)
     place[np.asarray(indices, dtype=int)] = np.arange(len(indices))
-    scored, unscored, labels, values, counts = [], [], [], [], []
-    for breast in table.breasts:
-        found = [place[row] for row in breast.rows if place[row] >= 0]
+    scored, unscored, values, counts = [], [], [], []
+    for number, breast in enumerate(table.breasts):
+        members = (number,) if method == "joint" else breast.rows
+        found = [place[member] for member in members if place[member] >= 0]
         if not found:
             unscored.append(breast)
             continue
-        scored.append(breast)
-        known = table.labels[list(breast.rows)]
-        # A breast is positive if any of its images is, and nan only if none of its images has a label.
-        labels.append(np.where(np.isnan(known).all(0), np.nan, np.nan_to_num(known).max(0)))
-        values.append(probabilities[found].mean(0) if method == "mean" else probabilities[found].max(0))
-        counts.append(len(found))
-    shape = (-1, len(table.target_names))
+        scored.append(number)
+        values.append(probabilities[found].max(0) if method == "max" else probabilities[found].mean(0))
+        counts.append(len(breast.rows) if method == "joint" else len(found))
     return BreastScores(
-        tuple(scored),
-        np.array(labels, dtype=np.float64).reshape(shape),
-        np.array(values, dtype=np.float64).reshape(shape),
+        tuple(table.breasts[number] for number in scored),
+        table.breast_labels[scored][:, binary].astype(np.float64),
+        np.array(values, dtype=np.float64).reshape(-1, len(binary)),
         np.array(counts, dtype=int),
         tuple(unscored),
     )
@@ -84,11 +94,12 @@ def bytes_of(write: Callable[..., None], *arguments: Any) -> bytes:
 
 
 def write_predictions(
-    file: IO[str], scores: BreastScores, targets: Sequence[str], fold_of: Mapping[str, int] | None = None
+    file: IO[str], scores: BreastScores, targets: Sequence[Target], fold_of: Mapping[str, int] | None = None
 ) -> None:
-    """Write a line per breast: patient_id, laterality, prediction_id, fold, and each target's label and probability."""
+    """Write a line per breast: patient_id, laterality, prediction_id, fold, label and probability of binary targets."""
     writer = csv.writer(file, lineterminator="\n")
-    columns = [column for name in targets for column in (name, f"{name}_probability")]
+    names = [target.name for target in targets if target.kind == "binary"]
+    columns = [column for name in names for column in (name, f"{name}_probability")]
     writer.writerow(["patient_id", "laterality", "prediction_id", "fold", *columns])
     for breast, labels, values in zip(scores.breasts, scores.labels, scores.probabilities, strict=True):
         cells = []
@@ -98,10 +109,38 @@ def write_predictions(
         writer.writerow([breast.patient_id, breast.laterality, breast.prediction_id, fold, *cells])
 
 
-def write_submission(file: IO[str], table: Table, scores: BreastScores, fallback: float) -> None:
+def write_images(file: IO[str], table: Table, probabilities: np.ndarray) -> None:
+    """Write a line per readable image: patient_id, image_id, laterality, and what it says about each target.
+
+    That is the probability of a binary target, the most probable category and its probability, or the number.
+    probabilities (N, O): of the table's rows; nan for unreadable images.
+    """
+    slices, columns = output_slices(table.targets), []
+    for target in table.targets:
+        columns += [] if target.kind == "binary" else [target.name]
+        columns += [] if target.kind == "number" else [f"{target.name}_probability"]
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["patient_id", "image_id", "laterality", *columns])
+    for row, values in zip(table.rows, probabilities, strict=True):
+        if np.isnan(values[0]):
+            continue
+        cells = []
+        for target, outputs in zip(table.targets, slices, strict=True):
+            own = values[outputs]
+            if target.kind == "category":
+                cells += [target.values[int(own.argmax())], f"{own.max():.7g}"]
+            else:
+                cells.append(f"{target.mean + target.std * own[0] if target.kind == 'number' else own[0]:.7g}")
+        writer.writerow([row.patient_id, row.image_id, row.laterality, *cells])
+
+
+def write_submission(
+    file: IO[str], table: Table, scores: BreastScores, prior: float, threshold: float | None = None
+) -> None:
     """Write Kaggle's format: prediction_id and cancer (the first target), one row per breast in the table's order.
 
-    A breast without a readable image gets `fallback`: a missing row would make the whole submission invalid.
+    With a threshold, cancer is 1 where the probability is at least the threshold, and otherwise 0. A breast without a
+    readable image gets 0, or without a threshold `prior`: a missing row would make the whole submission invalid.
     """
     known = {
         breast.prediction_id: value for breast, value in zip(scores.breasts, scores.probabilities[:, 0], strict=True)
@@ -109,4 +148,5 @@ def write_submission(file: IO[str], table: Table, scores: BreastScores, fallback
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["prediction_id", "cancer"])
     for breast in table.breasts:
-        writer.writerow([breast.prediction_id, f"{known.get(breast.prediction_id, fallback):.7g}"])
+        value = known.get(breast.prediction_id, prior if threshold is None else -np.inf)
+        writer.writerow([breast.prediction_id, f"{value:.7g}" if threshold is None else int(value >= threshold)])

@@ -8,23 +8,47 @@ from pathlib import Path
 from typing import Any
 
 from efficientnet.common.command_line import number
-from efficientnet.common.options import Size, option
+from efficientnet.common.options import Several, Size, option
+from efficientnet.mammography.loss import LOSSES
 from efficientnet.mammography.preprocessing import MOST_BITS, SOURCE_SETTINGS
 from efficientnet.mammography.table_columns import parse_column_mapping
 from efficientnet.mammography.table_text import TableError
 
-# The recipe of clshub's EfficientNet-B3 for this task, with three changes taken from higher-ranked solutions: positives
-# are drawn more often (12.5 % of a batch), the weights are averaged, and the picture is the whole breast, not a crop.
-RECIPE: dict[str, Any] = {
-    "epochs": 30,
+# A recipe is the values of settings and of `training.recipe.Recipe` that differ from their own defaults.
+
+# What the leaders of the competition agree on: high resolution at 2:1, positives drawn more often, weights averaged.
+# The rate is measured from pretrained weights; `RANDOM_START` replaces it without them.
+SCREENING: dict[str, Any] = {
+    "image_size": (1024, 512),
+    "epochs": 10,
+    "batch_size": 8,
+    "learning_rate": 1.5e-4,
+    "weight_decay": 5e-4,
+    "clip": 5.0,
+    "positive_share": 0.25,
+    "augmentation": 1.0,
+}
+RANDOM_START: dict[str, Any] = {"learning_rate": 1e-3}
+
+# The model card of clshub's EfficientNet-B3 (pF1 14.83), which starts from Noisy Student weights. Its loss is the mean
+# over four outputs. This one, cancer + 3 * mean of the others, is four times that, which AdamW cancels.
+CLSHUB: dict[str, Any] = {
+    "image_size": (224, 224),
+    "picture_size": (512, 512),
+    "short_edge": 256,
+    "in_channels": 3,
+    "crop": False,
+    "side": "as-is",
+    "targets": ("cancer", "biopsy", "invasive", "difficult_negative_case"),
+    "auxiliary_weight": 3.0,
+    "select": "clshub_pf1",
+    "epochs": 100,
     "batch_size": 8,
     "learning_rate": 1e-4,
     "warmup_epochs": 5.0,
     "weight_decay": 5e-4,
     "clip": 5.0,
-    "positive_share": 0.125,
-    "ema_decay": 0.9998,
-    "augmentation": 1.0,
+    "ema_decay": 0.0,
 }
 
 # For the embedded phantoms: a run of some minutes from random weights on two CPU cores. Its 200 updates are too few for
@@ -34,6 +58,8 @@ DEMO: dict[str, Any] = {
     "warmup_epochs": 0.2,
     "batch_size": 2,
     "learning_rate": 4e-3,
+    "weight_decay": 5e-4,
+    "clip": 5.0,
     "positive_share": 0.5,
     "ema_decay": 0.95,
     "augmentation": 0.1,
@@ -42,16 +68,22 @@ DEMO: dict[str, Any] = {
     "auxiliary_weight": 0.2,
     "folds": 3,
 }
+RECIPES = {"screening": SCREENING, "clshub": CLSHUB, "demo": DEMO}
 DEMO_PATIENTS = 150
 
 # The settings that determine an image's picture, and how the table is read; `prepare` takes these too.
 PICTURE_OPTIONS = ("image_size", "columns", "crop", "side", "window", "reduce_jpeg2000", *SOURCE_SETTINGS)
-SELECTABLE = ("pf1", "pf1_best", "auc", "average_precision", "val_loss")
+SELECTABLE = ("pf1", "pf1_best", "auc", "average_precision", "clshub_pf1", "val_loss")
 
 
 def names(text: str) -> tuple[str, ...]:
     """An argparse type: comma-separated names."""
     return tuple(name for name in text.split(",") if name)
+
+
+def fold_or_all(text: str) -> int | str:
+    """An argparse type for --fold."""
+    return "all" if text == "all" else number(int, 0)(text)
 
 
 def column_mapping(text: str) -> dict[str, str]:
@@ -74,6 +106,21 @@ class ScreeningSettings:
         action=Size,
         group="pictures",
     )
+    picture_size: tuple[int, int] | None = option(
+        number(int, 32),
+        "height, and width if it differs, of a larger picture: training takes random resized crops of it, evaluation "
+        "its centre (default: none; the network reads the whole picture)",
+        None,
+        nargs="+",
+        metavar=("H", "W"),
+        action=Size,
+    )
+    short_edge: int | None = option(
+        number(int, 32),
+        "with --picture-size: its short edge in evaluation, before the centre of the image size is taken (default: as "
+        "it is)",
+        None,
+    )
     in_channels: int = option(number(int, 1), "input channels; 1: grey, 3: grey repeated", 1)
     crop: bool = option(bool, "crop the picture to the breast", True)
     side: str = option(
@@ -91,21 +138,48 @@ class ScreeningSettings:
     )
     targets: tuple[str, ...] | None = option(
         names,
-        "0/1 columns to learn, the scored one first (default: cancer, and biopsy, invasive, "
-        "difficult_negative_case if the table has them)",
+        "columns to learn, the scored one first; cancer alone turns the auxiliary ones off (default: cancer, and "
+        "biopsy, invasive, difficult_negative_case, implant, BIRADS, density, view, site_id, machine_id, age if the table has "
+        "them)",
         None,
         metavar="NAME,...",
         group="table and folds",
     )
     columns: dict[str, str] | None = option(  # noqa: RUF009, it is a dataclasses.field
         column_mapping,
-        "names of the table's columns that differ from RSNA's, such as cancer=malignant,laterality=side",
+        "names of the table's columns that differ from RSNA's, such as cancer=malignant,laterality=side; or a "
+        "published layout, vindr or cbis (default: recognised)",
         None,
-        metavar="OURS=THEIRS,...",
+        metavar="OURS=THEIRS,...|NAME",
+    )
+    extra_data: tuple[str, ...] | None = option(
+        str,
+        "further data folders to train on, whose patients are never held out",
+        None,
+        nargs="+",
+        metavar="DIR",
+        action=Several,
     )
     folds: int = option(number(int, 2), "number of folds that the patients are split into", 4)
-    fold: int = option(number(int, 0), "fold held out for validation, from 0", 0)
+    fold: int | str = option(
+        fold_or_all,
+        "fold held out for validation, from 0; all: train all folds in turn, and score every patient out of fold",
+        0,
+        metavar="N|all",
+    )
     select: str = option(str, "metric that decides which epoch becomes best.pt", "pf1", choices=SELECTABLE)
+    views: str = option(
+        str,
+        "mean: score each image, and a breast by their mean; joint: score all views of a breast together, by attention",
+        "mean",
+        choices=["mean", "joint"],
+        group="loss",
+    )
+    loss: str = option(str, "loss of the scored target", "bce", choices=LOSSES)
+    positive_weight: float = option(number(float, above=0), "weight of the loss of its positives", 1.0)
+    positive_target: float = option(
+        number(float, 0.5, 1), "label of its positives; the competition's winner softened them to 0.8 to 0.9", 1.0
+    )
     auxiliary_weight: float = option(number(float, 0), "weight of the mean loss of the auxiliary targets", 0.5)
     prior_correction: bool = option(bool, "correct predictions for the positives that --positive-share adds", True)
     bits: int | None = option(

@@ -17,16 +17,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientnet.mammography.layouts import table_records
 from efficientnet.mammography.table_columns import (
     FIELDS,
-    OPTIONAL,
+    IDENTIFIERS,
     Cell,
     check_mapping,
     find_cells,
     read_by_column,
     read_header,
 )
-from efficientnet.mammography.table_text import TableError, align, read_records
+from efficientnet.mammography.table_text import TableError, align
+from efficientnet.mammography.targets import KINDS, Kind, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,10 @@ class Row:
     site_id: str | None
     machine_id: str | None
     age: float | None  # years
-    targets: tuple[float, ...]  # 0.0, 1.0 or NaN, in the order of the table's target_names
+    targets: tuple[float, ...]  # labels, NaN where missing, in the order of the table's targets
     prediction_id: str  # names the breast in a submission
+    implant: float | None = None  # 0.0 or 1.0
+    density: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +70,21 @@ class Counts:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one file in its order, with N images and T targets. The first target is scored."""
+    """The rows of one file in its order, with N images and T targets. The first target is scored, and binary.
+
+    layout: the published layout of the data folder (see `layouts`); None for RSNA's.
+    """
 
     rows: tuple[Row, ...]
-    target_names: tuple[str, ...]
+    targets: tuple[Target, ...]
     path: Path
     warnings: tuple[str, ...] = ()
+    layout: str | None = None
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """The names of the targets."""
+        return tuple(target.name for target in self.targets)
 
     @cached_property
     def patients(self) -> tuple[str, ...]:
@@ -94,9 +107,20 @@ class Table:
 
     @cached_property
     def labels(self) -> NDArray[np.float32]:
-        """Labels (N, T): 0, 1, or NaN where missing. All callers share the array: copy it before changing it."""
+        """Labels (N, T), NaN where missing. All callers share the array: copy it before changing it."""
         targets = [row.targets for row in self.rows]
-        return np.array(targets, dtype=np.float32).reshape(len(self.rows), len(self.target_names))
+        return np.array(targets, dtype=np.float32).reshape(len(self.rows), len(self.targets))
+
+    @cached_property
+    def breast_labels(self) -> NDArray[np.float32]:
+        """Labels (B, T) of the breasts: of the labels of its images, the greatest if binary, otherwise the first."""
+        labels = np.full((len(self.breasts), len(self.targets)), np.nan, dtype=np.float32)
+        for place, breast in enumerate(self.breasts):
+            for column, target in enumerate(self.targets):
+                known = [label for row in breast.rows if not math.isnan(label := self.rows[row].targets[column])]
+                if known:
+                    labels[place, column] = max(known) if target.kind == "binary" else known[0]
+        return labels
 
     @property
     def counts(self) -> Counts:
@@ -118,32 +142,31 @@ class Table:
 
 def read_table(
     path: str | Path,
-    targets: Sequence[str] = ("cancer",),
+    targets: Sequence[str | Target] = ("cancer",),
     columns: Mapping[str, str] | None = None,
     labels: Literal["required", "optional", "none"] = "required",
 ) -> Table:
     """Read and check a table: UTF-8 text with a header, separated by comma, semicolon, tab or bar.
 
-    targets  names of 0/1 columns; the first is scored
-    columns  {our name: the file's name}, where they differ
+    targets  columns to learn; the first is scored and must hold 0/1. Kind, categories and mean of one that is given by
+             name come from `targets.KINDS` and this table; those of a `Target` are kept, and other texts are missing
+    columns  {our name: the file's name}, where they differ; or {"layout": name} for a published layout
     labels   "required": every target has a column and every row a first target (others may be missing);
              "optional": missing values and whole missing columns are NaN; "none": targets are not read, all are NaN,
              and `columns` may name labels that the file does not have, as in test.csv
 
-    An unreadable value in an optional column counts as missing, with a warning. Raises TableError for a file that is
-    incomplete or ambiguous, and ValueError for invalid arguments.
+    An unreadable value in an optional column, or of a target that is not binary, counts as missing, with a warning.
+    Raises TableError for a file that is incomplete or ambiguous, and ValueError for invalid arguments.
     """
     if labels not in ("required", "optional", "none"):
         raise ValueError(f"labels must be 'required', 'optional' or 'none', not {labels!r}")
-    if not targets or isinstance(targets, str) or len(set(targets)) < len(targets):
-        raise ValueError(f"targets must be one or more different column names, not {targets!r}")
-    if taken := set(FIELDS) & set(targets):
-        raise ValueError(f"{', '.join(sorted(taken))}: reserved for other fields, so not usable as targets")
+    kinds = target_kinds(targets)
     path, columns = Path(path), dict(columns or {})
-    check_mapping(columns, targets)
-    records = read_records(path)
+    check_mapping(columns, kinds)
+    records = table_records(path, columns)
+    layout = columns.pop("layout", None)
     header = read_header(path, records)
-    cells = find_cells(path, header, tuple(targets), columns, labels)
+    cells = find_cells(path, header, kinds, columns, labels)
     lines, fields = [], []
     for line, record in records:
         lines.append(line)
@@ -151,19 +174,49 @@ def read_table(
     if not fields:
         raise TableError(f"{path}: the table has a header but no rows.")
     cells = [cell if cell.parse else read_by_column(path, cell, fields) for cell in cells]
-    unread: dict[str, list[str]] = {}
-    rows = [parse_row(path, line, record, cells, unread) for line, record in zip(lines, fields, strict=True)]
+    unread: dict[str, dict[int, str]] = {}
+    parsed = [parse_record(path, line, record, cells, unread) for line, record in zip(lines, fields, strict=True)]
+    columns_of_targets = [*zip(*parsed, strict=True)][len(FIELDS) :]
+    known = [
+        Target.of_column(target, kinds[target], column) if isinstance(target, str) else target
+        for target, column in zip(targets, columns_of_targets, strict=True)
+    ]
+    for target in known:
+        if labels != "none" and not target.outputs:
+            raise TableError(f"{path}: the target {target.name!r} has no known value; omit it from --targets.")
+    label_columns = [target.labels(column) for target, column in zip(known, columns_of_targets, strict=True)]
+    rows = [make_row(values, targets) for values, *targets in zip(parsed, *label_columns, strict=True)]
     check_images(path, rows, lines)
     check_prediction_ids(path, rows, lines)
-    table = Table(tuple(rows), tuple(targets), path)
-    absent = [c.name for c in cells if c.name in targets and c.place == len(header.names) and labels != "none"]
+    table = Table(tuple(rows), tuple(known), path, layout=layout)
+    absent = [c.name for c in cells[len(FIELDS) :] if c.place == len(header.names) and labels != "none"]
     warnings = [f"{path}: no column for the target {name!r}; all of its labels are missing." for name in absent]
-    warnings += [f"{texts[0]}; {len(texts)} of {len(rows)} values count as missing." for texts in unread.values()]
+    for texts in unread.values():
+        warnings.append(f"{next(iter(texts.values()))}; {len(texts)} of {len(rows)} values count as missing.")
     return replace(table, warnings=(*warnings, *alike_patients(table), *disagreements(table, lines)))
 
 
-def parse_row(path: Path, line: int, record: list[str], cells: list[Cell], unread: dict[str, list[str]]) -> Row:
-    """Parse one record. `unread` collects what is wrong with values in optional columns: name -> messages."""
+def target_kinds(targets: Sequence[str | Target]) -> dict[str, Kind]:
+    """The kind of each target by name. Raises ValueError if they cannot be the targets of a table."""
+    if isinstance(targets, str):
+        raise ValueError(f"targets must be one or more different column names, not {targets!r}")
+    named = [Target(target, KINDS.get(target, "binary")) if isinstance(target, str) else target for target in targets]
+    kinds = {target.name: target.kind for target in named}
+    if not targets or len(kinds) < len(targets):
+        names = [target.name for target in named]
+        raise ValueError(f"targets must be one or more different column names, not {names!r}")
+    if taken := set(IDENTIFIERS) & set(kinds):
+        raise ValueError(f"{', '.join(sorted(taken))}: reserved for other fields, so not usable as targets")
+    scored, kind = next(iter(kinds.items()))
+    if kind != "binary":
+        raise ValueError(f"{scored}: cannot be scored, since it is not a 0/1 column; the first target must be one")
+    return kinds
+
+
+def parse_record(
+    path: Path, line: int, record: list[str], cells: list[Cell], unread: dict[str, dict[int, str]]
+) -> list[Any]:
+    """The values of the cells of one record. `unread` collects texts that count as missing: name -> line -> message."""
     values = []
     for cell in cells:
         text = record[cell.place]
@@ -171,13 +224,18 @@ def parse_row(path: Path, line: int, record: list[str], cells: list[Cell], unrea
             values.append(cell.parse(text))
         except ValueError as error:
             wrong = f"{path}, line {line}, column {cell.column!r}: {text!r} {error}"
-            if cell.name not in OPTIONAL:
+            if not cell.is_optional:
                 raise TableError(f"{wrong}.") from None
-            unread.setdefault(cell.name, []).append(wrong)
+            unread.setdefault(cell.name, {})[line] = wrong
             values.append(None)
-    patient_id, image_id, laterality, view, site_id, machine_id, age, prediction_id, *targets = values
-    prediction_id = prediction_id or f"{patient_id}_{laterality}"
-    return Row(patient_id, image_id, laterality, view, site_id, machine_id, age, tuple(targets), prediction_id)
+    return values
+
+
+def make_row(values: list[Any], targets: Sequence[float]) -> Row:
+    """A row of the values of its FIELDS, in their order, and its labels."""
+    patient_id, image_id, side, view, site_id, machine_id, age, implant, density, breast, *_ = values
+    breast = breast or f"{patient_id}_{side}"
+    return Row(patient_id, image_id, side, view, site_id, machine_id, age, tuple(targets), breast, implant, density)
 
 
 def check_images(path: Path, rows: list[Row], lines: list[int]) -> None:
@@ -227,8 +285,11 @@ def disagreements(table: Table, lines: list[int]) -> list[str]:
     mixed = [breast for breast in table.breasts if {0.0, 1.0} <= {target[place] for place in breast.rows}]
     if not mixed:
         return []
-    places = ", ".join(str(lines[place]) for place in mixed[0].rows)
+    if table.layout:  # whose lines may be in several files
+        places = "images " + ", ".join(table.rows[place].image_id for place in mixed[0].rows)
+    else:
+        places = "lines " + ", ".join(str(lines[place]) for place in mixed[0].rows)
     return [
         f"{table.path}: the images of {len(mixed)} breasts have different labels for {table.target_names[0]!r} "
-        f"(first: {mixed[0].prediction_id}, lines {places}); such breasts count as positive."
+        f"(first: {mixed[0].prediction_id}, {places}); such breasts count as positive."
     ]

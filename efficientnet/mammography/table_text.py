@@ -67,6 +67,10 @@ def read_target(text: str) -> float:
         raise ValueError("is not a label; write 0 or 1 (or nothing, if it is unknown)") from None
 
 
+def read_flag(text: str) -> float | None:
+    return None if text.lower() in MISSING else read_target(text)
+
+
 def read_required_target(text: str) -> float:
     label = read_target(text)
     if math.isnan(label):

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from efficientnet.mammography.calibration import Calibration
 from efficientnet.mammography.preprocessing import Preprocessing
+from efficientnet.mammography.run_data import recorded_targets
 from efficientnet.mammography.split import Split
 from efficientnet.mammography.table import Table, TableError
+from efficientnet.mammography.targets import Target
 from efficientnet.training.checkpoint import CheckpointError, misfit
 
 
@@ -18,16 +23,20 @@ from efficientnet.training.checkpoint import CheckpointError, misfit
 class Trained:
     """The metadata of a checkpoint, without the network.
 
-    threshold: tuned on its held-out patients.  earlier_patients: those that its --weights were trained on.  split: None
-    in older checkpoints.  data: the folder that it was trained on; None for the embedded phantoms.
+    threshold, calibration: fitted to its held-out patients, or to those of all folds if it is one of --fold all.
+    earlier_patients: those that its --weights were trained on.  split: None in older checkpoints.  data: the folder
+    that it was trained on; None for the embedded phantoms.  views: "mean", or "joint" if it scores the views of a
+    breast together.
     """
 
     path: Path
     preprocessing: Preprocessing
-    targets: tuple[str, ...]
+    heads: tuple[Target, ...]
+    views: str
     logit_shift: float
     prior: float
     threshold: float | None
+    calibration: Calibration | None
     training_patients: frozenset[str]
     earlier_patients: frozenset[str]
     split: Split | None
@@ -41,14 +50,19 @@ class Trained:
     def from_checkpoint(cls, path: Path, content: Mapping[str, Any]) -> Trained:
         """Read the metadata from a checkpoint's content. Raises CheckpointError if something is missing."""
         try:
-            plan = content["plan"]
+            plan, fitted = content["plan"], content.get("summary")  # of all folds, see `ensemble.find_checkpoints`
+            if fitted is None:
+                fitted = {"threshold": content["metrics"].get("threshold"), "calibration": content.get("calibration")}
+            calibration = fitted.get("calibration")
             return cls(
                 path,
                 Preprocessing.from_dict(content["preprocessing"]),
-                tuple(content["targets"]),
+                recorded_targets(content),
+                content.get("views", "mean"),
                 content["logit_shift"],
                 content["prior"],
-                content["metrics"].get("threshold"),
+                fitted.get("threshold"),
+                Calibration(calibration["slope"], calibration["bias"]) if calibration else None,
                 frozenset(content["training_patients"]),
                 frozenset(content.get("earlier_patients", ())),
                 Split.of_checkpoint(content),
@@ -60,6 +74,11 @@ class Trained:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise misfit(path, error) from None
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of the targets."""
+        return tuple(target.name for target in self.heads)
 
     def known_patients(self, table: Table, root: Path) -> set[str]:
         """The patients of a table that the checkpoint was trained on.
@@ -117,15 +136,58 @@ def check_alike(members: Sequence[Trained]) -> None:
     """Raise CheckpointError if the checkpoints cannot be evaluated together."""
     first = members[0]
     for member in members[1:]:
-        if member.targets != first.targets:
+        if member.heads != first.heads:
+            same_names = " with other values" if member.targets == first.targets else ""
             raise CheckpointError(
-                f"{member.path}: predicts {', '.join(member.targets)}, but {first.path} predicts "
+                f"{member.path}: predicts {', '.join(member.targets)}{same_names}, but {first.path} predicts "
                 f"{', '.join(first.targets)}; an ensemble needs the same targets"
+            )
+        if member.views != first.views:
+            raise CheckpointError(
+                f"{member.path}: trained with --views {member.views}, but {first.path} with --views {first.views}; "
+                "evaluate them separately"
             )
         if (member.data is None) != (first.data is None):
             raise CheckpointError(
                 "some checkpoints were trained on the embedded phantoms and others on other data; use only one kind"
             )
+
+
+def shared_threshold(members: Sequence[Trained]) -> float | None:
+    """The mean of the members' thresholds; None if none has one."""
+    known = [member.threshold for member in members if member.threshold is not None]
+    return float(np.mean(known)) if known else None
+
+
+def shared_calibration(members: Sequence[Trained]) -> Calibration | None:
+    """The mean of the members' calibrations; None unless all have one."""
+    known = [member.calibration for member in members if member.calibration is not None]
+    if len(known) < len(members):
+        return None
+    return Calibration(*(float(np.mean([getattr(each, name) for each in known])) for name in ("slope", "bias")))
+
+
+def as_one(members: Sequence[Trained]) -> Trained:
+    """The metadata of the network whose weights are the mean of the members' (--soup).
+
+    It is trained on the patients of all members. Raises CheckpointError if the members do not see the same pixels.
+    """
+    first = members[0]
+    for member in members[1:]:
+        if member.preprocessing != first.preprocessing:
+            raise CheckpointError(
+                f"{member.path}: reads its images in another way than {first.path}; --soup needs the same preprocessing"
+            )
+    return replace(
+        first,
+        logit_shift=float(np.mean([member.logit_shift for member in members])),
+        prior=float(np.mean([member.prior for member in members])),
+        threshold=shared_threshold(members),
+        calibration=shared_calibration(members),
+        training_patients=frozenset().union(*(member.training_patients for member in members)),
+        earlier_patients=frozenset().union(*(member.earlier_patients for member in members)),
+        augmentation=min(member.augmentation for member in members),
+    )
 
 
 def held_out(members: Sequence[Trained], known: Sequence[set[str]], table: Table) -> Table:

@@ -11,14 +11,17 @@ batch_norm      frozen layers, and recalibration of batch-norm statistics
 ema             the moving average of the weights
 fast_cpu        faster backward passes on CPUs with bf16 units
 schedule        the learning rate
+mixing          mixup and CutMix
 progress        the position of a run between two updates
 validation      metrics of the validation set, computed by all ranks together
 state           conversion between a run's state and a checkpoint's content
 checkpoint      checkpoint files, verified by checksum
 store           when to save, and a thread that writes
+folds           `--fold all`: the runs of all folds in one folder
 folder          the run folder: name, lock, logs, launch marks
 signals         requests to stop
 failures        infrastructure failures explained in one line
+curves          curves.png
 console         console output of a run
 ensemble        trained checkpoints and their mean prediction, for evaluate.py
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from efficientnet.complexity import complexity
 from efficientnet.training.distributed import Process
 from efficientnet.training.learner import Learner
 from efficientnet.training.loaders import Loaders
-from efficientnet.training.plan import Plan
+from efficientnet.training.plan import Plan, flag_text
 from efficientnet.training.progress import Progress
 from efficientnet.training.schedule import Schedule
 
@@ -49,6 +50,7 @@ def print_plan(plan: Plan, loaders: Loaders, learner: Learner, schedule: Schedul
     if recipe.pretrained_rate != 1:
         lines.append(("pretrained", f"layers learn at {recipe.pretrained_rate:g} times the learning rate"))
     lines += [
+        ("recipe", plan.recipe_name),
         (
             "batches",
             f"{sampler.global_batch} images per update ({recipe.batch_size} x {process.world_size} ranks x "
@@ -67,6 +69,19 @@ def print_plan(plan: Plan, loaders: Loaders, learner: Learner, schedule: Schedul
         ("memory", f"about {memory_estimate(learner, counts.activations):.1f} GiB per rank (fp32 estimate)"),
     ]
     print("\n".join(f"{name:<11} {text}" for name, text in lines), flush=True)
+
+
+def print_settings(plan: Plan) -> None:
+    """Print every value of the recipe and of the task's settings as flags, for --dry-run."""
+    flags = []
+    for name, value in {**vars(plan.recipe), **vars(plan.task.settings)}.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            flags.append(f"--{flag} {flag_text(value)}")
+    text = f"{'settings':<11} {'  '.join(flags)}"
+    print(textwrap.fill(text, 110, subsequent_indent=12 * " ", break_on_hyphens=False))
 
 
 def plural(count: int) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,13 @@ from efficientnet.create import create_model
 from efficientnet.inference import optimize_for_inference
 from efficientnet.inference.prediction import predict
 from efficientnet.model import EfficientNet
-from efficientnet.training.checkpoint import check_task, load_checkpoint, misfit
+from efficientnet.training.checkpoint import CheckpointError, check_task, load_checkpoint, misfit
+from efficientnet.training.folds import fold_folders
 from efficientnet.training.loaders import loader_options, timed
 from efficientnet.training.task import Evaluation, Task
+
+BEST, SUMMARY = "best.pt", "summary.json"
+TRAINING_RATES = ("dropout", "stochastic_depth")
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Member:
     fast: nn.Module | None
 
     def predict(self, images: Tensor, device: torch.device, precision: str = "fp32", flip: bool = False) -> np.ndarray:
-        """Logits (N, T) of images (N, C, H, W)."""
+        """Logits (N, O) of images (N, C, H, W)."""
         if self.fast is None:
             return predict(self.model, images, device, precision, flip)
         logits = predict(self.fast, images, device, flip=flip)
@@ -52,13 +57,98 @@ class Member:
         return logits
 
 
-def load_member(
-    path: Path, task: type[Task], device: torch.device, precision: str = "fp32", optimize: bool = True
-) -> Member:
-    """Load a checkpoint, with the fast path in `precision`. Raises CheckpointError, also if the task differs."""
+def find_checkpoints(paths: Sequence[Path]) -> dict[Path, dict[str, Any] | None]:
+    """The checkpoint files of --checkpoint, each with summary.json of its folder of all folds, or None.
+
+    A path is a file, a run folder, which means its best.pt, or a folder of `--fold all`, which means best.pt of every
+    fold. Raises CheckpointError for a folder that is neither or that lacks a fold.
+    """
+    found: dict[Path, dict[str, Any] | None] = {}
+    for path in paths:
+        runs = fold_folders(path) if path.is_dir() else []
+        if missing := [run.name for run in runs if not (run / BEST).exists()]:
+            raise CheckpointError(
+                f"{path}: has no {', '.join(f'{name}/{BEST}' for name in missing)} yet; resume the run, "
+                "or name the files of the other folds"
+            )
+        if path.is_dir() and not runs and not (path / BEST).exists():
+            raise CheckpointError(f"{path}: is a folder without {BEST}, so not a run that has finished an epoch")
+        summary = read_summary(path / SUMMARY) if runs else None
+        files = [run / BEST for run in runs] or [path / BEST if path.is_dir() else path]
+        found |= dict.fromkeys(files, summary)
+    return found
+
+
+def read_summary(path: Path) -> dict[str, Any] | None:
+    """The content of summary.json; None if it is not there yet. Raises CheckpointError if it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: content.get(name) for name in ("threshold", "calibration")}
+    except (OSError, ValueError, AttributeError) as error:
+        raise misfit(path, error) from None
+
+
+def load_content(path: Path, task: type[Task], summary: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The content of a checkpoint, without what only a resumed run needs, and with `summary`, if there is one.
+
+    Raises CheckpointError, also if the task differs.
+    """
     content = load_checkpoint(path)
     check_task(path, content, task.name)
     content.pop("training", None)  # only in last.pt; several times the size of the weights
+    return content if summary is None else content | {"summary": summary}
+
+
+def load_member(
+    path: Path,
+    task: type[Task],
+    device: torch.device,
+    precision: str = "fp32",
+    optimize: bool = True,
+    summary: Mapping[str, Any] | None = None,
+) -> Member:
+    """Load a checkpoint, with the fast path in `precision`. Raises CheckpointError, also if the task differs."""
+    return as_member(path, load_content(path, task, summary), device, precision, optimize)
+
+
+def load_soup(
+    contents: Mapping[Path, dict[str, Any]], device: torch.device, precision: str = "fp32", optimize: bool = True
+) -> Member:
+    """One network whose weights and batch-norm statistics are the means of those of all checkpoints.
+
+    contents: of `load_content`, whose weights are taken out. Raises CheckpointError if the architectures differ.
+    Source: Wortsman et al. (2022), "Model soups: averaging weights of multiple fine-tuned models improves accuracy
+    without increasing inference time".
+    """
+    (first, content), *others = contents.items()
+    mean = content["weights"]
+    dtypes = {name: tensor.dtype for name, tensor in mean.items()}
+    mean = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in mean.items()}
+    for path, other in others:
+        if network_of(other) != network_of(content) or shapes(other["weights"]) != shapes(mean):
+            raise CheckpointError(f"{path}: another architecture than {first}; --soup needs the same one")
+        for name, tensor in other.pop("weights").items():
+            if tensor.is_floating_point():
+                mean[name] += tensor.double()
+    content["weights"] = {
+        name: (tensor / len(contents) if tensor.is_floating_point() else tensor).to(dtypes[name])
+        for name, tensor in mean.items()
+    }
+    return as_member(first, content, device, precision, optimize)
+
+
+def network_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `create_model`, without the rates that matter only in training."""
+    return {name: value for name, value in content["architecture"].items() if name not in TRAINING_RATES}
+
+
+def shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}
+
+
+def as_member(path: Path, content: dict[str, Any], device: torch.device, precision: str, optimize: bool) -> Member:
     try:
         model = create_model(**content["architecture"])
         model.load_state_dict(content.pop("weights"))
@@ -83,7 +173,7 @@ def predict_mean(
     flip: bool = False,
     strict: bool = False,
 ) -> tuple[np.ndarray, list[str]]:
-    """Return mean probabilities (N, T) over the members that may score an image, and a line for each failure.
+    """Return mean probabilities (N, O) over the members that may score an image, and a line for each failure.
 
     Images that no member could score are nan. Members with the same input share one pass over the images.
     workers: processes that read images; by default one per core, at most 8. Decoding an image can take several times as

@@ -17,7 +17,8 @@ from typing import Any
 
 from efficientnet.common.command_line import program_name
 from efficientnet.common.errors import UserError
-from efficientnet.common.files import UNFINISHED, atomic_file, remove_unfinished, write_json
+from efficientnet.common.files import UNFINISHED, atomic_file, remove_unfinished, write_bytes, write_json
+from efficientnet.training.curves import curves_png
 from efficientnet.training.distributed import Process
 
 try:
@@ -31,7 +32,7 @@ STOPPED, LOCK, LAUNCH = "STOPPED", ".lock", ".launch"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder with config.json, metrics.jsonl, the checkpoints, and the task's files for the best checkpoint."""
+    """A folder with config.json, metrics.jsonl, curves.png, the checkpoints, and the task's files for the best one."""
 
     path: Path
 
@@ -187,6 +188,12 @@ class RunFolder:
             f"{len(suspects)} consecutive updates had a non-finite loss or gradients: lower --learning-rate, or use "
             f"--precision bf16 or fp32. {path} lists the images of each"
         )
+
+    def draw_curves(self, history: list[dict[str, Any]]) -> None:
+        """Write curves.png, where matplotlib is installed."""
+        picture = curves_png(history)
+        if picture is not None:
+            write_bytes(self.path / "curves.png", picture)
 
     @staticmethod
     def logs(history: list[dict[str, Any]], unreadable: list[str]) -> dict[str, bytes]:

@@ -174,6 +174,8 @@ def build_model(plan: Plan) -> tuple[EfficientNet, dict[str, Any], list[str]]:
         "padding": recipe.padding,
         "batch_norm_eps": recipe.batch_norm_eps,
         "batch_norm_momentum": recipe.batch_norm_momentum,
+        "pooling": recipe.pooling,
+        **plan.task.network,
     }
     model = create_model(**architecture, **common, weights=plan.weights, source=plan.source)
     architecture |= {"padding": model.convention.padding, "batch_norm_eps": model.convention.batch_norm_eps}

@@ -39,12 +39,19 @@ from efficientnet.weights.variants import variant_of
 RECIPE_NAMES = frozenset(item.name for item in fields(Recipe))
 # What a resumed run may change: how ranks share an update's images (`restore` checks their number), and when it ends.
 CHANGEABLE = ("batch_size", "accumulate", "epochs")
+ALL_FOLDS = "all"  # as the fold
 
 
 def make_parser(description: str, task: type[Task]) -> Parser:
     parser = Parser(prog=program_name("train.py"), usage="%(prog)s [options]", description=description)
     run = parser.add_argument_group("run")
     run.add_argument("--data", type=Path, metavar="DIR", help="data folder (default: the task's demo)")
+    run.add_argument(
+        "--recipe",
+        choices=list(task.recipes),
+        help="the defaults of all settings, each of which has a flag; --dry-run prints them (default: "
+        f"{task.default_recipe(Path())} with --data, else {task.default_recipe(None)})",
+    )
     run.add_argument("--output", type=output_folder, metavar="DIR", help="run folder (default: runs/ARCHITECTURE-N)")
     run.add_argument(
         "--resume",
@@ -85,7 +92,7 @@ def make_parser(description: str, task: type[Task]) -> Parser:
         help="the same as --freeze-until 1",
     )
     task.add_arguments(parser)
-    add_options(parser, Recipe, task.recipe_defaults)
+    add_options(parser, Recipe, task.recipes[task.default_recipe(Path())])
     machine = group_of(parser, "machine")
     machine.add_argument(
         "--workers",
@@ -110,14 +117,15 @@ def make_parser(description: str, task: type[Task]) -> Parser:
 class Plan:
     """Everything that determines a run, except the machine.
 
-    output: the run folder; None takes the next free name.  weights, source: the file or package of the initial weights,
-    and the library that they come from, if --source was given.
+    recipe_name: of --recipe.  output: the run folder; None takes the next free name.
+    weights, source: the file or package of the initial weights, and the library that they come from, if given.
     pretrained: if those weights are a checkpoint of this project, its content without the tensors.
     checkpoint: content of the checkpoint to resume from, if any.  warning: about the architecture, if any.
     """
 
     architecture: Architecture
     task: Task
+    recipe_name: str
     output: Path | None
     weights: str | None = None
     source: str | None = None
@@ -129,6 +137,15 @@ class Plan:
     def recipe(self) -> Recipe:
         return self.task.recipe
 
+    @property
+    def is_of_all_folds(self) -> bool:
+        return getattr(self.task.settings, "fold", None) == ALL_FOLDS
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the checkpoint to resume from is that of the run's end."""
+        return self.checkpoint is not None and self.checkpoint["epoch"] >= self.recipe.epochs
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able content of config.json, including the values that a resumed run must keep."""
         return {
@@ -136,6 +153,7 @@ class Plan:
             "data": None if self.task.data is None else str(self.task.data),
             "weights": self.weights,
             "source": self.source,
+            "recipe_name": self.recipe_name,
             "settings": to_json(self.task.settings),
             "recipe": to_json(self.recipe),
         }
@@ -157,13 +175,14 @@ def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
         architecture, provenance = architecture or weights.known_architecture(), weights.provenance
         pretrained = {name: value for name, value in weights.recorded.items() if name not in ("weights", "training")}
     architecture = architecture or named_architecture("b3")
+    recipe_name = arguments.recipe or task.default_recipe(arguments.data)
     values = {} if architecture.image_size is None else {"image_size": (architecture.image_size,) * 2}
     values |= {item.name: item.default for item in fields(task.Settings) if item.default is not MISSING}
-    values |= task.recipe_defaults | task.defaults(arguments.data, provenance) | given
+    values |= task.recipes[recipe_name] | task.defaults(arguments.data, provenance, recipe_name) | given
     if "image_size" not in values:
         raise ValueError(f"{arguments.weights} does not record its image size: pass --image-size")
     of_recipe, of_task = split_options(values)
-    recipe, settings = Recipe(**of_recipe), task.Settings(**of_task)
+    recipe, settings = Recipe(**of_recipe).with_a_positive_in_each_batch(), task.Settings(**of_task)
     if arguments.weights is None:
         if arguments.source is not None:
             raise ValueError("--source needs --weights")
@@ -181,6 +200,7 @@ def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
     return Plan(
         architecture,
         task(arguments.data, settings, recipe),
+        recipe_name,
         arguments.output,
         arguments.weights,
         arguments.source,
@@ -276,6 +296,7 @@ def resumed_plan(
         trained = recorded_architecture(checkpoint)
         start = {name: stored[name] for name in ("weights", "source")}
         data = arguments.data or (None if stored["data"] is None else Path(stored["data"]))
+        recipe_name = stored.get("recipe_name", task.default_recipe(data))
         resumed = task(data, settings, replace(recipe, **{name: given[name] for name in CHANGEABLE if name in given}))
         finished = checkpoint["epoch"]
     except (LookupError, TypeError, AttributeError, ValueError) as error:
@@ -284,8 +305,11 @@ def resumed_plan(
         raise ValueError(
             f"{architecture.flags}: the run in {path} trains {trained.name}; a resumed run must keep its architecture"
         )
-    kept = {**vars(settings), **vars(recipe), **start}
-    given |= {name: value for name in start if (value := getattr(arguments, name)) is not None}
+    if "positive_share" in given:
+        lifted = replace(recipe, positive_share=given["positive_share"]).with_a_positive_in_each_batch()
+        given["positive_share"] = lifted.positive_share
+    kept = {**vars(settings), **vars(recipe), **start, "recipe": recipe_name}
+    given |= {name: value for name in (*start, "recipe") if (value := getattr(arguments, name)) is not None}
     for name, value in given.items():
         if value != kept[name] and name not in CHANGEABLE:
             raise ValueError(
@@ -296,4 +320,4 @@ def resumed_plan(
         raise ValueError(f"--epochs {resumed.recipe.epochs}: the run in {path} has already finished {finished} epochs")
     if arguments.output not in (None, output):
         raise ValueError(f"--output {arguments.output}: a resumed run continues in its own folder, {output}")
-    return Plan(trained, resumed, output, **start, checkpoint=checkpoint)
+    return Plan(trained, resumed, recipe_name, output, **start, checkpoint=checkpoint)

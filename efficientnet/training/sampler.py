@@ -9,17 +9,22 @@ import numpy as np
 
 
 class Draw(NamedTuple):
-    """One image of one batch. (epoch, position) is unique in a run and seeds the augmentation."""
+    """One image of one batch. (epoch, position) is unique in a run and seeds the augmentation.
+
+    stream: separates the random numbers of several images of one draw.
+    """
 
     index: int
     epoch: int
     position: int
+    stream: int = 0
 
     def generator(self, seed: int) -> np.random.Generator:
         """The random generator for this draw, the same on every worker and rank."""
         # The highest bit keeps these streams apart from the sampler's, which are keyed by (seed, epoch).
         key = np.array([seed, (1 << 63) + (self.epoch << 40) + self.position], dtype=np.uint64)
-        return np.random.Generator(np.random.Philox(key=key))
+        counter = np.array([0, 0, 0, self.stream], dtype=np.uint64)  # 2^192 numbers apart
+        return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 class BalancedSampler:
@@ -30,8 +35,9 @@ class BalancedSampler:
     depends only on (seed, epoch): with the same global batch, any number of ranks sees the same images.
 
     positives: whether each training image is positive.
-    share: minimum share of positives in an update. If the set has fewer, positives are drawn repeatedly, and their
-    counts differ by at most one. At or below the natural share, the set is only shuffled.
+    share: minimum share of positives in an update; 0 only shuffles the set. If the set has fewer, positives are drawn
+    repeatedly, and their counts differ by at most one. With a share of at least 1 / batch_size, every batch of every
+    rank has a positive.
     An epoch has as many draws as the set has images, without the last incomplete batch, but at least one update. Set
     `epoch`, and `start` (the number of its updates already done), before each iteration.
     """
@@ -52,7 +58,7 @@ class BalancedSampler:
         self.positive, self.negative = np.flatnonzero(flags), np.flatnonzero(~flags)
         self.natural_share = float(flags.mean())
         self.share = sampled_share(self.natural_share, share)
-        self.balanced = self.share > self.natural_share
+        self.balanced = share > 0 and 0 < self.natural_share < 1
         self.batch_size, self.accumulate = batch_size, accumulate
         self.rank, self.world_size = rank, world_size
         self.seed = seed

@@ -56,7 +56,7 @@ class StopRequest:
         self.before: dict[int, object] = {}
 
     def listen(self) -> None:
-        if handles_signals():
+        if handles_signals() and not self.before:  # a run of each fold listens
             self.before = {number: signal.signal(number, self.receive) for number in SIGNALS}
 
     def receive(self, number: int, frame: FrameType | None) -> None:

@@ -96,17 +96,18 @@ class Task(Protocol):
     name: stored in checkpoints.  Settings: a frozen dataclass of `common.options`, with at least image_size (height,
     width) and in_channels. Its fields are flags, stored in config.json and kept by a resumed run. If image_size has no
     default, the architecture's is used.
-    recipe_defaults: this task's defaults for fields of `Recipe`, shown by --help; other fields stay neutral.
+    recipes: by the name for --recipe, values for fields of `Settings` and `Recipe`; other fields keep their defaults.
     """
 
     name: ClassVar[str]
     Settings: ClassVar[type]
-    recipe_defaults: ClassVar[Mapping[str, Any]]
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]]
 
     data: Path | None
     settings: Any
     recipe: Recipe
     num_outputs: int  # of the network
+    network: Mapping[str, Any]  # further arguments of `create_model`
     positives: np.ndarray | None  # bool per training image, or None; --positive-share draws positives more often
 
     @staticmethod
@@ -114,8 +115,12 @@ class Task(Protocol):
         """Add the flags of `Settings`."""
 
     @staticmethod
-    def defaults(data: Path | None, provenance: Provenance | None) -> dict[str, Any]:
-        """Settings and recipe fields that override the static defaults, unless their flags are given.
+    def default_recipe(data: Path | None) -> str:
+        """The recipe without --recipe.  data: the folder of --data."""
+
+    @staticmethod
+    def defaults(data: Path | None, provenance: Provenance | None, recipe: str) -> dict[str, Any]:
+        """Settings and recipe fields that override those of the recipe, unless their flags are given.
 
         data: the folder of --data.  provenance: of --weights, including their normalisation.
         """
@@ -159,6 +164,13 @@ class Task(Protocol):
         """Plain values for the checkpoint, so that it can be evaluated without repeating the flags of training.
 
         They are stored at its top level, so they must not repeat the names in `state.checkpoint_of`.
+        """
+
+    @staticmethod
+    def summarise_folds(runs: Sequence[Path]) -> tuple[str, dict[str, bytes]]:
+        """A text for the terminal, and files by name, from the finished run folders of all folds.
+
+        Only for a task whose settings have `fold`, which may be "all", and `folds`. Raises UserError.
         """
 
     @staticmethod

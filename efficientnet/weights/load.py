@@ -19,13 +19,14 @@ from torch import Tensor
 
 from efficientnet.architecture import Architecture, named_architecture, recorded_architecture
 from efficientnet.layers import Convention
-from efficientnet.model import EfficientNet
+from efficientnet.model import EfficientNet, JointViews
 from efficientnet.weights.conventions import CONVENTIONS, WITHOUT_LITE, convention_of, normalisation
 from efficientnet.weights.files import WeightsError, read_tensors, write_tensors
 from efficientnet.weights.names import OURS, Names, find_names, operator_of, translate
 from efficientnet.weights.published import find_file
 from efficientnet.weights.recognise import OF_NO_VARIANT, Network, find_network, recognise_library
 from efficientnet.weights.variants import (
+    ADDITIONS,
     CLASSIFIER,
     COUNTER,
     STEM,
@@ -127,8 +128,9 @@ class Weights:
     def load_into(self, model: EfficientNet) -> LoadReport:
         """Copy the tensors into the model.
 
-        A classifier with another number of classes stays fresh, a stem with another number of channels is adapted (see
-        `adapt_stem`), and batch-norm counters that the file lacks stay 0.
+        A classifier with another number of classes stays fresh, as do a pooling exponent and an attention that the file
+        lacks. A stem with another number of channels is adapted (see `adapt_stem`), and batch-norm counters that the
+        file lacks stay 0.
         Raises WeightsError if any other tensor is missing, unknown or of another shape, and leaves the model unchanged.
         """
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -149,6 +151,7 @@ class Weights:
         ignored = [*self.network.ignored]
         if model.num_classes == 0:
             ignored += [name for name in map(self.names.outer, CLASSIFIER) if name in self.tensors]
+        ignored += [name for name in self.tensors if name.startswith(ADDITIONS) and name not in shapes]
         groups = (tuple(loaded), tuple(adapted), tuple(fresh))
         return LoadReport(self.provenance, *groups, self.network.prefix, tuple(ignored))
 
@@ -289,8 +292,8 @@ def export_state_dict(model: EfficientNet, library: str, any_convention: bool = 
     """The model's tensors under the library's names, for `load_state_dict` of the library's own model of the variant.
 
     library: one of `CONVENTIONS`. The tensors are the model's own, not copies.
-    Raises ValueError if the library has no such networks and, unless `any_convention`, if its padding or batch-norm eps
-    differs, since it would then compute other logits.
+    Raises ValueError if the library has no such networks or no such pooling and, unless `any_convention`, if its
+    padding or batch-norm eps differs, since it would then compute other logits.
     """
     if library not in CONVENTIONS:
         raise ValueError(f"unknown library {library!r}: the known ones are {', '.join(CONVENTIONS)}")
@@ -298,6 +301,9 @@ def export_state_dict(model: EfficientNet, library: str, any_convention: bool = 
     if library in WITHOUT_LITE and any(s.operator == "mbconv" and not s.squeeze_ratio for s in model.stages):
         others = ", ".join(name for name in CONVENTIONS if name not in WITHOUT_LITE)
         raise ValueError(f"{library} has no EfficientNet-Lite (no squeeze-excitation); these have: {others}")
+    if library != OURS.library and (model.pooling.kind != "mean" or isinstance(model, JointViews)):
+        what = "attention over views" if isinstance(model, JointViews) else f"{model.pooling.kind} pooling"
+        raise ValueError(f"{library} has no {what}, so it would compute different logits from these weights")
     theirs, ours = convention_of(library, variant_of(model.stages)), model.convention
     if library != OURS.library and not any_convention:
         for what in ("padding", "batch_norm_eps"):
@@ -318,8 +324,8 @@ def export_state_dict(model: EfficientNet, library: str, any_convention: bool = 
 def save_weights(path: Path, model: EfficientNet, library: str = OURS.library, any_convention: bool = False) -> None:
     """Write `export_state_dict` to a .safetensors file, or with `torch.save` to any other, completely or not at all.
 
-    Under our own names the file also records the model's stages and convention, and the normalisation if the model's
-    `provenance` knows it. Raises the errors of `export_state_dict`, and MissingExtra.
+    Under our own names the file also records the model's stages, convention and pooling, and the normalisation if the
+    model's `provenance` knows it. Raises the errors of `export_state_dict`, and MissingExtra.
     """
     tensors = export_state_dict(model, library, any_convention)
     recorded: dict[str, Any] = {}
@@ -327,7 +333,8 @@ def save_weights(path: Path, model: EfficientNet, library: str = OURS.library, a
         provenance = getattr(model, "provenance", None)  # set by `create_model`
         name = variant_of(model.stages) or (provenance and provenance.variant)
         stages = [asdict(stage) for stage in model.stages]
-        recorded = {"variant": name, "architecture": {"name_or_stages": stages, **asdict(model.convention)}}
+        further = {"pooling": model.pooling.kind, "joint_views": isinstance(model, JointViews)}
+        recorded = {"variant": name, "architecture": {"name_or_stages": stages, **asdict(model.convention), **further}}
         if provenance is not None and provenance.normalisation_known:
             recorded |= {"mean": list(provenance.mean), "std": list(provenance.std)}
     write_tensors(path, tensors, recorded)

@@ -13,11 +13,13 @@ from efficientnet.baselines.stages import MOBILENET_V1, MOBILENET_V2, RESNET_50
 from efficientnet.complexity import complexity
 from efficientnet.model import EfficientNet
 from efficientnet.scaling import LITE_VARIANTS, VARIANTS, Stage
-from efficientnet.weights.names import Names, operator_of, translate
+from efficientnet.weights.names import OURS, Names, operator_of, translate
 
 STEM = "stem.conv.weight"
 CLASSIFIER = ("classifier.weight", "classifier.bias")
 COUNTER = "num_batches_tracked"
+# Starts of the names of tensors that only some poolings and `JointViews` have. No other library has them.
+ADDITIONS = ("pooling.", "attention.")
 
 ARCHITECTURES: dict[str, tuple[Stage, ...]] = {
     **{name: variant.stages for name, variant in (VARIANTS | LITE_VARIANTS).items()},
@@ -38,7 +40,7 @@ def compare(
     """The reasons why a file's tensors do not fit our tensors of these shapes: one phrase each, in the file's names.
 
     The file may have another number of classes or input channels, and may lack the classifier, or classifier and head,
-    and the batch-norm counters.
+    and the batch-norm counters. `ADDITIONS` may be missing, and superfluous in a file of this project.
     """
     translation = translate(names, stages, shapes)
     classifier = [tensors.get(names.outer(name)) for name in CLASSIFIER]
@@ -47,9 +49,11 @@ def compare(
         has_head = any(theirs in tensors for ours, theirs in translation.items() if ours.startswith("head."))
         optional = ("classifier.",) if has_head else ("classifier.", "head.")
     problems, unused = [], set() if "classifier.weight" in shapes else set(map(names.outer, CLASSIFIER))
+    if names is OURS:
+        unused |= {name for name in tensors if name.startswith(ADDITIONS)}
     for ours, theirs in translation.items():
         if theirs not in tensors:
-            if not ours.endswith(COUNTER) and not ours.startswith(optional):
+            if not ours.endswith(COUNTER) and not ours.startswith((*optional, *ADDITIONS)):
                 problems.append(f"{theirs} is missing")
             continue
         found, wanted = tensors[theirs].shape, shapes[ours]
@@ -99,7 +103,8 @@ def recognise_variant(names: Names, tensors: Mapping[str, Tensor]) -> str | None
     """
     free = {names.outer(name) for name in (STEM, *CLASSIFIER)}
     buffers = ("running_mean", "running_var", COUNTER)
-    count = sum(tensor.numel() for name, tensor in tensors.items() if name not in free and not name.endswith(buffers))
+    ours = {name: tensor for name, tensor in tensors.items() if not name.startswith(ADDITIONS)}
+    count = sum(tensor.numel() for name, tensor in ours.items() if name not in free and not name.endswith(buffers))
 
     def distance(name: str) -> int:
         """The difference in parameters, with or without the head, whichever is smaller."""

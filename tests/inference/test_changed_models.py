@@ -91,6 +91,13 @@ class Attention(nn.Module):
         return x * x.contiguous().view(*x.shape[:2], -1).softmax(2).view(x.shape)
 
 
+class Corner(nn.Module):
+    """A pooling that depends on the order of the pixels."""
+
+    def forward(self, x):
+        return x.view(*x.shape[:2], -1)[..., 0]
+
+
 class Quantised(nn.Module):
     """A linear layer of 8-bit weights."""
 
@@ -185,6 +192,8 @@ CHANGES = {
     "no squeeze-excitation": put("body.1.0", gate=nn.Identity()),
     "wrapped block": wrap("body.2.0", Attention),
     "a block more": lambda model: model.body[2].append(nn.Sequential(nn.InstanceNorm2d(16))),
+    "another pooling": put("", pooling=Corner()),
+    "a hook on the pooling": wrap("pooling", halved_by_a_hook),
     "another head": put("", head=nn.Conv2d(80, 320, 3, padding=1)),
     "subclass": put("stem", conv=ScaledConvolution(3, 8, 3, 2)),
     "parametrization": wrap("head.conv", parametrized),

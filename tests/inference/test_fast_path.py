@@ -80,6 +80,24 @@ def test_logits_features_and_maps_are_the_networks_own(name, padding, fused):
         assert max(map(difference, maps, expected)) < 1e-4
 
 
+@pytest.mark.parametrize("fused", [None, False], ids=["fused", "plain operators"])
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+@pytest.mark.parametrize("pooling", ["gem", "max"])
+def test_every_pooling_has_a_fast_path(pooling, padding, fused):
+    torch.manual_seed(0)
+    model = randomised(create_model(SMALL, num_classes=10, in_channels=1, padding=padding, pooling=pooling))
+    fast, bf16 = (optimize_for_inference(model, precision, fused=fused) for precision in ("fp32", "bf16"))
+    assert not fast.kept and fast.mirrored == (padding == "same")
+    for size in SIZES:
+        images = torch.randn(2, 1, *size)
+        assert_as_exact(fast, model, images)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            by_autocast = model(images).float()
+        with torch.no_grad():
+            expected = model(images)
+        assert difference(bf16(images), expected) < 0.05 + 2 * difference(by_autocast, expected)
+
+
 SAMPLE = ("b0", "lite1")
 
 
@@ -228,11 +246,18 @@ def test_on_cuda_it_is_near_the_network(precision, tolerance):
         assert difference(fast(images), model(images)) < tolerance
 
 
-@pytest.mark.parametrize("name", ["first stages", pytest.param("b0", marks=pytest.mark.nightly)])
-def test_compiled_it_is_the_same_function(name):
+@pytest.mark.parametrize(
+    ("name", "pooling"),
+    [
+        ("first stages", "mean"),
+        *(pytest.param("first stages", pooling, marks=pytest.mark.nightly) for pooling in ("gem", "max")),
+        pytest.param("b0", "mean", marks=pytest.mark.nightly),
+    ],
+)
+def test_compiled_it_is_the_same_function(name, pooling):
     pytest.importorskip("torch._inductor")
     few = (*B0.stages[:2], replace(B0.stages[-1], in_channels=16, out_channels=64))
-    model = randomised(create_model(few if name == "first stages" else name, num_classes=2))
+    model = randomised(create_model(few if name == "first stages" else name, num_classes=2, pooling=pooling))
     compiled = optimize_for_inference(model, compile=True)
     for size in ((64, 64), (97, 66)):
         assert_as_exact(compiled, model, torch.randn(2, 3, *size))

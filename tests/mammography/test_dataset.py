@@ -1,6 +1,8 @@
 """Rows and files -> tensors: where images are found, what they become, and what happens to broken ones."""
 
+import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +10,11 @@ import torch
 from PIL import Image
 from tiny_data import write_tiny_data
 
-from efficientnet.mammography.dataset import MammogramDataset, to_tensor
+from efficientnet.mammography.dataset import BreastDataset, MammogramDataset, to_tensor
 from efficientnet.mammography.image_files import every_image, find_images
 from efficientnet.mammography.preprocessing import Preprocessing
 from efficientnet.mammography.table import TableError, read_table
+from efficientnet.training.sampler import Draw
 from efficientnet.training.task import collate
 
 PREPROCESSING = Preprocessing((32, 32), crop=False, side="as-is", mean=0.0, std=1.0)
@@ -155,3 +158,120 @@ def test_the_tensor_is_normalised_and_replicated():
     assert tensor.is_contiguous()
     for channel in tensor:
         np.testing.assert_allclose(channel.numpy(), (picture - 0.25) / 0.5, rtol=1e-6)
+
+
+def test_each_row_may_be_read_in_its_own_way(folder):
+    pixels = np.full((32, 32), 2048, np.uint16)
+    pixels[0] = 0
+    Image.fromarray(pixels).save(folder / "1.png")
+    table = table_of(folder)
+    readings = [PREPROCESSING] * 6
+    readings[1] = replace(PREPROCESSING, bits=12)
+    images = (table, find_images(table, folder), PREPROCESSING)
+    plain, each = MammogramDataset(*images), MammogramDataset(*images, readings=readings)
+    for place in range(6):
+        assert torch.equal(plain[place].image, each[place].image) == (place != 1)
+    torch.testing.assert_close(each[1].image * 4095, plain[1].image * 65535)
+
+
+@pytest.fixture
+def breasts(tmp_path):
+    """Images 0 to 9 of five breasts, with 4, 2, 2, 1 and 1 images; the brightest pixel names the image."""
+    lines = ["patient_id,image_id,laterality,view,cancer,BIRADS"]
+    views = ("CC", "MLO", "CC", "MLO", "CC", "CC", "", "MLO", "CC", "CC")
+    for number, (breast, view) in enumerate(zip((0, 0, 0, 0, 1, 1, 2, 2, 3, 4), views, strict=True)):
+        cancer = int(breast in (1, 4) and number != 4)
+        lines.append(f"{breast},{number},L,{view},{cancer},{'' if number in (0, 4) else number}")
+        Image.fromarray(np.pad(np.full((30, 30), 20 * number + 20, np.uint8), 1)).save(tmp_path / f"{number}.png")
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+def breast_data(root, transform=None, replace_broken=False, **arguments) -> BreastDataset:
+    table = read_table(root / "train.csv", ("cancer", "BIRADS"))
+    files = find_images(table, root)
+    return BreastDataset(MammogramDataset(table, files, PREPROCESSING, transform, replace_broken), **arguments)
+
+
+def numbers(images) -> list[int | None]:
+    """The images of an item by their brightest pixels; None for an absent one."""
+    return [None if image.isnan().all() else round(image.max().item() * 255 / 20) - 1 for image in images]
+
+
+def test_in_evaluation_a_breast_has_all_of_its_images(breasts):
+    data = breast_data(breasts)
+    assert len(data) == 5 and data.labels.shape == (5, 2)
+    items = [data[place] for place in range(5)]
+    assert [numbers(item.image) for item in items] == [
+        *([0, 1, 2, 3], [4, 5, None, None], [6, 7, None, None], [8, None, None, None], [9, None, None, None]),
+    ]
+    assert [item.name for item in items] == [f"{patient}_L" for patient in range(5)]
+    assert [item.index for item in items] == list(range(5))
+    assert [item.target[0].item() for item in items] == [0, 1, 0, 0, 1]
+    values = data.images.table.targets[1].values
+    assert [values[int(item.target[1])] for item in items] == ["1", "5", "6", "8", "9"]
+    assert torch.equal(torch.stack([item.target for item in items]), torch.from_numpy(data.labels))
+    assert collate(items).images.shape == (5, 4, 1, 32, 32)
+    assert all(item.readable and not item.failures for item in items)
+
+
+def test_in_training_two_images_of_different_views_are_drawn(breasts):
+    data = breast_data(breasts, seed=3)
+    drawn = [numbers(data[Draw(0, 0, position)].image) for position in range(60)]
+    assert {frozenset(pair) for pair in drawn} == {frozenset((c, m)) for c in (0, 2) for m in (1, 3)}
+    assert {pair[0] for pair in drawn} == {0, 1, 2, 3}
+    assert sorted(numbers(data[Draw(1, 0, 0)].image)) == [4, 5]  # both CC
+    assert sorted(numbers(data[Draw(2, 0, 0)].image)) == [6, 7]
+    assert numbers(data[Draw(3, 0, 0)].image) == [8, None]
+    assert drawn == [numbers(data[Draw(0, 0, position)].image) for position in range(60)]
+    assert drawn != [numbers(data[Draw(0, 1, position)].image) for position in range(60)]
+    assert drawn != [numbers(breast_data(breasts, seed=4)[Draw(0, 0, position)].image) for position in range(60)]
+
+
+def test_each_image_of_a_breast_is_varied_with_numbers_of_its_own(breasts):
+    def noise(picture, key):
+        return key.generator(0).random(picture.shape).astype(np.float32)
+
+    data = breast_data(breasts, noise)
+    first, again, other = (data[Draw(0, 2, position)].image for position in (5, 5, 6))
+    assert torch.equal(first, again)
+    everything = [*first, *other, data[Draw(3, 2, 5)].image[0]]
+    pairs = [(i, k) for i in range(5) for k in range(i)]
+    equal = [(i, k) for i, k in pairs if torch.equal(everything[i], everything[k])]
+    assert equal == [(4, 0)]  # the first of another breast, had it been drawn in the same place
+    order = Draw(0, 2, 5).generator(0).random((32, 32)).astype(np.float32)
+    assert not any(np.array_equal(order, image[0].numpy()) for image in first)
+
+
+def test_unreadable_images_of_a_breast_are_left_out(breasts):
+    for number in (1, 3, 5, 8):
+        (breasts / f"{number}.png").write_bytes(b"broken")
+    data = breast_data(breasts, replace_broken=True)
+    item = data[0]
+    assert numbers(item.image) == [0, 2, None, None] and len(item.failures) == 2 and item.readable
+    for position in range(8):
+        assert sorted(numbers(data[Draw(0, 0, position)].image)) == [0, 2]
+        assert numbers(data[Draw(1, 0, position)].image) == [4, None]
+    # Of the breasts without cancer, 0, 2 and 3, the first follows the last.
+    item = data[Draw(3, 0, 0)]
+    assert (item.index, item.name, item.target[0].item()) == (0, "0_L", 0)
+    assert "8.png" in item.failures[0] and item.readable
+
+
+def test_a_breast_without_a_readable_image_is_blank_in_evaluation(breasts):
+    (breasts / "8.png").unlink()
+    item = breast_data(breasts)[3]
+    assert (item.index, item.name, item.readable) == (3, "3_L", False)
+    assert item.target.isnan().all() and len(item.failures) == 1
+    assert item.image.shape == (4, 1, 32, 32) and not item.image[0].any() and item.image[1:].isnan().all()
+
+
+def test_a_breast_without_a_label_is_replaced_by_another_without(breasts):
+    text = (breasts / "train.csv").read_text().replace("3,8,L,CC,0", "3,8,L,CC,").replace("4,9,L,CC,1", "4,9,L,CC,")
+    (breasts / "train.csv").write_text(text)
+    (breasts / "8.png").unlink()
+    table = read_table(breasts / "train.csv", labels="optional")
+    images = MammogramDataset(table, find_images(table, breasts), PREPROCESSING, replace_broken=True)
+    item = BreastDataset(images)[Draw(3, 0, 0)]
+    assert item.index == 4 and math.isnan(item.target[0])
+    assert images[8].index == 9

@@ -10,6 +10,7 @@ import pytest
 from efficientnet.mammography.split import assign_folds
 from efficientnet.mammography.table import Counts, Row, Table, read_table
 from efficientnet.mammography.table_columns import RSNA_TARGETS
+from efficientnet.mammography.targets import Target
 
 TRAIN_HEADER = (
     "site_id,patient_id,image_id,laterality,view,age,cancer,biopsy,invasive,BIRADS,implant,density,machine_id,"
@@ -61,7 +62,7 @@ def table_of(patients: dict[str, int], cancer: set[str] = frozenset(), sites: di
         for label in (float(patient in cancer),)
         for i in range(images)
     ]
-    return Table(tuple(rows), ("cancer",), "table.csv")
+    return Table(tuple(rows), (Target("cancer"),), "table.csv")
 
 
 def spread(counts) -> int:

@@ -13,6 +13,7 @@ from efficientnet.mammography.table_columns import (
     parse_column_mapping,
     without_absent_labels,
 )
+from efficientnet.mammography.targets import Target
 
 TRAIN_HEADER = (
     "site_id,patient_id,image_id,laterality,view,age,cancer,biopsy,invasive,BIRADS,implant,density,machine_id,"
@@ -50,8 +51,8 @@ def test_rsna_train_rows_are_typed(write):
     )
     table = read_table(path, targets=RSNA_TARGETS)
     assert table.rows == (
-        Row("10006", "462822612", "L", "CC", "2", "29", 61.0, (0.0, 0.0, 0.0, 0.0), "10006_L"),
-        Row("10006", "1459541791", "R", "MLO", "1", "21", None, (1.0, 1.0, 0.0, 1.0), "10006_R"),
+        Row("10006", "462822612", "L", "CC", "2", "29", 61.0, (0.0, 0.0, 0.0, 0.0), "10006_L", 0.0, None),
+        Row("10006", "1459541791", "R", "MLO", "1", "21", None, (1.0, 1.0, 0.0, 1.0), "10006_R", 0.0, "B"),
     )
     assert table.target_names == RSNA_TARGETS
     assert table.path == path
@@ -360,16 +361,104 @@ def test_a_mapping_that_cannot_be_is_refused(text, said):
     assert said in str(caught.value)
 
 
+def test_a_published_layout_is_a_mapping_of_its_own():
+    assert parse_column_mapping("vindr") == {"layout": "vindr"}
+    assert parse_column_mapping(" cbis ") == {"layout": "cbis"}
+    for text, said in (("layout=inbreast", "unknown layout 'inbreast'"), ("layout=vindr,age=a", "cannot be combined")):
+        with pytest.raises(TableError, match=said):
+            parse_column_mapping(text)
+
+
 def test_an_empty_mapping_is_empty():
     assert parse_column_mapping("") == {}
 
 
-def test_the_scored_target_is_cancer_whatever_is_there(write):
-    header = "invasive,patient_id,difficult_negative_case,cancer\n"
-    assert default_targets(write(header)) == ("cancer", "invasive", "difficult_negative_case")
-    assert default_targets(write(TRAIN_HEADER)) == RSNA_TARGETS
-    assert default_targets(write(TEST_HEADER)) == ("cancer",)
-    assert default_targets(write("a,b\n"), columns={"biopsy": "b"}) == ("cancer", "biopsy")
+def test_the_default_targets_are_cancer_and_what_has_different_values(write):
+    rows = ("0,1,0,0,1,A,CC,1,20,61", "1,1,1,,,B,MLO,2,20.0,nan", "0,1,0,1,1, ,mlo,x,,061Y")
+    header = "cancer,biopsy,invasive,implant,BIRADS,density,view,site_id,machine_id,age\n"
+    path = write(header + "\n".join(rows) + "\n")
+    assert default_targets(path) == ("cancer", "invasive", "implant", "density", "view", "site_id")
+    assert default_targets(path, {"biopsy": "invasive", "age": "site_id"})[:3] == ("cancer", "biopsy", "invasive")
+    assert default_targets(write(header)) == default_targets(write(TEST_HEADER)) == ("cancer",)
+
+
+def test_a_category_of_very_many_values_is_no_default_target(write):
+    def targets(count):
+        rows = "".join(f"{number},{number}\n" for number in range(count))
+        return default_targets(write("machine_id,age\n" + rows.replace(",1\n", ",1 year\n")))
+
+    assert targets(50) == ("cancer", "machine_id", "age")
+    assert targets(51) == ("cancer", "age")
+
+
+AUXILIARY = "patient_id,image_id,laterality,cancer,BIRADS,density,view,site_id,age,implant\n"
+
+
+def test_categories_are_numbered_and_numbers_standardised(write):
+    path = write(
+        AUXILIARY + "1,1,L,0,2,C,CC,10,40,0\n1,2,R,1,,A,mlo,9,060Y,1\n2,3,L,0,10.0,,CC,,,\n2,4,R,0,0,C,,10,50,nan\n"
+    )
+    names = ("cancer", "BIRADS", "density", "view", "site_id", "age", "implant")
+    table = read_table(path, names)
+    assert table.target_names == names
+    assert [target.kind for target in table.targets] == ["binary", *["category"] * 4, "number", "binary"]
+    assert [t.values for t in table.targets[1:5]] == [("0", "2", "10"), ("A", "C"), ("CC", "MLO"), ("9", "10")]
+    age = table.targets[5]
+    assert (age.mean, age.std) == (50, pytest.approx(math.sqrt(200 / 3)))
+    unit = 10 / age.std
+    expected = [
+        [0, 1, 1, 0, 1, -unit, 0],
+        [1, math.nan, 0, 1, 0, unit, 1],
+        [0, 2, math.nan, 0, math.nan, math.nan, math.nan],
+        [0, 0, 1, math.nan, 1, 0, math.nan],
+    ]
+    np.testing.assert_allclose(table.labels, expected, rtol=1e-6)
+    assert [row.age for row in table.rows] == [40, 60, None, 50]
+    assert [(row.implant, row.density) for row in table.rows] == [(0, "C"), (1, "A"), (None, None), (None, "C")]
+    assert table.warnings == ()
+
+
+def test_given_targets_keep_their_categories_and_mean(write):
+    targets = (Target("cancer"), Target("view", "category", ("MLO", "CC")), Target("age", "number", mean=50, std=10))
+    table = read_table(write(AUXILIARY + "1,1,L,0,,,CC,,60,\n1,2,L,0,,,LM,,nan,\n"), targets)
+    assert table.targets == targets
+    np.testing.assert_array_equal(table.labels, [[0, 1, 1], [0, math.nan, math.nan]])
+    assert (table.rows[1].view, table.rows[0].age) == ("LM", 60)
+
+
+def test_only_a_binary_target_can_be_scored(write):
+    for targets in (("age",), ("BIRADS", "cancer"), (Target("view", "category", ("CC",)),)):
+        with pytest.raises(ValueError, match="cannot be scored"):
+            read_table(write(SMALL), targets)
+    for targets in (("cancer", "patient_id"), ("cancer", "laterality"), ("cancer", "prediction_id")):
+        with pytest.raises(ValueError, match="reserved"):
+            read_table(write(SMALL), targets)
+
+
+def test_the_implant_may_be_scored_and_is_then_required(write):
+    path = write(AUXILIARY + "1,1,L,0,,,,,,1\n1,2,L,0,,,,,,\n")
+    assert "line 3, column 'implant': '' is missing" in message_of(path, targets=("implant",))
+    assert "line 3, column 'implant'" in message_of(write(path.read_text()[:-1] + "2\n"), targets=("implant",))
+
+
+def test_a_target_without_a_known_value_is_refused_and_one_value_is_enough(write):
+    path = write(AUXILIARY + "1,1,L,0,,B,,,,\n")
+    assert "'BIRADS' has no known value; omit it" in message_of(path, targets=("cancer", "BIRADS"))
+    assert read_table(path, ("cancer", "density")).labels.tolist() == [[0, 0]]
+    assert math.isnan(read_table(path, ("cancer", "age")).labels[0, 1])
+
+
+def test_an_unreadable_value_that_is_also_a_target_is_said_once(write):
+    table = read_table(write(AUXILIARY + "1,1,L,0,,,,,old,2\n1,2,R,0,,,,,50,1\n"), ("cancer", "age", "implant"))
+    np.testing.assert_array_equal(table.labels, [[0, math.nan, math.nan], [0, 0, 1]])
+    assert len(table.warnings) == 2
+    assert "line 2, column 'age': 'old'" in table.warnings[0] and "1 of 2" in table.warnings[0]
+
+
+def test_the_labels_of_a_breast_are_the_greatest_or_the_first_known(write):
+    path = write(AUXILIARY + "1,1,L,0,,,CC,,,\n1,2,L,1,2,,MLO,,50,\n2,3,L,0,1,,,,60,\n1,4,L,0,1,,CC,,70,\n")
+    table = read_table(path, (Target("cancer"), "BIRADS", Target("age", "number"), "view"))
+    np.testing.assert_array_equal(table.breast_labels, [[1, 1, 50, 0], [0, 0, 60, math.nan]])
 
 
 def test_a_table_without_cancer_is_refused_with_both_ways_out(write):

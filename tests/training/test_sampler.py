@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from efficientnet.training.recipe import Recipe
 from efficientnet.training.sampler import BalancedSampler, cycle
 
 
@@ -59,6 +60,22 @@ def test_positives_are_drawn_equally_often_and_negatives_not_twice():
     drawn = np.bincount(order, minlength=200)
     assert drawn[:7].max() - drawn[:7].min() <= 1
     assert drawn[7:].max() == 1
+
+
+@pytest.mark.parametrize(("world", "accumulate", "batch"), [(1, 1, 2), (2, 1, 4), (2, 2, 8), (3, 2, 3), (4, 1, 8)])
+@pytest.mark.parametrize("positives", [3, 40, 150])
+def test_every_batch_of_every_rank_has_a_positive(world, accumulate, batch, positives):
+    recipe = Recipe(batch_size=batch, positive_share=0.01).with_a_positive_in_each_batch()
+    flag = flags(positives, 200 - positives)
+    for rank in range(world):
+        for drawn in BalancedSampler(flag, recipe.positive_share, batch, accumulate, rank, world, seed=3):
+            assert any(flag[draw.index] for draw in drawn)
+
+
+def test_a_share_of_zero_only_shuffles():
+    assert Recipe(batch_size=4).with_a_positive_in_each_batch() == Recipe(batch_size=4)
+    order = BalancedSampler(flags(10, 90), 0.0, 10).global_order(0)
+    assert sorted(order.ravel()) == list(range(100)) and len({*flags(10, 90)[order].sum(1)}) > 1
 
 
 def test_without_oversampling_an_epoch_is_a_permutation():

@@ -28,6 +28,7 @@ from efficientnet.common.isolated import Failure
 from efficientnet.common.options import add_options, given_options
 from efficientnet.mammography.dicom.headers import Header, count_lines, has_problems
 from efficientnet.mammography.image_files import data_folder
+from efficientnet.mammography.layouts import converted_table
 from efficientnet.mammography.prepare.benchmark import benchmark
 from efficientnet.mammography.prepare.check import (
     TableFiles,
@@ -75,9 +76,14 @@ def write_failures(output: Path, failures: dict[Path, str], headers: dict[Path, 
 
 
 def copy_tables(splits: list[TableFiles], output: Path) -> None:
-    """Copy the tables that differ. Labels may have changed even if all pictures are up to date."""
+    """Copy the tables that differ. Labels may have changed even if all pictures are up to date.
+
+    A table in a published layout is converted to RSNA's.
+    """
     for split in splits:
-        content, copy = split.table.path.read_bytes(), output / f"{split.name}.csv"
+        path, layout = split.table.path, split.table.layout
+        content = path.read_bytes() if layout is None else converted_table(path, layout)
+        copy = output / f"{split.name}.csv"
         if not copy.exists() or copy.read_bytes() != content:
             write_bytes(copy, content)
 

@@ -17,7 +17,8 @@ from tqdm import tqdm
 from efficientnet.common.isolated import Failure, run_isolated
 from efficientnet.mammography.dicom.headers import Header, count_lines, first_lines, look_at, report
 from efficientnet.mammography.dicom.reading import value_place
-from efficientnet.mammography.image_files import every_image, find_images, is_dicom, name_hint
+from efficientnet.mammography.image_files import every_image, find_images, is_dicom, name_hint, source_folder
+from efficientnet.mammography.layouts import LAYOUTS, find_table
 from efficientnet.mammography.raster import Survey, look, sample
 from efficientnet.mammography.table import Row, Table, read_table
 from efficientnet.mammography.table_columns import check_columns
@@ -38,6 +39,11 @@ class TableFiles:
         return f"{self.name}_images"
 
     @property
+    def source_folder(self) -> str:
+        """The folder of the images, which a published layout names otherwise."""
+        return source_folder(self.table, self.folder)
+
+    @property
     def images(self) -> list[tuple[Row, Path]]:
         """The rows that have a file, each with its file."""
         return [(row, file) for row, file in zip(self.table.rows, self.files, strict=True) if file is not None]
@@ -47,11 +53,11 @@ def read_splits(data: Path, columns: dict[str, str] | None) -> list[TableFiles]:
     """The tables that exist, one or both. Raises TableError."""
     splits = []
     for name in ("train", "test"):
-        path = data / f"{name}.csv"
-        if path.exists():
+        source = find_table(data, columns, f"{name}.csv")
+        if source.path.exists():
             if name == "train":  # a test table need not have the labels that --columns names
-                check_columns(path, columns or {})
-            table = read_table(path, columns=columns, labels="none")
+                check_columns(source.path, source.columns)
+            table = read_table(source.path, columns=source.columns, labels="none")
             splits.append(TableFiles(name, table, find_images(table, data, f"{name}_images")))
     return splits
 
@@ -99,6 +105,8 @@ def table_lines(splits: list[TableFiles], data: Path) -> list[str]:
     lines = []
     for split in splits:
         counts = split.table.counts
+        if split.table.layout:
+            lines.append(f"{'layout':<24}  {LAYOUTS[split.table.layout].title}, {split.table.path.name}")
         lines.append(f"{split.name + '.csv':<17}{counts.images:>7,}  images of {counts.patients:,} patients")
         lines += count_lines("  machine_id", (row.machine_id or "-" for row in split.table.rows))
         rows = zip(split.table.rows, split.files, strict=True)
@@ -111,7 +119,7 @@ def table_lines(splits: list[TableFiles], data: Path) -> list[str]:
     found = [file for split in splits for _, file in split.images]
     strangers, links = set(), set()
     for split in splits:
-        there, left_out = every_image(data, split.folder, found)
+        there, left_out = every_image(data, split.source_folder, found)
         strangers |= there
         links |= set(left_out)
     lines += first_lines("files without row", sorted(strangers - set(map(str, found))))

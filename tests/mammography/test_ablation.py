@@ -1,0 +1,45 @@
+"""The ablation's arithmetic, and its runs with a budget of seconds."""
+
+import numpy as np
+import pytest
+from commands import run
+from tiny_runs import SMALL
+
+from efficientnet.mammography.ablation import __main__ as ablation
+
+
+def test_an_interval_is_students():
+    """Against the textbook: the mean of 4 normal numbers, and its coverage over many repetitions."""
+    assert ablation.interval([1.0, 2.0, 3.0, 4.0]) == pytest.approx((2.5, 3.182 * np.std([1, 2, 3, 4], ddof=1) / 2))
+    assert ablation.interval([0.3]) == (0.3, float("inf"))
+    draws = np.random.default_rng(0).normal(size=(4000, 3))
+    inside = [abs(mean) <= half for mean, half in map(ablation.interval, draws.tolist())]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
+
+
+def test_the_table_pairs_the_seeds():
+    line = {"auc": 0.9, "pf1": 0.5, "pf1_best": 0.8, "pf1_calibrated": 0.6}
+    results = {
+        ablation.BASE: [line, {**line, "auc": 0.7}],
+        "max pooling": [{**line, "auc": 0.95}, {**line, "auc": 0.75}],
+    }
+    rows = ablation.table(results).splitlines()
+    assert "0.800" in rows[1] and "+0.050 (+0.05 to +0.05)" in rows[2]
+    assert len({len(row) for row in rows}) == 1
+
+
+def test_runs_are_trained_once_and_compared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = (*map(str, SMALL), "--image-size", "32", "--batch-size", "30", "--epochs", "1", "--workers", "0")
+    monkeypatch.setattr(ablation, "BUDGET", tiny)
+    arguments = ("--output", "ablation", "--seeds", 1, "--only", "max pooling", "soft-F1 loss")
+    before = None
+    for _ in range(2):
+        process = run("efficientnet.mammography.ablation", *arguments)
+        assert process.returncode == 0, process.stderr
+        assert [line.split("  ")[0] for line in process.stdout.splitlines()[2:]] == [
+            *("unchanged", "max pooling", "soft-F1 loss")
+        ]
+        times = sorted(path.stat().st_mtime_ns for path in (tmp_path / "ablation").glob("*/last.pt"))
+        assert len(times) == 3 and times == (before or times)
+        before = times
