@@ -3,6 +3,8 @@
     python evaluate.py --checkpoint runs/b3-1                       its own held-out patients
     python evaluate.py --checkpoint runs/b3-1 runs/b3-2             an ensemble, such as of folds, scored out of fold
     python evaluate.py --checkpoint runs/b3-1 --data RSNA --split test --submission submission.csv
+    python evaluate.py --checkpoint runs/b3-1 --report report       a page with curves and heat maps
+    python evaluate.py --checkpoint runs/b3-1 --image file.dcm --heatmap heatmap.png
     python evaluate.py --compare runs/b3-1 runs/b4-1                which is better, and how sure is it
 
 A checkpoint is a file or a run folder, whose best.pt is taken; of a folder of --fold all, the best.pt of every fold.
@@ -15,7 +17,7 @@ import argparse
 import errno
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -90,9 +92,17 @@ def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Na
         parser.error(f"--{', --'.join(OUTPUTS)}: two of them name the same file")
     if arguments.compare and (arguments.soup or getattr(arguments, "submission", None)):
         parser.error("--compare cannot be combined with --soup or --submission; omit them")
+    if getattr(arguments, "heatmap", None) and not arguments.image:
+        parser.error("--heatmap needs --image")
+    if getattr(arguments, "image", None) and not arguments.checkpoint:
+        parser.error("--image needs --checkpoint")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch finds no CUDA device; omit the flag")
     return arguments
+
+
+def device_of(arguments: argparse.Namespace) -> torch.device:
+    return torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 class Scored(NamedTuple):
@@ -106,8 +116,7 @@ class Scored(NamedTuple):
 
 def score(paths: Sequence[Path], arguments: argparse.Namespace, task: type[Task], say: Callable[[str], None]) -> Scored:
     """Load the checkpoints, find out what they may score, and score it.  say: prints a line about that."""
-    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    optimize, found = not arguments.no_optimize, find_checkpoints(paths)
+    device, optimize, found = device_of(arguments), not arguments.no_optimize, find_checkpoints(paths)
     if arguments.soup:
         contents = {path: load_content(path, task, summary) for path, summary in found.items()}
         members = [load_soup(contents, device, arguments.precision, optimize)]
@@ -145,8 +154,26 @@ def evaluate(arguments: argparse.Namespace, task: type[Task], say: Callable[[str
     report = evaluation.report(probabilities, failures)
     say(f"\n{report.text}")
     say_failures(failures, say)
+    folder = getattr(arguments, "report", None)
+    if folder is not None:
+        title = ", ".join(dict.fromkeys(member.name for member in members))
+        networks = [member.model for member in members]
+        page = evaluation.page(probabilities, report.values, networks, title, device_of(arguments))
+        files = {(folder / name).absolute(): data for name, data in page.items()}
+        report = replace(report, files={**report.files, **files})
     paths = find_checkpoints(arguments.checkpoint) if arguments.soup else [member.path for member in members]
     return replace(report, values={"checkpoints": [*map(str, paths)], **report.values, "unreadable": failures})
+
+
+def score_image(arguments: argparse.Namespace, task: type[Task], say: Callable[[str], None]) -> Report:
+    """Score --image."""
+    path, *others = find_checkpoints(arguments.checkpoint)
+    if others:
+        raise UserError(f"--image takes one checkpoint, not {1 + len(others)}")
+    member = load_member(path, task, device_of(arguments), optimize=False)
+    report = task.score_one_image(path, member.content, member.model, arguments)
+    say(report.text)
+    return report
 
 
 def compare(arguments: argparse.Namespace, task: type[Task], say: Callable[[str], None]) -> Report:
@@ -192,9 +219,18 @@ def write_report(report: Report, arguments: argparse.Namespace, say: Callable[[s
         files.append((arguments.json, text.encode()))
     write_all(files)
     if files:
-        say(f"\nwritten: {', '.join(str(path) for path, _ in files)}")
+        say(f"\nwritten: {', '.join(listed([path for path, _ in files]))}")
     if report.problem is not None:
         raise UserError(report.problem)
+
+
+def listed(paths: Sequence[Path]) -> Iterator[str]:
+    """The paths for a person: of a folder with many files only the first."""
+    by_folder: dict[Path, list[Path]] = {}
+    for path in paths:
+        by_folder.setdefault(path.parent, []).append(path)
+    for group in by_folder.values():
+        yield from [f"{group[0]} and {len(group) - 1} more there"] if len(group) > 4 else map(str, group)
 
 
 def write_all(files: Sequence[tuple[Path, bytes]]) -> None:
@@ -218,7 +254,8 @@ def main(argv: Sequence[str] | None = None, task: type[Task] = Screening) -> Non
     # With --json -, stdout is for the JSON alone.
     say = partial(print, file=sys.stderr if str(arguments.json) == "-" else sys.stdout)
     with explained_failures(less_memory="lower --batch-size"):
-        report = (compare if arguments.compare else evaluate)(arguments, task, say)
+        mode = compare if arguments.compare else score_image if getattr(arguments, "image", None) else evaluate
+        report = mode(arguments, task, say)
         write_report(report, arguments, say)
 
 

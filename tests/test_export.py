@@ -99,6 +99,7 @@ def test_onnxruntime_gives_the_networks_logits_at_any_batch_and_size(checkpoints
     content = load_checkpoint(checkpoint)
     assert json.loads(properties["preprocessing"]) == content["preprocessing"]
     assert json.loads(properties["targets"]) == content["targets"]
+    assert [head["name"] for head in json.loads(properties["heads"])] == content["targets"]
 
 
 @pytest.mark.parametrize(("name", "options"), [("short", ()), ("short", ("--no-fold",)), ("gem", ())])

@@ -185,7 +185,7 @@ def test_only_in_a_file_of_this_project_is_an_attention_known(library, problems)
     assert compare(names, model.stages, shapes, tensors) == problems
 
 
-def test_the_pooling_shows_its_kind_and_math_is_per_channel():
+def test_each_channel_is_pooled_by_itself():
     assert repr(Pooling("gem")) == "Pooling(gem)"
     one, both = Pooling("gem"), features(1, 2, 5, 5)
     assert math.isclose(one(both[:, :1]).item(), one(both)[0, 0].item(), rel_tol=1e-6)

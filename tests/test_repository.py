@@ -15,7 +15,7 @@ SOURCES = sorted([*ROOT.glob("*.py"), *(ROOT / "efficientnet").rglob("*.py")])
 # are commands, which stand on the last line.
 LAYERS = [
     {"common"},
-    {"scaling", "layers", "metrics"},
+    {"scaling", "layers", "metrics", "pooling"},
     {"baselines", "bootstrap"},
     {"complexity", "architecture"},
     {"model"},

@@ -145,7 +145,20 @@ def test_evaluation_statistics_fit_the_weights_of_a_short_run(tiny_data, tmp_pat
     from efficientnet.mammography.table import read_table
     from efficientnet.training.task import collate
 
-    process = run("train.py", *FAST, "--image-size", 96, "--data", tiny_data, "--epochs", 2, "--output", tmp_path / "r", "--learning-rate", 1e-4)
+    process = run(
+        "train.py",
+        *FAST,
+        "--image-size",
+        96,
+        "--data",
+        tiny_data,
+        "--epochs",
+        2,
+        "--output",
+        tmp_path / "r",
+        "--learning-rate",
+        1e-4,
+    )
     assert process.returncode == 0, process.stderr
     checkpoint = torch.load(tmp_path / "r" / "last.pt", weights_only=True)
     table = read_table(tiny_data / "train.csv", tuple(checkpoint["targets"]))
@@ -271,7 +284,13 @@ def test_an_interrupted_run_ends_in_one_line_with_its_checkpoint(tiny_data, tmp_
 def test_dry_run_prints_the_plan_and_writes_nothing(tiny_data, tmp_path):
     process = run("train.py", *FAST, "--data", tiny_data, "--output", tmp_path / "r", "--dry-run")
     assert process.returncode == 0, process.stderr
-    for text in ("9 patients, 18 breasts, 36 images", "132,060 parameters", "updates", "memory", "cancer, biopsy, view (2 categories)"):
+    for text in (
+        "9 patients, 18 breasts, 36 images",
+        "132,060 parameters",
+        "updates",
+        "memory",
+        "cancer, biopsy, view (2 categories)",
+    ):
         assert text in process.stdout
     assert not (tmp_path / "r").exists()
 

@@ -10,16 +10,22 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 
-from efficientnet.common.command_line import number, output_file
+from efficientnet.common.command_line import number, output_file, output_folder
 from efficientnet.common.errors import UserError
+from efficientnet.common.extras import require
 from efficientnet.common.options import add_options, given_options, group_of
+from efficientnet.mammography.calibration import cross_fitted
 from efficientnet.mammography.dataset import BreastDataset, MammogramDataset
 from efficientnet.mammography.dicom.headers import check_decoders, refused_in_sample
 from efficientnet.mammography.figures import as_text, figures, score_line, scores_by_view
 from efficientnet.mammography.image_files import data_folder, find_images
 from efficientnet.mammography.layouts import find_table
 from efficientnet.mammography.loss import lower_first
+from efficientnet.mammography.page.assembly import Reader, read_history, report_data
+from efficientnet.mammography.page.document import NOT_A_DEVICE, report_files
+from efficientnet.mammography.page.single import score_image
 from efficientnet.mammography.prepare.folder import check_prepared, otherwise_read
 from efficientnet.mammography.preprocessing import MOST_BITS, PICTURE_SETTINGS, SOURCE_SETTINGS, Preprocessing
 from efficientnet.mammography.raster import Survey, survey
@@ -32,7 +38,7 @@ from efficientnet.mammography.scoring import (
     write_submission,
 )
 from efficientnet.mammography.settings import DEMO_PATIENTS, ScreeningSettings, column_mapping, phantom_folder
-from efficientnet.mammography.table import Table, read_table
+from efficientnet.mammography.table import Breast, Table, read_table
 from efficientnet.mammography.table_columns import without_absent_labels
 from efficientnet.mammography.targets import output_probabilities
 from efficientnet.mammography.trained import (
@@ -44,15 +50,16 @@ from efficientnet.mammography.trained import (
     shared_threshold,
     split_warnings,
 )
+from efficientnet.model import EfficientNet
 from efficientnet.training.task import Report
 
 SUBMITTED = "cancer"  # the competition's target
-OUT_OF_FOLD, NO_THRESHOLD = "oof", "none"
+OUT_OF_FOLD, NO_THRESHOLD, CALIBRATED = "oof", "none", "calibrated"
 
 
 def threshold_option(text: str) -> str | float:
     """An argparse type for --threshold."""
-    return text if text in (OUT_OF_FOLD, NO_THRESHOLD) else number(float, 0, 1)(text)
+    return text if text in (OUT_OF_FOLD, NO_THRESHOLD, CALIBRATED) else number(float, 0, 1)(text)
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,9 +96,21 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--threshold",
         type=threshold_option,
-        metavar="oof|none|P",
+        metavar="oof|none|calibrated|P",
         help="what --submission writes: 1 from this threshold and 0 below it, where oof is the one found on held-out "
-        "patients; or none: probabilities (default: oof if it is known; the competition's metric prefers it)",
+        "patients; or probabilities, as they are (none) or calibrated on held-out patients (default: oof if it is "
+        "known; the competition's metric prefers it)",
+    )
+    output.add_argument(
+        "--report",
+        type=output_folder,
+        metavar="DIR",
+        help="write report.html there, and its pictures (needs matplotlib)",
+    )
+    image = parser.add_argument_group("one image")
+    image.add_argument("--image", type=Path, metavar="FILE", help="score this image alone, without a table")
+    image.add_argument(
+        "--heatmap", type=output_file, metavar="FILE.png", help="with --image: where the network found evidence"
     )
 
 
@@ -156,6 +175,9 @@ class ScreeningEvaluation:
         # The members' thresholds were tuned on means, and are honest only for patients whom no member has seen.
         self.threshold, self.tuned = threshold, shared_threshold(members) if aggregate == "mean" else None
         self.is_fresh = not any(known) and aggregate == "mean"
+        if threshold == CALIBRATED and not (self.is_fresh and shared_calibration(members)):
+            why = "these patients were trained on or fitted to" if any(known) else "no calibration is known"
+            raise UserError(f"--threshold {CALIBRATED}: {why}; use {NO_THRESHOLD}")
         if threshold == OUT_OF_FOLD and self.tuned is None:
             why = "it applies to the mean over images, not to the maximum" if aggregate == "max" else "none is recorded"
             raise UserError(f"--threshold {OUT_OF_FOLD}: no threshold is known, {why}; pass a number or {NO_THRESHOLD}")
@@ -195,7 +217,7 @@ class ScreeningEvaluation:
         if own and (text := otherwise_read(self.root, own.preprocessing)):
             yield text
         yield from refused_in_sample(self.files, self.members[0].preprocessing.accept_raw)
-        if flip and not all(member.augmentation for member in self.members):
+        if flip and not all(member.augmentation or member.preprocessing.input_size for member in self.members):
             yield "--flip is set, but a checkpoint was trained without mirror images (--augmentation 0)"
 
     @classmethod
@@ -203,20 +225,23 @@ class ScreeningEvaluation:
         cls, checkpoints: Mapping[Path, Mapping[str, Any]], arguments: argparse.Namespace
     ) -> ScreeningEvaluation:
         members = [Trained.from_checkpoint(path, content) for path, content in checkpoints.items()]
-        given = given_options(arguments, ScreeningSettings)
-        source = {name: given[name] for name in SOURCE_SETTINGS if name in given}
-        return cls(
+        evaluation = cls(
             members,
             arguments.data,
             arguments.split,
             arguments.columns,
             arguments.aggregate,
             arguments.submission,
-            source,
+            given_source(arguments),
             arguments.flip,
             arguments.threshold,
             arguments.soup,
         )
+        if arguments.report is not None:
+            require("matplotlib", "report", "--report")
+            if np.isnan(evaluation.table.labels[:, 0]).all():
+                raise UserError(f"--report: {evaluation.table.path} has no labels of {members[0].targets[0]}; omit it")
+        return evaluation
 
     def read_table(self, first: Trained, columns: Mapping[str, str]) -> Table:
         path, mapping, _ = find_table(self.root, columns, "test.csv" if self.is_test else "train.csv")
@@ -291,14 +316,17 @@ class ScreeningEvaluation:
         """The content of --submission, and a line that says what it is."""
         prior = float(np.mean([member.prior for member in self.members]))
         threshold = self.threshold if isinstance(self.threshold, float) else self.tuned
-        if self.threshold == NO_THRESHOLD:
+        if self.threshold in (NO_THRESHOLD, CALIBRATED):
             threshold = None
+        if self.threshold == CALIBRATED:
+            calibration = shared_calibration(self.members)
+            scores = replace(scores, probabilities=calibration(scores.probabilities))
         line = f"{self.submission}: {self.table.counts.breasts} breasts of {self.table.path}"
         if self.split == "validation":
             line += ", held-out patients only (for the competition: --split test)"
         if threshold is None:
-            asked = self.threshold == NO_THRESHOLD
-            line += ", probabilities" if asked else ", probabilities, since no out-of-fold threshold is known"
+            line += ", calibrated probabilities" if self.threshold == CALIBRATED else ", probabilities"
+            line += "" if self.threshold else ", since no out-of-fold threshold is known"
             line += " (--threshold P writes 1 from P and 0 below it)"
         else:
             which = "the threshold" if isinstance(self.threshold, float) else "the out-of-fold threshold"
@@ -307,6 +335,61 @@ class ScreeningEvaluation:
             fallback = f"the prior of {prior:.4f}" if threshold is None else "0"
             line += f"; {len(scores.unscored)} of them without a readable image, at {fallback}"
         return bytes_of(write_submission, self.table, scores, prior, threshold), line
+
+    def page(
+        self,
+        probabilities: np.ndarray,
+        values: Mapping[str, Any],
+        networks: Sequence[EfficientNet],
+        title: str,
+        device: torch.device,
+    ) -> dict[str, bytes]:
+        scores = self.breast_scores(probabilities)
+        known = scores.labelled
+        labels, of_first = known.labels[:, 0], known.probabilities[:, 0]
+        calibration = shared_calibration(self.members) if self.is_fresh else None
+        calibrated = calibration(of_first) if calibration else cross_fitted(labels, of_first, known.patients)
+        places = {breast.prediction_id: place for place, breast in enumerate(self.table.breasts)}
+
+        def reader(breast: Breast) -> Reader:
+            unit = places[breast.prediction_id] if self.is_joint else breast.rows[0]
+            member = int(np.argmax(self.allowed[:, unit]))
+            return Reader(networks[member], self.members[member].preprocessing)
+
+        phantoms = ["Phantoms: drawn, not acquired. No figure here applies to mammograms."]
+        data = report_data(
+            f"{title}: {self.split} of {self.root.name}",
+            scores,
+            values,
+            self.table,
+            self.files,
+            reader,
+            device,
+            calibrated=calibrated,
+            histories=[history for member in self.members if (history := read_history(member.path.parent))],
+            remarks=["Phantoms: drawn, not acquired. No figure here applies to mammograms."]
+            if phantoms
+            else self.warnings,
+            limits=[NOT_A_DEVICE, "The figures apply only to patients and machines like these."],
+        )
+        return report_files(data)
+
+
+def given_source(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The SOURCE_SETTINGS whose flags were given."""
+    given = given_options(arguments, ScreeningSettings)
+    return {name: given[name] for name in SOURCE_SETTINGS if name in given}
+
+
+def score_one_image(
+    checkpoint: Path, content: Mapping[str, Any], network: EfficientNet, arguments: argparse.Namespace
+) -> Report:
+    """The report on --image."""
+    trained = Trained.from_checkpoint(checkpoint, content)
+    trained = replace(trained, preprocessing=replace(trained.preprocessing, **given_source(arguments)))
+    values, text, picture = score_image(arguments.image, trained, network, next(network.parameters()).device)
+    files = {arguments.heatmap.absolute(): picture} if arguments.heatmap else {}
+    return Report({"image": str(arguments.image), **values}, text, files)
 
 
 def as_it_is_read(root: Path, seen: Survey, members: Sequence[Trained]) -> dict[str, Any]:

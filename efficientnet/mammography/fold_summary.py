@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from efficientnet.common.errors import UserError
-from efficientnet.mammography.calibration import cross_fitted, fit_calibration
-from efficientnet.mammography.report import score_line
+from efficientnet.mammography.calibration import fit_calibration
+from efficientnet.mammography.figures import figures, score_line
 from efficientnet.mammography.scoring import BreastScores
 from efficientnet.mammography.table import Breast
 from efficientnet.metrics import best_threshold, probabilistic_f1
@@ -31,18 +31,18 @@ def summarise_folds(runs: Sequence[Path]) -> tuple[str, dict[str, bytes]]:
     lines, scores, folds = read_predictions(runs)
     folds, scores = folds[~np.isnan(scores.labels[:, 0])], scores.labelled
     labels, probabilities = scores.labels[:, 0], scores.probabilities[:, 0]
-    metrics = scores.metrics(intervals=True)
+    metrics = figures(scores)
     threshold = metrics["threshold"]
     summary: dict[str, Any] = {"folds": len(runs), **metrics, "f1_of_other_folds": None, "calibration": None}
     text = score_line(metrics, "breasts, each out of fold")
     if threshold is not None:
         summary["calibration"] = asdict(fit_calibration(labels, probabilities))
-        calibrated = probabilistic_f1(labels, cross_fitted(labels, probabilities, scores.patients))
         honest = probabilistic_f1(labels, called_by_other_folds(labels, probabilities, folds))
-        summary |= {"pf1_calibrated": calibrated, "f1_of_other_folds": honest}
+        summary["f1_of_other_folds"] = honest
         text += (
             f"\nThreshold {threshold:.4g}, found on these breasts: F1 {metrics['pf1_best']:.3f}; called by the "
-            f"threshold of the other folds: F1 {honest:.3f}. Calibrated on other patients: pF1 {calibrated:.3f}."
+            f"threshold of the other folds: F1 {honest:.3f}. "
+            f"Calibrated on other patients: pF1 {metrics['pf1_calibrated']:.3f}."
         )
     files = {PREDICTIONS: "".join(lines).encode(errors="surrogateescape")}
     return text, files | {SUMMARY: (json.dumps(summary, indent=2) + "\n").encode()}
@@ -72,9 +72,7 @@ def read_predictions(runs: Sequence[Path]) -> tuple[list[str], BreastScores, np.
         except (OSError, ValueError) as error:
             raise UserError(f"{run / PREDICTIONS}: cannot be read ({error}); resume the run that writes it") from None
         if header and first != header:
-            raise UserError(
-                f"{run / PREDICTIONS}: has other columns than {runs[0].name}'s; start the folds anew"
-            )
+            raise UserError(f"{run / PREDICTIONS}: has other columns than {runs[0].name}'s; start the folds anew")
         header = first
         lines += rest
         for row in csv.DictReader([first, *rest]):

@@ -139,8 +139,8 @@ class ScreeningSettings:
     targets: tuple[str, ...] | None = option(
         names,
         "columns to learn, the scored one first; cancer alone turns the auxiliary ones off (default: cancer, and "
-        "biopsy, invasive, difficult_negative_case, implant, BIRADS, density, view, site_id, machine_id, age if the table has "
-        "them)",
+        "biopsy, invasive, difficult_negative_case, implant, BIRADS, density, view, site_id, machine_id, age if the "
+        "table has them)",
         None,
         metavar="NAME,...",
         group="table and folds",

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from efficientnet.architecture import recorded_architecture
 from efficientnet.common.options import add_options
 from efficientnet.mammography.calibration import Calibration, cross_fitted, fit_calibration
-from efficientnet.mammography.evaluation import ScreeningEvaluation, add_evaluation_arguments
+from efficientnet.mammography.comparison import compare_predictions
+from efficientnet.mammography.evaluation import ScreeningEvaluation, add_evaluation_arguments, score_one_image
+from efficientnet.mammography.figures import figures, score_line, scores_by_view
 from efficientnet.mammography.fold_summary import summarise_folds
 from efficientnet.mammography.image_files import data_folder, folder_of
 from efficientnet.mammography.layouts import LAYOUTS
@@ -26,7 +28,7 @@ from efficientnet.mammography.loss import lower_first, prior_shift, screening_lo
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
 from efficientnet.mammography.prepare.folder import prepared_settings
 from efficientnet.mammography.preprocessing import MOST_BITS, Preprocessing
-from efficientnet.mammography.report import model_card, score_line
+from efficientnet.mammography.report import model_card
 from efficientnet.mammography.run_data import RunData, share_of_positives
 from efficientnet.mammography.scoring import BreastScores, bytes_of, score_breasts, write_predictions
 from efficientnet.mammography.settings import (
@@ -36,6 +38,7 @@ from efficientnet.mammography.settings import (
     ScreeningSettings,
     phantom_folder,
 )
+from efficientnet.mammography.table import Table
 from efficientnet.mammography.targets import Target, output_probabilities
 from efficientnet.metrics import probabilistic_f1
 from efficientnet.training.distributed import Process
@@ -50,13 +53,15 @@ LOGGED = ("pf1", "pf1_best", "threshold", "auc", "average_precision", "clshub_pf
 
 @dataclass(frozen=True)
 class ScreeningMetrics(Metrics):
-    """`Metrics` with the `scores` of the held-out breasts."""
+    """`Metrics` with the `scores` of the held-out breasts of a table, also `by_view`."""
 
     scores: BreastScores
+    table: Table
+    by_view: Mapping[str, BreastScores]
 
     @cached_property
     def with_intervals(self) -> dict[str, Any]:
-        return self.scores.metrics(intervals=True)
+        return figures(self.scores, self.table, by_view=self.by_view)
 
     @property
     def summary(self) -> str:
@@ -75,6 +80,8 @@ class Screening:
     Settings = ScreeningSettings
     recipes = RECIPES
     summarise_folds = staticmethod(summarise_folds)
+    comparison = staticmethod(compare_predictions)
+    score_one_image = staticmethod(score_one_image)
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -249,7 +256,9 @@ class Screening:
             f"F1 {shown['pf1_best']} at {shown['threshold']}  AUC {shown['auc']}  AP {shown['average_precision']}"
         )
         by_loss = self.settings.select == "val_loss" or not metrics["positives"]
-        return ScreeningMetrics(values, text, -loss if by_loss else values[self.settings.select], scores)
+        score = -loss if by_loss else values[self.settings.select]
+        by_view = {} if joint else scores_by_view(run.validation, indices, probabilities)
+        return ScreeningMetrics(values, text, score, scores, run.validation, by_view)
 
     def calibrate(self, scores: BreastScores) -> float:
         """Fit `calibration` to the held-out breasts; return their pF1 when each is calibrated by the other patients."""

@@ -37,14 +37,13 @@ TRAINING_RATES = ("dropout", "stochastic_depth")
 class Member:
     """One checkpoint: its network and the rest of its content.
 
-    name: of the architecture.  fast: the network on the fast path, if requested.
-    model: the original network; None if the fast path runs in fp32, which needs no fallback.
+    name: of the architecture.  model: the network as trained.  fast: the same on the fast path, if requested.
     """
 
     path: Path
     name: str
     content: dict[str, Any]
-    model: EfficientNet | None
+    model: EfficientNet
     fast: nn.Module | None
 
     def predict(self, images: Tensor, device: torch.device, precision: str = "fp32", flip: bool = False) -> np.ndarray:
@@ -159,7 +158,7 @@ def as_member(path: Path, content: dict[str, Any], device: torch.device, precisi
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise misfit(path, error) from None
-    return Member(path, name, content, None if optimize and precision == "fp32" else model, fast)
+    return Member(path, name, content, model, fast)
 
 
 def predict_mean(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from efficientnet.model import EfficientNet
 from efficientnet.training.distributed import Process
 from efficientnet.training.recipe import Recipe
 from efficientnet.weights.load import Provenance
@@ -179,7 +180,20 @@ class Task(Protocol):
 
     @staticmethod
     def evaluation(checkpoints: Mapping[Path, Mapping[str, Any]], arguments: argparse.Namespace) -> Evaluation:
-        """Read the data to score these checkpoints (contents by path) on. Raises UserError."""
+        """Read the data to score these checkpoints (contents by path) on. Raises UserError.
+
+        With arguments.soup they are one member. A checkpoint of a `--fold all` folder has the folder's "summary".
+        """
+
+    @staticmethod
+    def score_one_image(
+        checkpoint: Path, content: Mapping[str, Any], network: EfficientNet, arguments: argparse.Namespace
+    ) -> Report:
+        """The report on arguments.image, for a task that has the flag --image. Raises UserError."""
+
+    @staticmethod
+    def comparison(names: Sequence[str], files: Sequence[bytes]) -> Report:
+        """Compare two models by what `Evaluation.predictions` gave for each. Raises UserError."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +230,22 @@ class Evaluation(Protocol):
 
     def probabilities(self, member: int, logits: np.ndarray) -> np.ndarray:
         """Probabilities (n, T) from float32 logits (n, T); the ensemble averages them."""
+
+    def predictions(self, probabilities: np.ndarray) -> bytes:
+        """predictions.csv of mean probabilities (N, O)."""
+
+    def page(
+        self,
+        probabilities: np.ndarray,
+        values: Mapping[str, Any],
+        networks: Sequence[EfficientNet],
+        title: str,
+        device: torch.device,
+    ) -> dict[str, bytes]:
+        """Files by name for the folder of --report, if the task has the flag.
+
+        values: of `report`.  networks: of the members, not on the fast path.  title: the members' architectures.
+        """
 
     def report(self, probabilities: np.ndarray, failures: Sequence[str]) -> Report:
         """Score mean probabilities (N, T) over the members; nan where no member could score. Raises UserError."""

@@ -30,8 +30,10 @@ def test_the_table_pairs_the_seeds():
 
 def test_runs_are_trained_once_and_compared(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tiny = (*map(str, SMALL), "--image-size", "32", "--batch-size", "30", "--epochs", "1", "--workers", "0")
+    tiny = (*map(str, SMALL), "--recipe", "demo", "--batch-size", "30", "--epochs", "1", "--workers", "0")
     monkeypatch.setattr(ablation, "BUDGET", tiny)
+    monkeypatch.setattr(ablation, "SIZE", ("--image-size", "32"))
+    monkeypatch.setattr(ablation, "DEMO_PATIENTS", 12)
     arguments = ("--output", "ablation", "--seeds", 1, "--only", "max pooling", "soft-F1 loss")
     before = None
     for _ in range(2):

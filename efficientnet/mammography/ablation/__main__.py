@@ -3,8 +3,9 @@
     python -m efficientnet.mammography.ablation --output runs/ablation
     python -m efficientnet.mammography.ablation --output runs/ablation --only "cancer alone" "gem pooling" --seeds 5
 
-Every run has the same budget. A row is the mean difference from the unchanged recipe on the same seeds, with its 95 %
-interval (Student's t over the seeds), after the last epoch. What was run before in the folder is not run again.
+Every run has the same budget, and lesions are harder to see than in the demo, which leaves room for differences. A
+row is the mean difference from the unchanged recipe on the same seeds, with its 95 % interval (Student's t over the
+seeds), after the last epoch. What was run before in the folder is not run again.
 
 The phantoms are drawn: a difference here says that a part works, not what it is worth on mammograms.
 """
@@ -26,11 +27,16 @@ from efficientnet.common.command_line import SCRIPTS, Parser, command, leave, nu
 from efficientnet.common.cpu import usable_cores
 from efficientnet.common.errors import UserError
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
-from efficientnet.mammography.settings import DEMO_PATIENTS, phantom_folder
+from efficientnet.mammography.settings import DEMO_PATIENTS
 
 PROGRAM = program_name("python -m efficientnet.mammography.ablation")
 BASE = "unchanged"
-BUDGET = ("--variant", "b0", "--image-size", "128", "64", "--batch-size", "4", "--epochs", "3", "--workers", "0")
+SIZE = ("--image-size", "128", "64")
+BUDGET = (
+    *("--width", "0.5", "--depth", "0.5", "--recipe", "demo"),
+    *("--batch-size", "4", "--epochs", "4", "--workers", "0"),
+)
+CONSPICUITY = 0.7
 # One change each, as flags of train.py.
 CHANGES: dict[str, tuple[str, ...]] = {
     BASE: (),
@@ -58,17 +64,31 @@ T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 def train(name: str, seed: int, output: Path, threads: int) -> None:
     """Train one run in a process of its own, unless it is finished. Raises UserError if it fails."""
     folder = run_folder(output, name, seed)
-    flags = (*BUDGET, *CHANGES[name], "--seed", str(seed), "--resume", "auto", "--output", str(folder))
+    data = str(prepared_folder(output, seed))
+    flags = ("--data", data, *BUDGET, *CHANGES[name], "--seed", str(seed), "--resume", "auto", "--output", str(folder))
     if not finished(folder):
-        process = subprocess.run(
-            [sys.executable, str(SCRIPTS / "train.py"), *flags],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        )
-        if process.returncode:
-            raise UserError(f"{name}, seed {seed}: {(process.stderr.splitlines() or ['no message'])[-1]}")
+        run(f"{name}, seed {seed}", [str(SCRIPTS / "train.py"), *flags], threads)
     print(".", end="", file=sys.stderr, flush=True)
+
+
+def prepare(seed: int, output: Path, jobs: int) -> None:
+    """Draw the phantoms of a seed, and decode them once."""
+    drawn = output / f"phantoms-{seed}"
+    write_phantom_dataset(drawn, DEMO_PATIENTS, seed, conspicuity=CONSPICUITY, workers=jobs)
+    command = ["-m", "efficientnet.mammography.prepare", "--data", str(drawn), *SIZE]
+    run(f"preparing {drawn}", [*command, "--output", str(prepared_folder(output, seed))], jobs)
+
+
+def run(what: str, arguments: Sequence[str], threads: int) -> None:
+    """Run Python in a process of its own. Raises UserError with its last message if it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    process = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+    if process.returncode:
+        raise UserError(f"{what}: {(process.stderr.splitlines() or ['no message'])[-1]}")
+
+
+def prepared_folder(output: Path, seed: int) -> Path:
+    return output / f"prepared-{seed}"
 
 
 def run_folder(output: Path, name: str, seed: int) -> Path:
@@ -129,12 +149,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     output.mkdir(parents=True, exist_ok=True)
     seeds = range(arguments.seeds)
     for seed in seeds:  # before several runs would do so at the same time
-        write_phantom_dataset(phantom_folder(DEMO_PATIENTS, seed), DEMO_PATIENTS, seed=seed, workers=jobs)
+        prepare(seed, output, jobs)
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(lambda run: train(*run, output, threads), [(name, seed) for seed in seeds for name in names]))
     runs = {name: [run_folder(output, name, seed) for seed in seeds] for name in names}
     print(file=sys.stderr)
-    print(f"phantoms, {' '.join(BUDGET)}, seeds 0 to {arguments.seeds - 1}; differences from the unchanged recipe")
+    print(f"phantoms, {' '.join((*SIZE, *BUDGET))}, seeds 0 to {arguments.seeds - 1}")
     print(table({name: [finished(folder) for folder in folders] for name, folders in runs.items()}))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +20,10 @@ from efficientnet.mammography.trained import Trained
 from efficientnet.model import EfficientNet
 
 
-def score_image(path: Path, trained: Trained, model: EfficientNet, device: torch.device) -> tuple[str, bytes]:
-    """The text on one image, and its heatmap as a PNG file. Raises ImageError if the file cannot be read.
+def score_image(
+    path: Path, trained: Trained, model: EfficientNet, device: torch.device
+) -> tuple[dict[str, Any], str, bytes]:
+    """Values for JSON, the text on one image, and its heatmap as a PNG file. Raises ImageError for an unreadable file.
 
     trained: of the checkpoint, with the preprocessing by which this file is to be read.  model: its network, in
     evaluation mode, not on the fast path.
@@ -36,7 +39,14 @@ def score_image(path: Path, trained: Trained, model: EfficientNet, device: torch
     shown = read_shown(path, settings, side)
     logits, heat = activation(model, [shown.picture], settings, device)
     outputs = output_probabilities(lower_first(logits, trained.logit_shift), trained.heads)[0]
-    return image_text(path, header, shown, trained, outputs), heatmap_png(shown.picture, heat[0])
+    places = output_slices(trained.heads)
+    values = {
+        target.name: target_value(target, outputs[place]) for target, place in zip(trained.heads, places, strict=True)
+    }
+    text = image_text(path, header, shown, trained, outputs)
+    if not heat.any():
+        text += "\nNothing in this image speaks for it, so the heatmap has no colour."
+    return values, text, heatmap_png(shown.picture, heat[0])
 
 
 def image_text(
@@ -79,9 +89,16 @@ def image_text(
     return "\n".join([*(f"{name:<{width}}  {text}" for name, text in lines), "", NOT_A_DEVICE])
 
 
+def target_value(target: Target, outputs: NDArray[np.float64]) -> float | dict[str, float]:
+    """A probability, one for each category, or a number in the table's unit."""
+    if target.kind == "category":
+        return dict(zip(target.values, outputs.tolist(), strict=True))
+    return target.mean + target.std * float(outputs[0]) if target.kind == "number" else float(outputs[0])
+
+
 def target_text(target: Target, outputs: NDArray[np.float64]) -> str:
     if target.kind == "number":
-        return f"about {target.mean + target.std * float(outputs[0]):.4g}"
+        return f"about {target_value(target, outputs):.4g}"
     if target.kind == "binary":
         return f"probability {probability_text(float(outputs[0]))}"
     order = np.argsort(-outputs, kind="stable")
