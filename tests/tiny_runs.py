@@ -17,12 +17,13 @@ from commands import ROOT, ranks, run
 
 # 130,000 parameters, with everything that a B0 has: stages of one layer and of two, 3x3 and 5x5 kernels, shortcuts.
 SMALL = ("--width", 0.2, "--depth", 0.5)
-# Everything with a state or with random numbers is on: augmentation, balanced sampling, dropout, stochastic depth,
-# gradient accumulation, the average of the weights.  Of 36 images that makes 9 updates an epoch on one rank, 4 on two,
-# 3 on three.
+# Everything with a state or with random numbers is on: augmentation, mixing, balanced sampling, dropout, stochastic
+# depth, gradient accumulation, the average of the weights.  Of 36 images that makes 9 updates an epoch on one rank, 4
+# on two, 3 on three.
 RECIPE = (
     *(*SMALL, "--image-size", 32, "--batch-size", 2, "--accumulate", 2, "--epochs", 3),
     *("--learning-rate", 1e-3, "--warmup-epochs", 0.5, "--positive-share", 0.4, "--ema-decay", 0.9),
+    *("--mixup", 0.4, "--cutmix", 1, "--pooling", "gem"),
 )
 # The same for so long, some seconds, that a signal or a kill still meets it when this machine is busy.
 LONG = (*RECIPE, "--epochs", 5)
