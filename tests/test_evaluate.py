@@ -281,7 +281,7 @@ def test_two_models_are_compared_on_whom_both_held_out(trained, tmp_path):
 
 def test_members_must_learn_the_same_targets(trained, tmp_path):
     content = torch.load(trained[2][1], weights_only=True)
-    heads = [{"name": name, "kind": "binary", "values": [], "mean": 0.0, "std": 1.0} for name in content["targets"]]
+    heads = [dict(head) for head in content["heads"]]
     heads[1] |= {"kind": "number", "mean": 3.0}
     pair = ("--checkpoint", trained[2][0], tmp_path / "other.pt")
     torch.save(content | {"heads": heads}, tmp_path / "other.pt")
@@ -354,7 +354,7 @@ def test_a_submission_says_which_split_it_is_of_and_is_about_cancer_only(trained
         in evaluate("--checkpoint", trained[2][0], "--submission", path).stdout
     )
     content = torch.load(trained[2][0], weights_only=True)
-    content["heads"] = [{"name": name, "values": []} for name in ("biopsy", "cancer")]
+    content["heads"] = [content["heads"][1], content["heads"][0], *content["heads"][2:]]
     torch.save(content, tmp_path / "biopsy.pt")
     path.unlink()
     process = run("evaluate.py", "--checkpoint", tmp_path / "biopsy.pt", "--data", trained[1], "--submission", path)

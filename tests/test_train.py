@@ -286,7 +286,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tiny_data, tmp_path):
     assert process.returncode == 0, process.stderr
     for text in (
         "9 patients, 18 breasts, 36 images",
-        "132,060 parameters",
+        "130,012 parameters",
         "updates",
         "memory",
         "cancer, biopsy, view (2 categories)",

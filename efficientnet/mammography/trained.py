@@ -53,11 +53,13 @@ class Trained:
             plan, fitted = content["plan"], content.get("summary")  # of all folds, see `ensemble.find_checkpoints`
             if fitted is None:
                 fitted = {"threshold": content["metrics"].get("threshold"), "calibration": content.get("calibration")}
-            calibration = fitted.get("calibration")
+            calibration, heads = fitted.get("calibration"), recorded_targets(content)
+            if sum(head.outputs for head in heads) != content["architecture"]["num_classes"]:
+                raise ValueError("its targets do not fit its network")
             return cls(
                 path,
                 Preprocessing.from_dict(content["preprocessing"]),
-                recorded_targets(content),
+                heads,
                 content.get("views", "mean"),
                 content["logit_shift"],
                 content["prior"],

@@ -11,6 +11,7 @@ from typing import Any
 
 from efficientnet import architecture as architectures
 from efficientnet.architecture import (
+    BY_VARIANT,
     Architecture,
     chosen_architecture,
     chosen_way,
@@ -176,9 +177,12 @@ def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
         pretrained = {name: value for name, value in weights.recorded.items() if name not in ("weights", "training")}
     architecture = architecture or named_architecture("b3")
     recipe_name = arguments.recipe or task.default_recipe(arguments.data)
-    values = {} if architecture.image_size is None else {"image_size": (architecture.image_size,) * 2}
-    values |= {item.name: item.default for item in fields(task.Settings) if item.default is not MISSING}
-    values |= task.recipes[recipe_name] | task.defaults(arguments.data, provenance, recipe_name) | given
+    own_size = {} if architecture.image_size is None else {"image_size": (architecture.image_size,) * 2}
+    values = own_size | {item.name: item.default for item in fields(task.Settings) if item.default is not MISSING}
+    values |= task.recipes[recipe_name]
+    if way not in (None, BY_VARIANT):  # the resolution is part of a scaled architecture
+        values |= own_size
+    values |= task.defaults(arguments.data, provenance, recipe_name) | given
     if "image_size" not in values:
         raise ValueError(f"{arguments.weights} does not record its image size: pass --image-size")
     of_recipe, of_task = split_options(values)

@@ -7,7 +7,7 @@ import pytest
 
 from efficientnet.common.command_line import Parser
 from efficientnet.common.options import add_options, from_json, given_options, to_json
-from efficientnet.mammography.settings import DEMO, RECIPE, ScreeningSettings
+from efficientnet.mammography.settings import RANDOM_START, RECIPES, ScreeningSettings
 from efficientnet.training.recipe import Recipe
 
 
@@ -64,7 +64,7 @@ def test_missing_settings_are_named():
 
 def test_the_stated_values_are_fields():
     known = {item.name for kind in (Recipe, ScreeningSettings) for item in fields(kind)}
-    assert known >= set(RECIPE) | set(DEMO)
+    assert known >= set(RANDOM_START).union(*RECIPES.values())
 
 
 @pytest.mark.parametrize(

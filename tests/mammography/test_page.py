@@ -473,7 +473,7 @@ def trained(**changes) -> Trained:
 
 def test_one_image_has_a_text_and_a_heatmap(tmp_path, model):
     write_drawn(tmp_path / "a.dcm", ImageLaterality="R", PatientName="Doe^Jane", PatientID="12345")
-    text, png = score_image(tmp_path / "a.dcm", trained(threshold=1.0, logit_shift=0.5), model, CPU)
+    _, text, png = score_image(tmp_path / "a.dcm", trained(threshold=1.0, logit_shift=0.5), model, CPU)
     with torch.no_grad():
         logit = model(to_tensor(read_picture(tmp_path / "a.dcm", SETTINGS, "R"), SETTINGS)[None]).item() - 0.5
     lines = dict(line.split("  ", 1) for line in text.splitlines() if "  " in line)
@@ -497,7 +497,7 @@ def test_the_text_on_an_image_says_what_each_target_means(tmp_path):
         several.classifier.weight.zero_()
         several.classifier.bias.copy_(torch.tensor([0.0, 0.0, math.log(3), 0.5]))
     calibration = Calibration(1.0, math.log(3))
-    text, _ = score_image(
+    _, text, _ = score_image(
         tmp_path / "a.dcm", trained(heads=heads, threshold=0.5, calibration=calibration), several, CPU
     )
     for expected in (
@@ -508,7 +508,7 @@ def test_the_text_on_an_image_says_what_each_target_means(tmp_path):
         "would be",
     ):
         assert expected in text
-    text, _ = score_image(tmp_path / "a.dcm", trained(heads=heads), several, CPU)
+    _, text, _ = score_image(tmp_path / "a.dcm", trained(heads=heads), several, CPU)
     assert "the checkpoint has none" in text and "calibrated" not in text
 
 
@@ -521,7 +521,7 @@ def test_the_header_names_the_side_only_where_the_picture_does_not_show_it(tmp_p
         make(even, ImageLaterality=side, **window).save_as(tmp_path / f"even-{side}.dcm", enforce_file_format=True)
         write_drawn(tmp_path / f"drawn-{side}.dcm", ImageLaterality=side)
         for name in ("even", "drawn"):
-            png = score_image(tmp_path / f"{name}-{side}.dcm", trained(), model, CPU)[1]
+            png = score_image(tmp_path / f"{name}-{side}.dcm", trained(), model, CPU)[2]
             shown[name, side] = pixels(png).astype(int).sum(-1)
     np.testing.assert_array_equal(shown["drawn", "L"], shown["drawn", "R"])
     assert shown["even", "L"].max(0).argmax() < 24 < shown["even", "R"].max(0).argmax()

@@ -34,7 +34,7 @@ def test_clshubs_recipe_is_the_model_cards(tiny_data):
 
 
 def test_screening_is_the_default_with_data_and_its_rate_follows_the_start(tiny_data):
-    text = dry(*SMALL, "--data", tiny_data)
+    text = dry("--variant", "b0", "--data", tiny_data)
     assert "recipe screening" in text and "--image-size 1024 512" in text and "--learning-rate 0.001" in text
     assert "--positive-share 0.25" in text and "--ema-decay" in text and "--warmup-epochs 1.0" in text
 

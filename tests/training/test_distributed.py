@@ -1,5 +1,6 @@
 """Ranks: what they share, and which starts are refused."""
 
+import copy
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -44,17 +45,14 @@ def test_ranks_that_find_different_images_are_refused(tiny_data):
     """Logits are gathered by the place of an image in the table, which has to be the same place everywhere."""
     plan = make_plan(make_parser("", Screening).parse_args(["--data", str(tiny_data)]), Screening)
     plan.task.load(Process(0, 1, 0, 1, torch.device("cpu")), False, None, None)
-    plan.task.check_ranks(SimpleNamespace(gather=lambda own: [own, own]))
-    row = plan.task.validation.rows[0]
-    other = Screening(plan.task.data, plan.task.settings, plan.recipe)
-    other.train, other.root = plan.task.train, plan.task.root
-    other.validation = replace(
-        plan.task.validation, rows=(replace(row, laterality="R"), *plan.task.validation.rows[1:])
-    )
+    data = plan.task.run
+    data.check_ranks(SimpleNamespace(gather=lambda own: [own, own]))
+    other, row = copy.copy(data), data.validation.rows[0]
+    other.validation = replace(data.validation, rows=(replace(row, laterality="R"), *data.validation.rows[1:]))
     found = []
     other.check_ranks(SimpleNamespace(gather=lambda own: found.append(own) or found))
     with pytest.raises(UserError, match="ranks found different images"):
-        plan.task.check_ranks(SimpleNamespace(gather=lambda own: [own, *found]))
+        data.check_ranks(SimpleNamespace(gather=lambda own: [own, *found]))
 
 
 def test_more_ranks_than_gpus_is_refused_with_the_number(monkeypatch):

@@ -42,7 +42,7 @@ def test_a_run_from_weights_says_so_and_remembers_everything(tiny_data, pretrain
     output = tmp_path / "run"
     process = run("train.py", *SMALL, *FAST, "--data", tiny_data, "--weights", pretrained, "--output", output)
     assert process.returncode == 0, process.stderr
-    for words in ("129,498 parameters", "(torchvision)", "symmetric padding", "stem.conv.weight adapted", "left fresh"):
+    for words in ("130,012 parameters", "(torchvision)", "symmetric padding", "stem.conv.weight adapted", "left fresh"):
         assert words in process.stdout
     content = checkpoint(output / "best.pt")
     assert content["architecture"]["padding"] == "symmetric"
