@@ -205,7 +205,9 @@ def checkpoint() -> dict:
 
 def check_plan(path: Path) -> None:
     content = load_checkpoint(path)
-    resumed_plan(Namespace(output=None, data=None, weights=None, source=None, recipe=None), Screening, {}, None, path, content)
+    resumed_plan(
+        Namespace(output=None, data=None, weights=None, source=None, recipe=None), Screening, {}, None, path, content
+    )
 
 
 def description_files() -> list[bytes]:

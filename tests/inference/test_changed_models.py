@@ -15,6 +15,9 @@ from efficientnet.model import EfficientNet
 from efficientnet.training.fast_cpu import accelerate_training
 
 WAYS = [False] + [True] * onednn_fuses(torch.float32)
+# Precisions, each without and, where this PyTorch and CPU can do it, with fused convolutions.
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISE_WAYS = [(name, fused) for name, dtype in PRECISIONS.items() for fused in [False] + [True] * onednn_fuses(dtype)]
 SMALL = scale(B0, Coefficients(depth=0.5, width=0.25))
 
 
@@ -217,8 +220,7 @@ def test_a_changed_network_keeps_its_function(change):
 
 
 @pytest.mark.parametrize("change", ["none", "no classifier", "MLP", "quantised", "group norm", "frozen norm", "pruned"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("fused", WAYS)
+@pytest.mark.parametrize(("precision", "fused"), PRECISE_WAYS)
 def test_the_fast_path_shares_no_memory_with_its_model(change, precision, fused):
     images = torch.randn(2, 3, 64, 96)
     for layout in (torch.contiguous_format, torch.channels_last):
@@ -238,16 +240,16 @@ def storages(model):
 
 
 def test_a_loaded_state_dict_is_copied_and_converted():
-    model = network()
-    source, target = optimize_for_inference(model), optimize_for_inference(network(), "bf16")
-    expected = optimize_for_inference(model, "bf16")(torch.ones(1, 3, 64, 64))
+    model, fused = network(), onednn_fuses(torch.bfloat16)
+    source = optimize_for_inference(model, fused=fused)
+    target = optimize_for_inference(network(), "bf16", fused=fused)
+    expected = optimize_for_inference(model, "bf16", fused=fused)(torch.ones(1, 3, 64, 64))
     target.load_state_dict(source.state_dict())
     assert not storages(source) & storages(target)
     torch.testing.assert_close(target(torch.ones(1, 3, 64, 64)), expected, rtol=0.02, atol=0.02)
 
 
-@pytest.mark.parametrize("fused", WAYS)
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("precision", "fused"), PRECISE_WAYS)
 @pytest.mark.parametrize("change", ["none", "wrapped block", "no classifier"])
 def test_a_fast_path_is_neither_converted_nor_moved(change, precision, fused):
     fast = optimize_for_inference(network(alter=(AS_BUILT | CHANGES)[change]), precision, fused=fused)

@@ -121,7 +121,7 @@ def blocked(fast: nn.Module) -> set[bool]:
 
 
 @needs_fusion
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32"] + ["bf16"] * onednn_fuses(torch.bfloat16))
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 def test_weights_in_blocks_give_the_same_whatever_shapes_follow_one_another(padding, precision):
     torch.manual_seed(0)
@@ -173,8 +173,8 @@ def test_a_constant_background_costs_no_digits():
     """Half of a mammogram is exactly 0. A mean that adds pixel by pixel makes the same rounding error at each."""
     torch.manual_seed(0)
     model = randomised(create_model("b0", num_classes=2, in_channels=1))
-    image = torch.randn(1, 1, 1024, 512)
-    image[..., 200:] = -1.987
+    image = torch.randn(4, 1, 512, 256)
+    image[..., 100:] = -1.987
     x = model.stem(image).detach().contiguous(memory_format=torch.channels_last)
     exact = x.double().mean((2, 3)).float()
     for pooled, tolerance in ((False, 1e-6), (True, 1e-5)):
