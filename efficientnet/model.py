@@ -140,6 +140,7 @@ class JointViews(EfficientNet):
     (N, in_channels, H, W) is taken as one view each. `forward_features` and `feature_maps` take only such images.
 
     The other arguments, attributes and tensors are those of `EfficientNet`, so its weights fit. `attention` is new.
+    torch.fx and torch.export cannot trace it, since the number of views depends on the values.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

@@ -44,7 +44,7 @@ def generalised_mean(x: Tensor, exponent: Tensor) -> Tensor:
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     positive = x.to(dtype).clamp(min=1e-6)
-    exponent = exponent.to(dtype)
+    exponent = exponent.to(dtype).clamp(min=1)  # below, it is no longer between the mean and the maximum
     # The mean is proportional to its input. Relative to the largest value, no power overflows and no mean is 0.
     largest = positive.detach().amax((2, 3), keepdim=True)
     mean = (positive / largest).pow(exponent).mean((2, 3)).pow(1 / exponent)

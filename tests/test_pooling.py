@@ -29,7 +29,7 @@ def features(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("exponent", [0.5, 1.0, 3.0, 7.5])
+@pytest.mark.parametrize("exponent", [1.0, 2.0, 3.0, 7.5])
 def test_the_generalised_mean_is_its_formula(exponent):
     x = features(2, 5, 4, 6)
     exact = x.double().clamp(min=1e-6).pow(exponent).mean((2, 3)).pow(1 / exponent)

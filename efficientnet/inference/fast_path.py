@@ -133,7 +133,8 @@ class InferenceModel(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        x = pool_views(x, self.pooled_features, self.attention) if self.attention else self.pooled_features(x)
+        joint = self.attention is not None
+        x = pool_views(x, self.pooled_features, self.attention) if joint else self.pooled_features(x)
         with self.autocast():
             logits = self.classifier(self.dropout(x))
             return logits.float() if isinstance(logits, Tensor) else logits  # a classifier may have several outputs

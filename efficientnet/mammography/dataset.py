@@ -88,9 +88,9 @@ class MammogramDataset(Dataset):
 class BreastDataset(Dataset):
     """One `Item` per breast of a table: images (V, C, H, W), of which absent ones are nan, and a target (T,).
 
-    With an int as key, V is the greatest number of images of a breast, and an item has all of them. With a `Draw`, V is
-    `views`: that many images are chosen at random, of different views if the breast has them, and each is varied with
-    random numbers of its own. The draw and the seed alone determine the result.
+    With an int as key, an item has all images of the breast. With a `Draw`, V is `views`: that many are chosen at
+    random, of different views if the breast has them, and each is varied with random numbers of its own. The draw and
+    the seed alone determine the result.
 
     Unreadable images are left out. A breast without a readable image is replaced or blank, as in `MammogramDataset`.
     """
@@ -98,31 +98,31 @@ class BreastDataset(Dataset):
     def __init__(self, images: MammogramDataset, views: int = 2, seed: int = 0) -> None:
         self.images, self.views, self.seed = images, views, seed
         self.breasts, self.labels = images.table.breasts, images.table.breast_labels
-        self.most = max((len(breast.rows) for breast in self.breasts), default=0)
 
     def __len__(self) -> int:
         return len(self.breasts)
 
     def __getitem__(self, key: int | Draw) -> Item:
-        wanted, views = (key.index, self.views) if isinstance(key, Draw) else (key, self.most)
+        wanted = key.index if isinstance(key, Draw) else key
         failures: list[str] = []
         for index in candidates(self.labels, wanted, self.images.replace_broken):
-            images = self.read(index, key, views, failures)
+            images = self.read(index, key, failures)
             if images:
                 target, readable = label(self.labels, index), True
                 break
         else:
             index, images = wanted, [self.images.blank()]
             target, readable = torch.full((self.labels.shape[1],), torch.nan), False
-        absent = [torch.full_like(images[0], torch.nan)] * (views - len(images))
+        if isinstance(key, Draw):
+            images += [torch.full_like(images[0], torch.nan)] * (self.views - len(images))
         name = self.breasts[index].prediction_id
-        return Item(torch.stack([*images, *absent]), target, index, name, failures, readable)
+        return Item(torch.stack(images), target, index, name, failures, readable)
 
-    def read(self, index: int, key: int | Draw, views: int, failures: list[str]) -> list[Tensor]:
-        """The first readable images of a breast, at most `views`: in the table's order, or in that of the draw."""
+    def read(self, index: int, key: int | Draw, failures: list[str]) -> list[Tensor]:
+        """The readable images of a breast in the table's order, or the first `views` in that of the draw."""
         images: list[Tensor] = []
         for row in self.drawn(index, key) if isinstance(key, Draw) else self.breasts[index].rows:
-            if len(images) < views:
+            if len(images) < self.views or not isinstance(key, Draw):
                 # The draw's stream 0 gives the order.
                 its_key = key._replace(stream=1 + len(images)) if isinstance(key, Draw) else key
                 image = self.images.read(row, its_key, failures)

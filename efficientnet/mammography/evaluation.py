@@ -20,7 +20,7 @@ from efficientnet.mammography.calibration import cross_fitted
 from efficientnet.mammography.dataset import BreastDataset, MammogramDataset
 from efficientnet.mammography.dicom.headers import check_decoders, refused_in_sample
 from efficientnet.mammography.figures import as_text, figures, score_line, scores_by_view
-from efficientnet.mammography.image_files import data_folder, find_images
+from efficientnet.mammography.image_files import data_folder, find_images, source_folder
 from efficientnet.mammography.layouts import find_table
 from efficientnet.mammography.loss import lower_first
 from efficientnet.mammography.page.assembly import Reader, read_history, report_data
@@ -46,6 +46,7 @@ from efficientnet.mammography.trained import (
     as_one,
     check_alike,
     held_out,
+    is_among,
     shared_calibration,
     shared_threshold,
     split_warnings,
@@ -153,13 +154,16 @@ class ScreeningEvaluation:
         self.root = data_folder(data, ("train.csv", "test.csv"))
         for member in members:
             check_prepared(self.root, replace(member.preprocessing, **source), (*PICTURE_SETTINGS, *source))
-        columns = first.columns if columns is None else columns
+        if columns is None:  # another folder's layout is recognised anew
+            own = first.was_trained_on(self.root)
+            columns = {ours: theirs for ours, theirs in first.columns.items() if own or ours != "layout"}
         has_train = find_table(self.root, columns).path.exists() and data.name != "test.csv"
         self.split = split or ("validation" if has_train else "test")
         self.is_test = self.split == "test"
         whole = self.read_table(first, columns)
-        self.image_folder = self.root / ("test_images" if self.is_test else "train_images")
-        files = dict(zip(whole.rows, find_images(whole, self.root, self.image_folder.name), strict=True))
+        folder = "test_images" if self.is_test else "train_images"
+        files = dict(zip(whole.rows, find_images(whole, self.root, folder), strict=True))
+        self.image_folder = self.root / source_folder(whole, folder)
         known = [member.known_patients(whole, self.root) for member in members]
         if soup:
             members, known = [as_one(members)], [set().union(*known)]
@@ -209,7 +213,8 @@ class ScreeningEvaluation:
                 f"{len(trained_on)} of these patients (by identifier) were trained on; their scores do not predict "
                 "performance on new patients"
             )
-        if earlier := set(self.table.patients) & set().union(*(member.earlier_patients for member in self.members)):
+        before = set().union(*(member.earlier_patients for member in self.members))
+        if earlier := [patient for patient in self.table.patients if is_among(patient, before, self.root)]:
             yield f"{len(earlier)} of these patients were used to train the --weights that the run started from"
 
     def warnings_about_files(self, as_trained: Sequence[Trained], flip: bool) -> Iterator[str]:
@@ -356,7 +361,7 @@ class ScreeningEvaluation:
             member = int(np.argmax(self.allowed[:, unit]))
             return Reader(networks[member], self.members[member].preprocessing)
 
-        phantoms = ["Phantoms: drawn, not acquired. No figure here applies to mammograms."]
+        drawn = ["Phantoms: drawn, not acquired. No figure here applies to mammograms."]
         data = report_data(
             f"{title}: {self.split} of {self.root.name}",
             scores,
@@ -367,9 +372,7 @@ class ScreeningEvaluation:
             device,
             calibrated=calibrated,
             histories=[history for member in self.members if (history := read_history(member.path.parent))],
-            remarks=["Phantoms: drawn, not acquired. No figure here applies to mammograms."]
-            if phantoms
-            else self.warnings,
+            remarks=[*(drawn if self.members[0].data is None else ()), *self.warnings],
             limits=[NOT_A_DEVICE, "The figures apply only to patients and machines like these."],
         )
         return report_files(data)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from efficientnet.mammography.image_files import data_folder, find_images, name_hint
 from efficientnet.mammography.layouts import find_table
-from efficientnet.mammography.table import Counts, Table, TableError, read_table
+from efficientnet.mammography.table import Table, TableError, read_table
 from efficientnet.mammography.table_columns import present_columns
 from efficientnet.mammography.targets import Target
 
@@ -24,7 +24,7 @@ OF_ONE_DATA_SET = ("site_id", "machine_id")  # whose codes mean something else i
 class Extra:
     """One further data folder: the rows that have an image file, and these files.
 
-    In `table`, patient_id and prediction_id begin with the name and a colon, so that they are no other folder's.
+    In `table`, patient_id and prediction_id begin with the name and a colon, so that no other folder has them.
     """
 
     name: str
@@ -32,11 +32,6 @@ class Extra:
     table: Table
     files: tuple[Path, ...]
     warnings: tuple[str, ...]
-
-    @property
-    def counts(self) -> Counts:
-        """The numbers of images, breasts and patients."""
-        return self.table.counts
 
 
 def read_extra(
@@ -55,7 +50,8 @@ def read_extra(
     extras = []
     for place, root in enumerate(paths, 1):
         name = root.resolve().name
-        extras.append(read_folder(root, name if counts[name] == 1 else f"{name}-{place}", targets, columns or {}))
+        name = name if len(counts) == len(paths) else f"{place}-{name}"
+        extras.append(read_folder(root, name, targets, columns or {}))
     return extras
 
 
@@ -77,7 +73,11 @@ def read_folder(root: Path, name: str, targets: Sequence[Target], columns: Mappi
         for row, file in zip(table.rows, files, strict=True)
         if file is not None
     )
-    warnings = list(table.warnings)
+    # That it lacks labels of auxiliary targets is to be expected.
+    auxiliary = [f"no column for the target {target.name!r}" for target in targets[1:]]
+    warnings = [text for text in table.warnings if not any(part in text for part in auxiliary)]
+    if all(math.isnan(row.targets[0]) for row in rows):
+        raise TableError(f"{source.path}: has no label of {targets[0].name}; use --columns to name the column")
     if missing := files.count(None):
         warnings.append(f"{root}: {missing} rows of {table.path.name} have no image file and are left out")
     return Extra(name, root, replace(table, rows=rows), tuple(filter(None, files)), tuple(warnings))

@@ -108,6 +108,8 @@ def find_films(table: Table, root: Path) -> list[Path | None]:
                     continue
                 stem, suffix = os.path.splitext(entry.name)
                 if entry.is_dir():
+                    if entry.is_symlink():  # would be searched twice, or for ever
+                        continue
                     # Mass-Training_P_00001_LEFT_CC_1 holds a crop and a mask of an abnormality.
                     if film or entry.name.rpartition("_")[0] not in films:
                         search(entry.path, entry.name if entry.name in films else film)

@@ -58,10 +58,6 @@ class TableSource(NamedTuple):
     columns: dict[str, str]
     labels: Literal["required", "optional"] = "required"
 
-    @property
-    def layout(self) -> Layout | None:
-        return LAYOUTS.get(self.columns.get("layout", ""))
-
 
 def find_table(root: Path, columns: Mapping[str, str] | None = None, name: str = "train.csv") -> TableSource:
     """The table of a data folder: that of the layout in `columns`, else the file `name`, else that of any layout.
@@ -147,7 +143,7 @@ def named_cells(path: Path, layout: Layout) -> Iterator[tuple[int, Read]]:
 
 
 def merge(one: Converted, other: Converted) -> Converted:
-    """One record of two lines on an image: cancer if either has it, and the more serious BIRADS."""
+    """Combine two lines on the same image: cancer if either has it, and the more serious BIRADS."""
     severity = ("", NEGATIVE, BENIGN, RECALL)
     return {
         **one,
@@ -171,10 +167,18 @@ def vindr(read: Read) -> Converted:
 
 
 def cbis(read: Read) -> Converted:
+    patient, side = read("patient_id", parse=read_identifier), read("left or right breast", parse=read_laterality)
+
+    def read_own_film(path: str) -> str:
+        film = read_film(path)
+        if f"_{patient}_{'LEFT' if side == 'L' else 'RIGHT'}_" not in f"{film}_":
+            raise ValueError(f"is not of patient {patient}, side {side}, as the line says")
+        return film
+
     return {
-        "patient_id": read("patient_id", parse=read_identifier),
-        "image_id": read("image file path", parse=read_film),
-        "laterality": read("left or right breast", parse=read_laterality),
+        "patient_id": patient,
+        "image_id": read("image file path", parse=read_own_film),
+        "laterality": side,
         "view": read("image view"),
         "cancer": read("pathology", parse=read_pathology),
         "BIRADS": of_rsna(read("assessment")),

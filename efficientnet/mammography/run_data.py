@@ -64,8 +64,15 @@ class RunData:
         self.divide(table, files, strict)
         extra_folders = [Path(folder) for folder in settings.extra_data or ()]
         self.extras = read_extra(extra_folders, table.targets, settings.columns)
+        held_out = {(row.patient_id, row.image_id) for row in self.validation.rows}
         for extra in self.extras:
             check_prepared(extra.root, self.preprocessing)
+            own = {(row.patient_id.removeprefix(f"{extra.name}:"), row.image_id) for row in extra.table.rows}
+            if common := held_out & own:
+                raise TableError(
+                    f"--extra-data {extra.root}: {len(common)} of its images have the patient_id and image_id of "
+                    "held-out images of --data; omit the folder, or remove them from it"
+                )
         every_file = [
             *self.train_files,
             *self.validation_files,
@@ -76,18 +83,23 @@ class RunData:
         self.warnings = [*self.changes(table, checkpoint), *self.warnings_of_labels(), *table.warnings]
         self.warnings += [text for extra in self.extras for text in extra.warnings]
         if process.is_main:
-            self.warnings += refused_in_sample(files, self.preprocessing.accept_raw)
+            self.warnings += refused_in_sample(every_file, self.preprocessing.accept_raw)
 
     @property
     def targets(self) -> tuple[Target, ...]:
         return self.train.targets
 
     def read_table(self, checkpoint: Mapping[str, Any] | None) -> Table:
-        path, columns, labels = find_table(self.root, self.settings.columns)
+        given = self.settings.columns or {}
+        path, columns, labels = find_table(self.root, given)
+        if "layout" not in given and columns != given:
+            raise TableError(f"{path}: has a published layout, which names its columns; omit --columns")
         if checkpoint is not None:  # even if the table has gained other columns
             targets = recorded_targets(checkpoint)
         else:
             targets = self.settings.targets or default_targets(path, columns)
+            if self.settings.views == "joint" and not self.settings.targets:  # a breast has no view
+                targets = tuple(name for name in targets if name != "view")
         try:
             return read_table(path, targets, columns, labels)
         except ValueError as error:

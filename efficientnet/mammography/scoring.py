@@ -19,7 +19,7 @@ from efficientnet.mammography.targets import Target, output_slices
 class BreastScores:
     """Labels and probabilities (B, T) of the T binary targets of the B breasts with at least one scored image.
 
-    images: (B,), the number of scored images.  unscored: breasts without a readable image.
+    images: (B,), the number of scored images; for joint views of all.  unscored: breasts without a readable image.
     """
 
     breasts: tuple[Breast, ...]

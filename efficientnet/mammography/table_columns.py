@@ -13,6 +13,7 @@ from efficientnet.mammography.table_text import (
     TableError,
     read_age,
     read_code,
+    read_density,
     read_flag,
     read_laterality,
     read_records,
@@ -36,7 +37,7 @@ OPTIONAL = {
     "machine_id": read_code,
     "age": read_age,
     "implant": read_flag,
-    "density": read_code,
+    "density": read_density,
 }
 FIELDS = (*REQUIRED, *OPTIONAL, "prediction_id")
 IDENTIFIERS = (*REQUIRED, "prediction_id")

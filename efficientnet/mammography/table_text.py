@@ -33,6 +33,11 @@ def read_code(text: str) -> str | None:
     return None if text.lower() in MISSING else without_decimals(text)
 
 
+def read_density(text: str) -> str | None:
+    code = read_code(text)
+    return code and code.upper()
+
+
 def read_view(text: str) -> str | None:
     return None if text.lower() in MISSING else text.upper()
 

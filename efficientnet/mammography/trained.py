@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -92,12 +92,18 @@ class Trained:
         return {
             row.patient_id
             for row in table.rows
-            if row.patient_id in self.training_patients or owner.get(row.image_id) in self.training_patients
+            if is_among(row.patient_id, self.training_patients, root)
+            or owner.get(row.image_id) in self.training_patients
         }
 
     def was_trained_on(self, root: Path) -> bool:
         """Whether the checkpoint was trained on this folder."""
         return self.data is not None and Path(self.data).resolve() == root.resolve()
+
+
+def is_among(patient: str, patients: Collection[str], root: Path) -> bool:
+    """Whether a patient of the folder `root` is among these, by herself or as one of --extra-data (see `extra`)."""
+    return patient in patients or f"{root.resolve().name}:{patient}" in patients
 
 
 def split_warnings(members: Sequence[Trained], known: Sequence[set[str]], table: Table, root: Path) -> list[str]:

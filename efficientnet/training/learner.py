@@ -23,7 +23,7 @@ from efficientnet.training.distributed import Process
 from efficientnet.training.ema import ExponentialMovingAverage
 from efficientnet.training.fast_cpu import accelerate_training
 from efficientnet.training.plan import Plan
-from efficientnet.training.task import Batch
+from efficientnet.training.task import Batch, alike
 
 # In a run with fewer updates, the moving averages of batch norm (at the paper's momentum of 0.01) and their EMA still
 # contain much of their initial values. Such a run recalibrates the statistics before each validation.
@@ -124,7 +124,7 @@ class Learner:
         if updates < SHORT_RUN and not self.recipe.freeze_batch_norm:
             precision = "fp32" if self.device.type == "cpu" else self.precision
             kept = first_stages(self.evaluated, self.recipe.freeze_until)
-            recalibrate_batch_norm(self.evaluated, torch.cat(list(images)), self.device, precision, kept)
+            recalibrate_batch_norm(self.evaluated, torch.cat(alike(list(images))), self.device, precision, kept)
             self.process.average_buffers(self.evaluated)
 
     def state_dict(self) -> dict[str, Any]:
@@ -178,7 +178,9 @@ def build_model(plan: Plan) -> tuple[EfficientNet, dict[str, Any], list[str]]:
         **plan.task.network,
     }
     model = create_model(**architecture, **common, weights=plan.weights, source=plan.source)
-    architecture |= {"padding": model.convention.padding, "batch_norm_eps": model.convention.batch_norm_eps}
+    convention = model.convention
+    architecture |= {"padding": convention.padding, "batch_norm_eps": convention.batch_norm_eps}
+    architecture["pooling"] = model.pooling.kind
     report = model.load_report
     pretrained = [*report.loaded, *report.adapted] if report else []
     if "classifier.weight" not in pretrained:

@@ -63,10 +63,11 @@ class Recipe:
     batch_norm_momentum: float = option(
         number(float, 0, 1), "weight of the newest batch in the running statistics", 0.01, group="architecture"
     )
-    pooling: str = option(
+    pooling: str | None = option(
         str,
-        "pooling before the classifier: the mean, the generalised mean or the maximum over the pixels",
-        "mean",
+        "pooling before the classifier: the mean, the generalised mean or the maximum over the pixels (default: that "
+        "of --weights, else mean)",
+        None,
         choices=["mean", "gem", "max"],
     )
     padding: str | None = option(

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from efficientnet.model import EfficientNet
@@ -30,7 +31,7 @@ class Item(NamedTuple):
     takes its place, or a blank one with readable=False, whose target `Task.loss` must ignore (nan or an ignored class).
     """
 
-    image: Tensor  # float32 (C, H, W), normalised
+    image: Tensor  # float32 (C, H, W), normalised; for joint views (V, C, H, W), absent ones nan
     target: Tensor  # for one image, as `Task.loss` expects it
     index: int  # place in the data set
     name: str  # tells a person which image it is
@@ -54,9 +55,17 @@ class Batch:
         return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
 
 
+def alike(images: Sequence[Tensor]) -> list[Tensor]:
+    """Images of breasts (..., V, C, H, W), with absent views, nan, so that all have the same V; others unchanged."""
+    if images[0].dim() < 4 or len({image.shape[-4] for image in images}) == 1:
+        return list(images)
+    most = max(image.shape[-4] for image in images)
+    return [F.pad(image, (0, 0, 0, 0, 0, 0, 0, most - image.shape[-4]), value=torch.nan) for image in images]
+
+
 def collate(items: Sequence[Item]) -> Batch:
     return Batch(
-        torch.stack([item.image for item in items]),
+        torch.stack(alike([item.image for item in items])),
         torch.stack([item.target for item in items]),
         [item.index for item in items],
         [item.name for item in items],

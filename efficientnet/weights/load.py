@@ -301,8 +301,9 @@ def export_state_dict(model: EfficientNet, library: str, any_convention: bool = 
     if library in WITHOUT_LITE and any(s.operator == "mbconv" and not s.squeeze_ratio for s in model.stages):
         others = ", ".join(name for name in CONVENTIONS if name not in WITHOUT_LITE)
         raise ValueError(f"{library} has no EfficientNet-Lite (no squeeze-excitation); these have: {others}")
-    if library != OURS.library and (model.pooling.kind != "mean" or isinstance(model, JointViews)):
-        what = "attention over views" if isinstance(model, JointViews) else f"{model.pooling.kind} pooling"
+    pooling = getattr(model.pooling, "kind", "custom")
+    if library != OURS.library and (pooling != "mean" or isinstance(model, JointViews)):
+        what = "attention over views" if isinstance(model, JointViews) else f"{pooling} pooling"
         raise ValueError(f"{library} has no {what}, so it would compute different logits from these weights")
     theirs, ours = convention_of(library, variant_of(model.stages)), model.convention
     if library != OURS.library and not any_convention:
@@ -333,7 +334,7 @@ def save_weights(path: Path, model: EfficientNet, library: str = OURS.library, a
         provenance = getattr(model, "provenance", None)  # set by `create_model`
         name = variant_of(model.stages) or (provenance and provenance.variant)
         stages = [asdict(stage) for stage in model.stages]
-        further = {"pooling": model.pooling.kind, "joint_views": isinstance(model, JointViews)}
+        further = {"pooling": getattr(model.pooling, "kind", "custom"), "joint_views": isinstance(model, JointViews)}
         recorded = {"variant": name, "architecture": {"name_or_stages": stages, **asdict(model.convention), **further}}
         if provenance is not None and provenance.normalisation_known:
             recorded |= {"mean": list(provenance.mean), "std": list(provenance.std)}

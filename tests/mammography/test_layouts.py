@@ -41,7 +41,7 @@ def write_vindr_row(root, **cells):
 def test_vindr_is_recognised_and_read(tmp_path):
     root = write_vindr(tmp_path)
     assert data_folder(root / "breast-level_annotations.csv") == folder_of(root) == root
-    assert find_layout(root) == "vindr" and find_table(root).layout.title == "VinDr-Mammo"
+    assert find_layout(root) == "vindr" and find_table(root).columns == {"layout": "vindr"}
     table = read(root)
     assert (table.counts.patients, table.counts.breasts, table.counts.images) == (2, 4, 8)
     assert table.layout == "vindr" and table.warnings == ()
@@ -127,7 +127,7 @@ def test_the_tables_of_cbis_are_one_and_lines_of_an_image_are_merged(tmp_path):
     )
     write_cbis(tmp_path, "mass_test", [cbis_row(RIGHT, "BENIGN", assessment=3, density=4)])
     write_cbis(tmp_path, "calc_test", [cbis_row(CALC, "MALIGNANT", assessment=1, density=1)])
-    assert find_layout(tmp_path) == "cbis" and find_table(tmp_path).layout.title == "CBIS-DDSM"
+    assert find_layout(tmp_path) == "cbis" and find_table(tmp_path).columns == {"layout": "cbis"}
     table = read(tmp_path)
     assert [row.image_id for row in table.rows] == [CC, MLO, RIGHT, CALC]
     assert [row.targets[0] for row in table.rows] == [1, 0, 0, 1]
