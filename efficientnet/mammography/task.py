@@ -206,6 +206,8 @@ class Screening:
             )
         lines += [("warning", text) for text in self.warnings]
         lines += run.survey.lines(self.preprocessing)
+        if self.settings.views == "joint":
+            lines.append(("views", "joint: where it says images below, it means breasts with two images each"))
         lines.append(("targets", ", ".join(map(target_text, run.targets))))
         used = self.preprocessing
         lines.append(("normalised", f"mean {used.mean:.4g}, std {used.std:.4g} of pixels in [0, 1]"))

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from efficientnet.common.command_line import program_name
 from efficientnet.complexity import complexity
+from efficientnet.model import JointViews
 from efficientnet.training.distributed import Process
 from efficientnet.training.learner import Learner
 from efficientnet.training.loaders import Loaders
@@ -96,7 +97,7 @@ def memory_estimate(learner: Learner, activations: int) -> float:
     batch 8).
     """
     weights = sum(parameter.numel() for parameter in learner.model.parameters())
-    kept = 3.3 * activations * learner.recipe.batch_size
+    kept = 3.3 * activations * learner.recipe.batch_size * (2 if isinstance(learner.model, JointViews) else 1)
     if learner.recipe.checkpoint_activations:
         kept *= 0.4
     return 4 * (5 * weights + kept) / 2**30
