@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from efficientnet.common.command_line import number, output_file, output_folder
 from efficientnet.common.errors import UserError
 from efficientnet.common.extras import require
-from efficientnet.common.options import add_options, given_options, group_of
 from efficientnet.mammography.calibration import cross_fitted
 from efficientnet.mammography.dataset import BreastDataset, MammogramDataset
 from efficientnet.mammography.dicom.headers import check_decoders, refused_in_sample
@@ -37,7 +35,14 @@ from efficientnet.mammography.scoring import (
     write_predictions,
     write_submission,
 )
-from efficientnet.mammography.settings import DEMO_PATIENTS, ScreeningSettings, column_mapping, phantom_folder
+from efficientnet.mammography.settings import (
+    CALIBRATED,
+    DEMO_PATIENTS,
+    NO_THRESHOLD,
+    OUT_OF_FOLD,
+    given_source,
+    phantom_folder,
+)
 from efficientnet.mammography.table import Breast, Table, read_table
 from efficientnet.mammography.table_columns import without_absent_labels
 from efficientnet.mammography.targets import output_probabilities
@@ -55,64 +60,6 @@ from efficientnet.model import EfficientNet
 from efficientnet.training.task import Report
 
 SUBMITTED = "cancer"  # the competition's target
-OUT_OF_FOLD, NO_THRESHOLD, CALIBRATED = "oof", "none", "calibrated"
-
-
-def threshold_option(text: str) -> str | float:
-    """An argparse type for --threshold."""
-    return text if text in (OUT_OF_FOLD, NO_THRESHOLD, CALIBRATED) else number(float, 0, 1)(text)
-
-
-def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder with train.csv or test.csv (default: that of the training)"
-    )
-    data.add_argument(
-        "--split",
-        choices=["validation", "test", "all"],
-        help="validation: patients of train.csv that no checkpoint was trained on; test: test.csv and test_images/; "
-        "all: every patient in train.csv (default: validation, or test without a train.csv)",
-    )
-    data.add_argument(
-        "--aggregate",
-        choices=["mean", "max"],
-        default="mean",
-        help="how a breast is scored from its images (default: mean)",
-    )
-    data.add_argument(
-        "--columns",
-        type=column_mapping,
-        metavar="OURS=THEIRS,...",
-        help="names of the table's columns that differ from RSNA's (default: as in training)",
-    )
-    files = parser.add_argument_group(
-        "source files", "default: as in training; --bits of another folder is decided by its own files"
-    )
-    add_options(files, ScreeningSettings, dict.fromkeys(SOURCE_SETTINGS), SOURCE_SETTINGS)
-    output = group_of(parser, "output")
-    output.add_argument(
-        "--submission", type=output_file, metavar="FILE.csv", help="write prediction_id,cancer, one row for each breast"
-    )
-    output.add_argument(
-        "--threshold",
-        type=threshold_option,
-        metavar="oof|none|calibrated|P",
-        help="what --submission writes: 1 from this threshold and 0 below it, where oof is the one found on held-out "
-        "patients; or probabilities, as they are (none) or calibrated on held-out patients (default: oof if it is "
-        "known; the competition's metric prefers it)",
-    )
-    output.add_argument(
-        "--report",
-        type=output_folder,
-        metavar="DIR",
-        help="write report.html there, and its pictures (needs matplotlib)",
-    )
-    image = parser.add_argument_group("one image")
-    image.add_argument("--image", type=Path, metavar="FILE", help="score this image alone, without a table")
-    image.add_argument(
-        "--heatmap", type=output_file, metavar="FILE.png", help="with --image: where the network found evidence"
-    )
 
 
 class ScreeningEvaluation:
@@ -376,12 +323,6 @@ class ScreeningEvaluation:
             limits=[NOT_A_DEVICE, "The figures apply only to patients and machines like these."],
         )
         return report_files(data)
-
-
-def given_source(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The SOURCE_SETTINGS whose flags were given."""
-    given = given_options(arguments, ScreeningSettings)
-    return {name: given[name] for name in SOURCE_SETTINGS if name in given}
 
 
 def score_one_image(

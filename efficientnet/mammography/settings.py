@@ -1,4 +1,4 @@
-"""The options of the screening task: data flags, and the default recipe for mammograms."""
+"""The options of the screening task, in training and in evaluation, and its recipes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from efficientnet.common.command_line import number
-from efficientnet.common.options import Several, Size, option
+from efficientnet.common.command_line import number, output_file, output_folder
+from efficientnet.common.options import Several, Size, add_options, given_options, group_of, option
 from efficientnet.mammography.loss import LOSSES
 from efficientnet.mammography.preprocessing import MOST_BITS, SOURCE_SETTINGS
 from efficientnet.mammography.table_columns import parse_column_mapping
 from efficientnet.mammography.table_text import TableError
 
-# A recipe is the values of settings and of `training.recipe.Recipe` that differ from their own defaults.
-
-# What the leaders of the competition agree on: high resolution at 2:1, positives drawn more often, weights averaged.
-# The rate is measured from pretrained weights; `RANDOM_START` replaces it without them.
+# A recipe is the values of settings and of `training.recipe.Recipe` that differ from their own defaults. This one is
+# what the leaders of the competition agree on: high resolution at 2:1, positives drawn more often, weights averaged.
+# `RANDOM_START` replaces the rate for a run without pretrained weights.
 SCREENING: dict[str, Any] = {
     "image_size": (1024, 512),
     "epochs": 10,
@@ -198,6 +197,72 @@ class ScreeningSettings:
         "levels of the same",
         False,
     )
+
+
+OUT_OF_FOLD, NO_THRESHOLD, CALIBRATED = "oof", "none", "calibrated"  # for --threshold
+
+
+def threshold_option(text: str) -> str | float:
+    """An argparse type for --threshold."""
+    return text if text in (OUT_OF_FOLD, NO_THRESHOLD, CALIBRATED) else number(float, 0, 1)(text)
+
+
+def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder with train.csv or test.csv (default: that of the training)"
+    )
+    data.add_argument(
+        "--split",
+        choices=["validation", "test", "all"],
+        help="validation: patients of train.csv that no checkpoint was trained on; test: test.csv and test_images/; "
+        "all: every patient in train.csv (default: validation, or test without a train.csv)",
+    )
+    data.add_argument(
+        "--aggregate",
+        choices=["mean", "max"],
+        default="mean",
+        help="how a breast is scored from its images (default: mean)",
+    )
+    data.add_argument(
+        "--columns",
+        type=column_mapping,
+        metavar="OURS=THEIRS,...",
+        help="names of the table's columns that differ from RSNA's (default: as in training)",
+    )
+    files = parser.add_argument_group(
+        "source files", "default: as in training; --bits of another folder is decided by its own files"
+    )
+    add_options(files, ScreeningSettings, dict.fromkeys(SOURCE_SETTINGS), SOURCE_SETTINGS)
+    output = group_of(parser, "output")
+    output.add_argument(
+        "--submission", type=output_file, metavar="FILE.csv", help="write prediction_id,cancer, one row for each breast"
+    )
+    output.add_argument(
+        "--threshold",
+        type=threshold_option,
+        metavar="oof|none|calibrated|P",
+        help="what --submission writes: 1 from this threshold and 0 below it, where oof is the one found on held-out "
+        "patients; or probabilities, as they are (none) or calibrated on held-out patients (default: oof if it is "
+        "known; the competition's metric prefers it)",
+    )
+    output.add_argument(
+        "--report",
+        type=output_folder,
+        metavar="DIR",
+        help="write report.html there, and its pictures (needs matplotlib)",
+    )
+    image = parser.add_argument_group("one image")
+    image.add_argument("--image", type=Path, metavar="FILE", help="score this image alone, without a table")
+    image.add_argument(
+        "--heatmap", type=output_file, metavar="FILE.png", help="with --image: where the network found evidence"
+    )
+
+
+def given_source(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The SOURCE_SETTINGS whose flags were given."""
+    given = given_options(arguments, ScreeningSettings)
+    return {name: given[name] for name in SOURCE_SETTINGS if name in given}
 
 
 def phantom_folder(patients: int, seed: int) -> Path:

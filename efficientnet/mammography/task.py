@@ -19,7 +19,7 @@ from efficientnet.architecture import recorded_architecture
 from efficientnet.common.options import add_options
 from efficientnet.mammography.calibration import Calibration, cross_fitted, fit_calibration
 from efficientnet.mammography.comparison import compare_predictions
-from efficientnet.mammography.evaluation import ScreeningEvaluation, add_evaluation_arguments, score_one_image
+from efficientnet.mammography.evaluation import ScreeningEvaluation, score_one_image
 from efficientnet.mammography.figures import figures, score_line, scores_by_view
 from efficientnet.mammography.fold_summary import summarise_folds
 from efficientnet.mammography.image_files import data_folder, folder_of
@@ -36,6 +36,7 @@ from efficientnet.mammography.settings import (
     RANDOM_START,
     RECIPES,
     ScreeningSettings,
+    add_evaluation_arguments,
     phantom_folder,
 )
 from efficientnet.mammography.table import Table
