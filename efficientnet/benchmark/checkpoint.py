@@ -11,7 +11,6 @@ import torch
 from efficientnet.common.cpu import keep_freed_memory
 from efficientnet.common.errors import UserError
 from efficientnet.mammography.evaluation import ScreeningEvaluation
-from efficientnet.mammography.scoring import score_breasts
 from efficientnet.mammography.task import Screening
 from efficientnet.mammography.trained import Trained
 from efficientnet.training.ensemble import load_member, predict_mean
@@ -34,15 +33,14 @@ def compare_precisions(path: Path, data: Path | None, device: torch.device) -> t
     table, reference = evaluation.table, None
     for (label, precision, _), member in zip(ways, members, strict=True):
         probabilities, _ = predict_mean([member], evaluation, device, precision=precision)
-        readable = np.flatnonzero(~np.isnan(probabilities[:, 0]))
-        if not readable.size or np.isnan(table.labels[:, 0]).all():
+        if np.isnan(probabilities[:, 0]).all() or np.isnan(table.labels[:, 0]).all():
             raise UserError(f"{evaluation.root}: comparing metrics needs images with labels")
         reference = probabilities if reference is None else reference
-        metrics = score_breasts(table, readable, probabilities[readable]).metrics()
+        metrics = evaluation.breast_scores(probabilities).metrics()
         rows.append(
             {"label": label, "precision": precision}
             | {name: metrics[name] for name in METRICS}
-            | {"largest_change": float(np.nanmax(np.abs(probabilities - reference)))}
+            | {"largest_change": float(np.nanmax(np.abs(probabilities - reference)[:, 0]))}
         )
     heading = f"{path}: {evaluation.description}"
     lines = [f"{'':<20}{'pF1':>9}{'best F1':>9}{'AUC':>9}{'AP':>9}{'largest change of a probability':>34}"]
