@@ -172,7 +172,7 @@ def train_folds(plan: Plan, arguments: argparse.Namespace, process: Process, req
         train(plan_of_fold(0, arguments, kind, plan.output), arguments, process, request)
         return
     with RunFolder.open(plan.output, plan.architecture.slug, config_of(plan, arguments.argv), process) as folder:
-        runs = fold_folders(folder.path)
+        runs = process.broadcast(fold_folders(folder.path))
         try:
             for fold, run in enumerate(runs):
                 one = plan_of_fold(fold, arguments, kind, run)
