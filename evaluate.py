@@ -37,7 +37,12 @@ from efficientnet.training.failures import explained_failures
 from efficientnet.training.task import Evaluation, Report, Task
 
 PROGRAM = program_name("evaluate.py")
-OUTPUTS = ("output", "json", "submission")
+OUTPUTS = ("output", "json", "submission", "heatmap", "report")
+# Flags that do nothing together with these.
+CLASHES = {
+    "compare": ("soup", "submission", "threshold", "report"),
+    "image": ("soup", "submission", "threshold", "report", "data", "split", "columns", "flip", "strict"),
+}
 METRICS = Path("metrics.json")  # in --output
 
 
@@ -90,8 +95,15 @@ def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Na
     named = [path.resolve() for name, path in vars(arguments).items() if name in OUTPUTS and path is not None]
     if len(set(named)) < len(named):
         parser.error(f"--{', --'.join(OUTPUTS)}: two of them name the same file")
-    if arguments.compare and (arguments.soup or getattr(arguments, "submission", None)):
-        parser.error("--compare cannot be combined with --soup or --submission; omit them")
+    inputs = [*(arguments.checkpoint or ()), *(arguments.compare or ()), getattr(arguments, "image", None)]
+    if set(named) & {path.resolve() for path in inputs if path is not None}:
+        parser.error("an output has the name of an input; choose another")
+    for mode, others in CLASHES.items():
+        given = [f"--{name}" for name in others if getattr(arguments, name, None)]
+        if getattr(arguments, mode, None) and given:
+            parser.error(
+                f"--{mode} cannot be combined with {', '.join(given)}; omit {'it' if len(given) == 1 else 'them'}"
+            )
     if getattr(arguments, "heatmap", None) and not arguments.image:
         parser.error("--heatmap needs --image")
     if getattr(arguments, "image", None) and not arguments.checkpoint:
@@ -155,7 +167,9 @@ def evaluate(arguments: argparse.Namespace, task: type[Task], say: Callable[[str
     say(f"\n{report.text}")
     say_failures(failures, say)
     folder = getattr(arguments, "report", None)
-    if folder is not None:
+    if folder is not None and report.problem is None and "threshold" not in report.values:
+        report = replace(report, problem="--report: no labelled breast could be scored, so there is no page")
+    if folder is not None and "threshold" in report.values:
         title = ", ".join(dict.fromkeys(member.name for member in members))
         networks = [member.model for member in members]
         page = evaluation.page(probabilities, report.values, networks, title, device_of(arguments))
@@ -169,7 +183,7 @@ def score_image(arguments: argparse.Namespace, task: type[Task], say: Callable[[
     """Score --image."""
     path, *others = find_checkpoints(arguments.checkpoint)
     if others:
-        raise UserError(f"--image takes one checkpoint, not {1 + len(others)}")
+        raise UserError(f"--image takes one checkpoint, not {1 + len(others)}; name one of them, such as {path}")
     member = load_member(path, task, device_of(arguments), optimize=False)
     report = task.score_one_image(path, member.content, member.model, arguments)
     say(report.text)

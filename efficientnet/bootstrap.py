@@ -141,9 +141,9 @@ def summarise(
     given_threshold, and pf1, sensitivity, specificity, precision and recall_rate followed by _at_given_threshold.
 
     With `groups` (the patient of each breast), also the 95 % bootstrap interval [low, high] of each metric, by its name
-    followed by _interval. Thresholds and bins are held fixed: the bootstrap does not account for tuning on the same
-    breasts, so pf1_best_interval is as optimistic as pf1_best.
-    draws: of these groups and perhaps others; None draws from these.
+    followed by _interval; except of the calibration error, which resampling increases. Thresholds and bins are held
+    fixed: the bootstrap does not account for tuning on the same breasts, so pf1_best_interval is as optimistic as
+    pf1_best. draws: of these groups and perhaps others; None draws from these.
 
     Raises ValueError as `probabilistic_f1` does, for a NaN threshold, and for a missing group.
     """
@@ -177,7 +177,11 @@ def summarise(
         members = group_names(groups, len(scores))
         metrics = partial(weighted_metrics, positive, scores, thresholds=thresholds, beta=beta)
         drawn = values_in_draws(metrics, draws or Draws.of(members), members)
-        summary |= {f"{name}_interval": list(interval(values)) for name, values in drawn.items()}
+        summary |= {
+            f"{name}_interval": list(interval(values))
+            for name, values in drawn.items()
+            if name != "expected_calibration_error"
+        }
     return {name: for_json(value) for name, value in summary.items()}
 
 

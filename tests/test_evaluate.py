@@ -501,7 +501,7 @@ def test_the_threshold_of_the_checkpoint_is_tried_on_patients_it_has_not_seen(tr
     written = json.loads((tmp_path / "out.json").read_text())
     threshold = torch.load(trained[2][0], weights_only=True)["metrics"]["threshold"]
     assert written["given_threshold"] == pytest.approx(threshold)
-    assert f"calls from {threshold:.4g}" in process.stdout and "not tuned on these breasts" in process.stdout
+    assert f"calls from {threshold:.4g}" in process.stdout and "given, or of other breasts" in process.stdout
     assert (written["patients"], written["count"]) == (6, 12)
     maxima = ("--aggregate", "max", "--json", tmp_path / "max.json")
     evaluate("--checkpoint", trained[2][0], "--data", data, *maxima)
@@ -542,3 +542,51 @@ def test_a_killed_loader_process_is_said_in_a_line(trained, monkeypatch):
 def test_bad_input_is_a_line_or_two(trained, tmp_path, arguments, code, words):
     named = {"CHECKPOINT": trained[2][0], "EMPTY": tmp_path}
     assert_one_line_error(run("evaluate.py", *(named.get(a, a) for a in arguments)), code, *words)
+
+
+def test_breasts_that_the_threshold_was_fitted_to_are_not_new(trained, tmp_path):
+    """The held-out fold in a folder of its own: its threshold and calibration come from these very breasts."""
+    content = torch.load(trained[2][0], weights_only=True)
+    held_out = set(content["split"]["fold_of"]) - set(content["training_patients"])
+    data = tmp_path / "fold"
+    data.mkdir()
+    header, *lines = (trained[1] / "train.csv").read_text().splitlines()
+    (data / "train.csv").write_text("\n".join([header, *(line for line in lines if line.split(",")[0] in held_out)]))
+    (data / "train_images").symlink_to(trained[1] / "train_images")
+    arguments = ("--checkpoint", trained[2][0], "--data", data)
+    process = evaluate(*arguments, "--json", tmp_path / "m.json")
+    assert "given_threshold" not in json.loads((tmp_path / "m.json").read_text())
+    assert "given, or of other breasts" not in process.stdout
+    refused = run("evaluate.py", *arguments, "--submission", tmp_path / "s.csv", "--threshold", "calibrated")
+    assert_one_line_error(refused, 1, "--threshold calibrated", "fitted to some of these patients")
+
+
+def test_flags_that_would_do_nothing_and_outputs_that_are_inputs_are_refused(trained, tmp_path):
+    image = next((trained[1] / "train_images").rglob("*.png"))
+    before = image.read_bytes()
+    checkpoint = ("evaluate.py", "--checkpoint", trained[2][0])
+    for arguments, words in (
+        ((*checkpoint, "--image", image, "--soup", "--flip"), "--image cannot be combined with --soup, --flip"),
+        ((*checkpoint, "--image", image, "--heatmap", image), "an output has the name of an input"),
+        (
+            ("evaluate.py", "--compare", *trained[2], "--report", tmp_path / "r"),
+            "--compare cannot be combined with --rep",
+        ),
+    ):
+        assert_one_line_error(run(*arguments), 2, words)
+    assert image.read_bytes() == before and not (tmp_path / "r").exists()
+
+
+def test_a_soup_has_no_threshold_of_its_own(trained, tmp_path):
+    arguments = ("--checkpoint", *trained[2], "--soup", "--split", "test", "--submission", tmp_path / "s.csv")
+    assert "since no out-of-fold threshold is known" in evaluate(*arguments).stdout
+
+
+def test_a_page_that_cannot_be_drawn_loses_no_predictions(trained, tmp_path):
+    data = shutil.copytree(trained[1], tmp_path / "data")
+    for path in (data / "train_images").rglob("*.png"):
+        path.write_bytes(b"broken")
+    arguments = ("--checkpoint", trained[2][0], "--data", data, "--split", "all", "--report", tmp_path / "page")
+    process = run("evaluate.py", *arguments, "--submission", tmp_path / "s.csv")
+    assert_one_line_error(process, 1, "no image could be scored")
+    assert len(rows(tmp_path / "s.csv")) == 24 and not (tmp_path / "page").exists()

@@ -75,6 +75,9 @@ def read_predictions(name: str, file: bytes) -> dict[str, Prediction]:
             )
             for row in reader
         }
+        for row in rows.values():
+            if not (0 <= row.probability <= 1 and (row.label in (0, 1) or math.isnan(row.label))):
+                raise ValueError
     except (StopIteration, KeyError, TypeError, ValueError, csv.Error):
         raise UserError(
             f"{name}: not a predictions.csv of train.py or evaluate.py (patient_id, prediction_id, cancer, "

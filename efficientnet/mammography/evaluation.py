@@ -22,7 +22,7 @@ from efficientnet.mammography.image_files import data_folder, find_images, sourc
 from efficientnet.mammography.layouts import find_table
 from efficientnet.mammography.loss import lower_first
 from efficientnet.mammography.page.assembly import Reader, read_history, report_data
-from efficientnet.mammography.page.document import NOT_A_DEVICE, report_files
+from efficientnet.mammography.page.document import report_files
 from efficientnet.mammography.page.single import score_image
 from efficientnet.mammography.prepare.folder import check_prepared, otherwise_read
 from efficientnet.mammography.preprocessing import MOST_BITS, PICTURE_SETTINGS, SOURCE_SETTINGS, Preprocessing
@@ -112,6 +112,9 @@ class ScreeningEvaluation:
         files = dict(zip(whole.rows, find_images(whole, self.root, folder), strict=True))
         self.image_folder = self.root / source_folder(whole, folder)
         known = [member.known_patients(whole, self.root) for member in members]
+        fitted = set().union(*(member.split.fold_of for member in members if member.split))
+        fitted_to = any(is_among(patient, fitted, self.root) for patient in whole.patients)
+        self.runs = list(dict.fromkeys(member.path.parent for member in members))
         if soup:
             members, known = [as_one(members)], [set().union(*known)]
         self.members = members
@@ -125,9 +128,12 @@ class ScreeningEvaluation:
 
         # The members' thresholds were tuned on means, and are honest only for patients whom no member has seen.
         self.threshold, self.tuned = threshold, shared_threshold(members) if aggregate == "mean" else None
-        self.is_fresh = not any(known) and aggregate == "mean"
+        self.is_fresh = not (any(known) or fitted_to) and aggregate == "mean"
         if threshold == CALIBRATED and not (self.is_fresh and shared_calibration(members)):
-            why = "these patients were trained on or fitted to" if any(known) else "no calibration is known"
+            why = (
+                "it was trained on or fitted to some of these patients" if any(known) or fitted_to else "none is known"
+            )
+            why = "it applies to the mean over images, not to the maximum" if aggregate == "max" else why
             raise UserError(f"--threshold {CALIBRATED}: {why}; use {NO_THRESHOLD}")
         if threshold == OUT_OF_FOLD and self.tuned is None:
             why = "it applies to the mean over images, not to the maximum" if aggregate == "max" else "none is recorded"
@@ -318,9 +324,9 @@ class ScreeningEvaluation:
             reader,
             device,
             calibrated=calibrated,
-            histories=[history for member in self.members if (history := read_history(member.path.parent))],
+            histories=[history for run in self.runs if (history := read_history(run))],
             remarks=[*(drawn if self.members[0].data is None else ()), *self.warnings],
-            limits=[NOT_A_DEVICE, "The figures apply only to patients and machines like these."],
+            limits=["The figures apply only to patients and machines like these."],
         )
         return report_files(data)
 

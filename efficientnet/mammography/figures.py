@@ -51,7 +51,8 @@ def figures(
     after = summarise(labels, calibrated, patients, draws=draws)
     for name in CALIBRATED:
         values[f"{name}_calibrated"] = after[name]
-        values[f"{name}_calibrated_interval"] = after[f"{name}_interval"]
+        if f"{name}_interval" in after:
+            values[f"{name}_calibrated_interval"] = after[f"{name}_interval"]
     both = 0 < values["positives"] < values["count"]
     values["temperature"] = fit_calibration(labels, probabilities).temperature if both else None
     values["reliability"] = [each._asdict() for each in reliability(labels, probabilities, BINS)]
@@ -168,7 +169,9 @@ def as_markdown(values: Mapping[str, Any]) -> str:
     for section in sections(values):
         parts.append(f"| {' | '.join((section.title, *section.headings))} |")
         parts.append("|---" * (1 + len(section.headings)) + "|")
-        parts += [f"| {' | '.join((line.name, *line.cells))} |" for line in section.lines]
+        parts += [
+            f"| {' | '.join(cell.replace('|', '/') for cell in (line.name, *line.cells))} |" for line in section.lines
+        ]
         parts.append("")
     return "\n".join([*parts, LEGEND])
 
@@ -199,7 +202,7 @@ def sections(values: Mapping[str, Any]) -> Iterator[Section]:
         ("pF1 of calling every breast", "pf1_all_ones", share, "the best constant prediction"),
         ("clshub's pF1", "clshub_pf1", hundredths, "in percent, not clipped"),
     )
-    found = {"given_threshold": (GIVEN, "not tuned on these breasts"), "threshold": ("", "the best on these breasts")}
+    found = {"given_threshold": (GIVEN, "given, or of other breasts"), "threshold": ("", "the best on these breasts")}
     for threshold, (suffix, note) in found.items():
         if values.get(threshold) is not None:
             yield metrics(

@@ -63,7 +63,7 @@ class Trained:
                 content.get("views", "mean"),
                 content["logit_shift"],
                 content["prior"],
-                fitted.get("threshold"),
+                None if fitted.get("threshold") is None else float(fitted["threshold"]),
                 Calibration(calibration["slope"], calibration["bias"]) if calibration else None,
                 frozenset(content["training_patients"]),
                 frozenset(content.get("earlier_patients", ())),
@@ -144,16 +144,16 @@ def check_alike(members: Sequence[Trained]) -> None:
     """Raise CheckpointError if the checkpoints cannot be evaluated together."""
     first = members[0]
     for member in members[1:]:
+        if member.views != first.views:
+            raise CheckpointError(
+                f"{member.path}: trained with --views {member.views}, but {first.path} with --views {first.views}; "
+                "evaluate them separately"
+            )
         if member.heads != first.heads:
             same_names = " with other values" if member.targets == first.targets else ""
             raise CheckpointError(
                 f"{member.path}: predicts {', '.join(member.targets)}{same_names}, but {first.path} predicts "
                 f"{', '.join(first.targets)}; an ensemble needs the same targets"
-            )
-        if member.views != first.views:
-            raise CheckpointError(
-                f"{member.path}: trained with --views {member.views}, but {first.path} with --views {first.views}; "
-                "evaluate them separately"
             )
         if (member.data is None) != (first.data is None):
             raise CheckpointError(
@@ -190,8 +190,8 @@ def as_one(members: Sequence[Trained]) -> Trained:
         first,
         logit_shift=float(np.mean([member.logit_shift for member in members])),
         prior=float(np.mean([member.prior for member in members])),
-        threshold=shared_threshold(members),
-        calibration=shared_calibration(members),
+        threshold=first.threshold if len(members) == 1 else None,  # those of the members are of other networks
+        calibration=first.calibration if len(members) == 1 else None,
         training_patients=frozenset().union(*(member.training_patients for member in members)),
         earlier_patients=frozenset().union(*(member.earlier_patients for member in members)),
         augmentation=min(member.augmentation for member in members),

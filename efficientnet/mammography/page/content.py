@@ -92,7 +92,7 @@ def headline(values: Mapping[str, Any]) -> list[Measure]:
     threshold = values.get("given_threshold" if given else "threshold")
     if threshold is not None:
         end = "_at_given_threshold" if given else ""
-        found = "found on other breasts" if given else "the best on these breasts"
+        found = "given, or found on other breasts" if given else "the best on these breasts"
         where = f"calls from {threshold:.4g}, {found}"
         shown.append(("F1", "pf1_at_given_threshold" if given else "pf1_best", share, where))
         shown += [(name, f"{name}{end}", percent, where) for name in ("sensitivity", "specificity")]

@@ -121,7 +121,8 @@ def breasts(data: ReportData) -> Iterator[str]:
         return
     yield "<h2>Breasts that matter</h2>"
     yield (
-        "<p>Left, the whole image, with the crop outlined. Right, what the network reads, and in colour where it found "
+        "<p>Left, the whole image, with the crop outlined. Right, what the network reads, perhaps mirrored so that the "
+        "chest wall is always on the same side, and in colour where it found "
         f"evidence for {escape(data.target)}: the brighter, the more, compared to the rest of the same image. An image "
         "without colour has none. The colours show what moved the network, not the outline of a lesion.</p>"
     )

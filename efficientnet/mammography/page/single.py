@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from efficientnet.common.errors import UserError
 from efficientnet.common.isolated import Failure
 from efficientnet.mammography.dicom.headers import Header, look_at
 from efficientnet.mammography.loss import lower_first
@@ -38,6 +39,8 @@ def score_image(
     side = header.laterality if header and header.laterality in ("L", "R") else None
     shown = read_shown(path, settings, side)
     logits, heat = activation(model, [shown.picture], settings, device)
+    if not np.isfinite(logits).all():
+        raise UserError(f"{path}: the network's outputs are not finite; use another checkpoint")
     outputs = output_probabilities(lower_first(logits, trained.logit_shift), trained.heads)[0]
     places = output_slices(trained.heads)
     values = {
@@ -45,7 +48,7 @@ def score_image(
     }
     text = image_text(path, header, shown, trained, outputs)
     if not heat.any():
-        text += "\nNothing in this image speaks for it, so the heatmap has no colour."
+        text += "\nNo region raises the probability, so a heatmap has no colour."
     return values, text, heatmap_png(shown.picture, heat[0])
 
 
@@ -83,7 +86,7 @@ def image_text(
     if threshold is None:
         lines.append(("threshold", "the checkpoint has none"))
     else:
-        call = "is not called" if first < threshold else "would be called"
+        call = "would not be called" if first < threshold else "would be called"
         lines.append(("threshold", f"{probability_text(threshold)}: a breast of this probability {call}"))
     width = max(len(name) for name, _ in lines)
     return "\n".join([*(f"{name:<{width}}  {text}" for name, text in lines), "", NOT_A_DEVICE])
