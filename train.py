@@ -171,6 +171,9 @@ def train_folds(plan: Plan, arguments: argparse.Namespace, process: Process, req
     if arguments.dry_run:
         train(plan_of_fold(0, arguments, kind, plan.output), arguments, process, request)
         return
+    if plan.output is not None:
+        for fold, run in enumerate(fold_folders(plan.output)):  # refuses other flags before they are recorded
+            plan_of_fold(fold, arguments, kind, run)
     with RunFolder.open(plan.output, plan.architecture.slug, config_of(plan, arguments.argv), process) as folder:
         runs = process.broadcast(fold_folders(folder.path))
         try:

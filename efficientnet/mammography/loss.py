@@ -115,7 +115,7 @@ def prior_shift(share: float, prior: float) -> float:
     By Bayes' rule, drawing positives more often multiplies the odds of every image by the same factor,
     (share / (1 - share)) / (prior / (1 - prior)). The shift is its logarithm, or 0 if `share` or `prior` is 0 or 1.
     """
-    if not (0 < share < 1 and 0 < prior < 1):
+    if not (0 < share < 1 and 0 < prior < 1) or math.isclose(share, prior):
         return 0.0
     return math.log(share / (1 - share)) - math.log(prior / (1 - prior))
 

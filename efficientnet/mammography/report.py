@@ -26,7 +26,9 @@ def model_card(
     `BreastScores.metrics(intervals=True)`.  extras: further tables that were trained on.
     """
     settings = plan["settings"]
-    recipe = plan["recipe"] | {name: settings[name] for name in ("auxiliary_weight", "prior_correction")}
+    recipe = plan["recipe"] | {
+        name: settings[name] for name in ("views", "loss", "auxiliary_weight", "prior_correction")
+    }
     phantom = plan["data"] is None
     if phantom:
         limits = "The phantoms are drawn, not acquired: no result here applies to mammograms."

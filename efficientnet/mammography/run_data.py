@@ -92,7 +92,7 @@ class RunData:
     def read_table(self, checkpoint: Mapping[str, Any] | None) -> Table:
         given = self.settings.columns or {}
         path, columns, labels = find_table(self.root, given)
-        if "layout" not in given and columns != given:
+        if given and "layout" not in given and columns != given:
             raise TableError(f"{path}: has a published layout, which names its columns; omit --columns")
         if checkpoint is not None:  # even if the table has gained other columns
             targets = recorded_targets(checkpoint)

@@ -80,7 +80,7 @@ def print_settings(plan: Plan) -> None:
         if isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
         elif value is not None:
-            flags.append(f"--{flag} {flag_text(value)}")
+            flags.append(f"--{flag} {','.join(value) if name == 'targets' else flag_text(value)}")
     text = f"{'settings':<11} {'  '.join(flags)}"
     print(textwrap.fill(text, 110, subsequent_indent=12 * " ", break_on_hyphens=False))
 

@@ -193,7 +193,8 @@ class RunFolder:
         """Write curves.png, where matplotlib is installed."""
         picture = curves_png(history)
         if picture is not None:
-            write_bytes(self.path / "curves.png", picture)
+            with contextlib.suppress(OSError):  # no reason to fail a finished run
+                write_bytes(self.path / "curves.png", picture)
 
     @staticmethod
     def logs(history: list[dict[str, Any]], unreadable: list[str]) -> dict[str, bytes]:

@@ -49,7 +49,7 @@ def config_of(plan: Plan, argv: Sequence[str]) -> dict[str, Any]:
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
     """The arguments. If they resume a folder of `--fold all`, the flags that it was started with come before them.
 
-    argv: the flags of all of these, without those that name the folder.
+    argv: the flags of this start; the result's `argv` are all of them, for `config_of`.
     """
     arguments = parser.parse_args(argv)
     arguments.argv = list(argv)
@@ -64,6 +64,12 @@ def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> arg
     if list(argv) != recorded:  # they are the same after a restart
         recorded = [*recorded, *argv]
     merged = parser.parse_args(recorded)
+    for name in ("fold", "folds"):
+        before = config["settings"][name]
+        if getattr(merged, name, before) != before:
+            parser.error(
+                f"--{name}: {folder} holds the runs of all folds; omit it, or resume one: --resume {folder}/fold0"
+            )
     merged.argv, merged.output, merged.resume = recorded, Path(folder), "auto"
     return merged
 

@@ -124,7 +124,9 @@ class Learner:
         if updates < SHORT_RUN and not self.recipe.freeze_batch_norm:
             precision = "fp32" if self.device.type == "cpu" else self.precision
             kept = first_stages(self.evaluated, self.recipe.freeze_until)
-            recalibrate_batch_norm(self.evaluated, torch.cat(alike(list(images))), self.device, precision, kept)
+            recalibrate_batch_norm(
+                self.evaluated, torch.cat(alike(list(images), dimensions=5)), self.device, precision, kept
+            )
             self.process.average_buffers(self.evaluated)
 
     def state_dict(self) -> dict[str, Any]:

@@ -177,12 +177,12 @@ def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
         pretrained = {name: value for name, value in weights.recorded.items() if name not in ("weights", "training")}
     architecture = architecture or named_architecture("b3")
     recipe_name = arguments.recipe or task.default_recipe(arguments.data)
-    own_size = {} if architecture.image_size is None else {"image_size": (architecture.image_size,) * 2}
-    values = own_size | {item.name: item.default for item in fields(task.Settings) if item.default is not MISSING}
-    values |= task.recipes[recipe_name]
+    values = {} if architecture.image_size is None else {"image_size": (architecture.image_size,) * 2}
+    values |= {item.name: item.default for item in fields(task.Settings) if item.default is not MISSING}
+    recipe_values = dict(task.recipes[recipe_name])
     if way not in (None, BY_VARIANT):  # the resolution is part of a scaled architecture
-        values |= own_size
-    values |= task.defaults(arguments.data, provenance, recipe_name) | given
+        recipe_values.pop("image_size", None)
+    values |= recipe_values | task.defaults(arguments.data, provenance, recipe_name) | given
     if "image_size" not in values:
         raise ValueError(f"{arguments.weights} does not record its image size: pass --image-size")
     of_recipe, of_task = split_options(values)
@@ -199,6 +199,8 @@ def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
         raise ValueError(f"--freeze-until {recipe.freeze_until}: {architecture.name} has only {stages} stages")
     if recipe.batch_size == 1 and settings.image_size == (32, 32) and not recipe.sync_batch_norm:
         raise ValueError("--batch-size 1 at 32x32 pixels: batch norm needs two images per rank, or larger images")
+    if (recipe.mixup or recipe.cutmix) and recipe.batch_size == 1:
+        raise ValueError("--mixup and --cutmix mix the images of a batch: use --batch-size 2 or more")
     if arguments.output is not None:
         check_free(RunFolder(arguments.output), arguments.resume)
     return Plan(
@@ -309,7 +311,7 @@ def resumed_plan(
         raise ValueError(
             f"{architecture.flags}: the run in {path} trains {trained.name}; a resumed run must keep its architecture"
         )
-    if "positive_share" in given:
+    if given.get("positive_share", recipe.positive_share) != recipe.positive_share:
         lifted = replace(recipe, positive_share=given["positive_share"]).with_a_positive_in_each_batch()
         given["positive_share"] = lifted.positive_share
     kept = {**vars(settings), **vars(recipe), **start, "recipe": recipe_name}

@@ -55,9 +55,12 @@ class Batch:
         return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
 
 
-def alike(images: Sequence[Tensor]) -> list[Tensor]:
-    """Images of breasts (..., V, C, H, W), with absent views, nan, so that all have the same V; others unchanged."""
-    if images[0].dim() < 4 or len({image.shape[-4] for image in images}) == 1:
+def alike(images: Sequence[Tensor], dimensions: int = 4) -> list[Tensor]:
+    """Images of breasts (..., V, C, H, W) with so many dimensions, padded with absent views, nan, to the same V.
+
+    Images with fewer dimensions have no views, and are unchanged.
+    """
+    if images[0].dim() < dimensions:
         return list(images)
     most = max(image.shape[-4] for image in images)
     return [F.pad(image, (0, 0, 0, 0, 0, 0, 0, most - image.shape[-4]), value=torch.nan) for image in images]

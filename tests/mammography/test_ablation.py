@@ -28,6 +28,7 @@ def test_the_table_pairs_the_seeds():
     assert len({len(row) for row in rows}) == 1
 
 
+@pytest.mark.nightly
 def test_runs_are_trained_once_and_compared(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny = (*map(str, SMALL), "--recipe", "demo", "--batch-size", "30", "--epochs", "1", "--workers", "0")

@@ -270,3 +270,13 @@ def test_a_prepared_folder_holds_the_pictures_and_the_converted_table(tmp_path, 
     np.testing.assert_array_equal(again.labels, table.labels)
     one = MammogramDataset(table, find_images(table, root), PREPROCESSING)[0]
     assert (one.image - MammogramDataset(again, files, PREPROCESSING)[0].image).abs().max() <= 0.51 / 255 / 0.2
+
+
+def test_a_recognised_folder_needs_no_columns_and_takes_none(tmp_path):
+    root = write_vindr(tmp_path / "vindr")
+    arguments = ("train.py", "--data", root, "--variant", "b0", "--image-size", 32, "--folds", 2, "--dry-run")
+    process = run(*arguments)
+    assert process.returncode == 0, process.stderr
+    assert "recognised as VinDr-Mammo" in process.stdout
+    refused = run(*arguments, "--columns", "cancer=malignant")
+    assert refused.returncode == 1 and "omit --columns" in refused.stderr

@@ -27,8 +27,8 @@ def test_clshubs_recipe_is_the_model_cards(tiny_data):
     assert RECIPES["clshub"]["targets"] == RSNA_TARGETS
     for flag in (
         *("--image-size 224 224", "--picture-size 512 512", "--short-edge 256", "--learning-rate 0.0001"),
-        *("--epochs 100", "--warmup-epochs 5.0", "--weight-decay 0.0005", "--clip 5.0", "--batch-size 8"),
-        *("--targets cancer biopsy", "--ema-decay 0.0", "--in-channels 3", "--no-crop", "--side as-is"),
+        *("--epochs 100", "--warmup-epochs 5.0", "--weight-decay 0.0005", "--clip 20.0", "--batch-size 8"),
+        *("--targets cancer,biopsy", "--ema-decay 0.0", "--in-channels 3", "--no-crop", "--side as-is"),
     ):
         assert flag in text, flag
 

@@ -91,6 +91,11 @@ def test_what_is_finished_is_not_trained_again_and_settings_are_kept(finished, t
     assert (folder / "summary.json").read_bytes() == (finished[0] / "summary.json").read_bytes()
     changed = run("train.py", "--resume", folder, "--clip", 1)
     assert_one_line_error(changed, 1, "--clip", "must keep its settings")
+    for flag in ("--fold", "--folds"):
+        assert_one_line_error(
+            run("train.py", "--resume", folder, flag, 2), 2, f"{flag}: {folder} holds the runs of all"
+        )
+    assert run("train.py", "--resume", folder).returncode == 0  # what was refused is not recorded
     again = run(*FOLDS, "--output", folder)
     assert_one_line_error(again, 2, "already contains a run", "--resume auto")
 

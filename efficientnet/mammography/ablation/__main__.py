@@ -54,7 +54,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "no average": ("--ema-decay", "0"),
     "average .999": ("--ema-decay", "0.999"),
     "strong augmentation": ("--augmentation", "1"),
-    "joint views": ("--views", "joint", "--batch-size", "2"),  # as many images in an update
+    "joint views": ("--views", "joint", "--batch-size", "2", "--learning-rate", "8e-3"),  # the same images and rate
 }
 METRICS = {"auc": "AUC", "pf1_best": "F1", "pf1": "pF1", "pf1_calibrated": "calibrated pF1"}
 # Two-sided 95 % quantiles of Student's t, by degrees of freedom from 1.
