@@ -244,6 +244,7 @@ def test_too_many_broken_updates_in_a_row_stop_the_run_with_their_images(tiny_da
     process = run(
         *("train.py", *RECIPE, "--data", tiny_data, "--output", tmp_path / "r", "--clip", 0, "--accumulate", 1),
         *("--batch-size", 1, "--image-size", 64, "--learning-rate", 1e30, "--warmup-epochs", 0),
+        *("--mixup", 0, "--cutmix", 0),
     )
     assert_one_line_error(process, 1, "20 consecutive updates", "non-finite", "--learning-rate", "not_finite.json")
     suspects = json.loads((tmp_path / "r" / "not_finite.json").read_text())
