@@ -10,15 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from efficientnet.bootstrap import (
-    RANKING,
-    Draws,
-    bootstrap_interval,
-    interval,
-    summarise,
-    values_in_draws,
-    weighted_metrics,
-)
 from efficientnet.metrics import (
     average_precision,
     best_threshold,
@@ -32,6 +23,15 @@ from efficientnet.metrics import (
     sensitivity_and_specificity,
     sensitivity_at_specificity,
     specificity_at_sensitivity,
+)
+from efficientnet.metrics.bootstrap import (
+    RANKING,
+    Draws,
+    bootstrap_interval,
+    interval,
+    summarise,
+    values_in_draws,
+    weighted_metrics,
 )
 
 
@@ -200,7 +200,7 @@ def test_beta_must_be_positive(metric, beta):
 
 
 def test_metrics_import_no_torch():
-    code = "import sys, efficientnet.bootstrap; sys.exit('torch' in sys.modules)"
+    code = "import sys, efficientnet.metrics.bootstrap; sys.exit('torch' in sys.modules)"
     root = Path(__file__).resolve().parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 

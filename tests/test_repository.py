@@ -16,7 +16,7 @@ SOURCES = sorted([*ROOT.glob("*.py"), *(ROOT / "efficientnet").rglob("*.py")])
 LAYERS = [
     {"common"},
     {"scaling", "layers", "metrics", "pooling"},
-    {"baselines", "bootstrap"},
+    {"baselines"},
     {"complexity", "architecture"},
     {"model"},
     {"weights", "inference", "analysis"},

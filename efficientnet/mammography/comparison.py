@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from efficientnet.bootstrap import Draws, for_json, interval, summarise, values_in_draws, weighted_metrics
 from efficientnet.common.errors import UserError
 from efficientnet.mammography.figures import decimals, percent, share
+from efficientnet.metrics.bootstrap import Draws, for_json, interval, summarise, values_in_draws, weighted_metrics
 from efficientnet.training.task import Report
 
 HEADLINE = {

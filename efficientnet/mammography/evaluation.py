@@ -44,7 +44,7 @@ from efficientnet.mammography.settings import (
     phantom_folder,
 )
 from efficientnet.mammography.table import Breast, Table, read_table
-from efficientnet.mammography.table_columns import without_absent_labels
+from efficientnet.mammography.table_columns import FIELDS, present_columns
 from efficientnet.mammography.targets import output_probabilities
 from efficientnet.mammography.trained import (
     Trained,
@@ -204,7 +204,7 @@ class ScreeningEvaluation:
     def read_table(self, first: Trained, columns: Mapping[str, str]) -> Table:
         path, mapping, _ = find_table(self.root, columns, "test.csv" if self.is_test else "train.csv")
         # A test table usually has no labels, so drop the label columns that the mapping names but the table lacks.
-        present = without_absent_labels(path, mapping) if self.is_test else mapping
+        present = present_columns(path, mapping, needed=FIELDS) if self.is_test else mapping
         scored = first.targets[0]
         unlabelled = scored in mapping and scored not in present
         return read_table(path, first.heads, present, labels="none" if unlabelled else "optional")

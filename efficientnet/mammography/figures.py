@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from efficientnet.bootstrap import BINS, GIVEN, RANKING, Draws, for_json, summarise
 from efficientnet.mammography.calibration import Calibration, cross_fitted, fit_calibration
 from efficientnet.mammography.scoring import BreastScores, score_breasts
 from efficientnet.mammography.table import Breast, Row, Table
 from efficientnet.mammography.targets import in_order
 from efficientnet.metrics import reliability
+from efficientnet.metrics.bootstrap import BINS, GIVEN, RANKING, Draws, for_json, summarise
 
 FEWEST = 10  # positives, and negatives, that a subgroup needs for figures of its own
 WITH_NOTE = 4  # columns of a section of metrics, the last of which is a note
@@ -31,7 +31,7 @@ def figures(
     calibration: Calibration | None = None,
     by_view: Mapping[str, BreastScores] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """All figures of the labelled breasts, ready for JSON: those of `bootstrap.summarise`, with intervals, and
+    """All figures of the labelled breasts, ready for JSON: those of `metrics.bootstrap.summarise`, with intervals, and
 
     pf1_calibrated, brier_calibrated, expected_calibration_error_calibrated, with intervals
                   after calibration: by the one given, or of each breast by one that is fitted to other patients
@@ -99,12 +99,8 @@ def first_known(breast: Breast, rows: Sequence[Row], name: str) -> str:
 def parts_of(scores: BreastScores, names: Sequence[str], order: Sequence[str]) -> dict[str, BreastScores]:
     present = set(names)
     ordered = [name for name in order or in_order(present - {UNKNOWN}) if name in present]
-    parts = {}
-    for name in (*ordered, *present & {UNKNOWN}):
-        own = np.array([each == name for each in names])
-        breasts = tuple(breast for breast, use in zip(scores.breasts, own, strict=True) if use)
-        parts[name] = BreastScores(breasts, scores.labels[own], scores.probabilities[own], scores.images[own], ())
-    return parts
+    ordered += present & {UNKNOWN}
+    return {name: scores.chosen(np.array([each == name for each in names])) for name in ordered}
 
 
 def scores_by_view(

@@ -35,7 +35,8 @@ class RunData:
     """The images of a run, from the folder `root`.
 
     train, validation: the two parts of the table, with `train_files` and `validation_files`.  extras: further training
-    data.  split: the folds of the patients.  preprocessing: as given, with `bits` decided.
+    data.  everything: all rows to train on, those of `train` first.  split: the folds of the patients.
+    preprocessing: as given, with `bits` decided.
     """
 
     def __init__(
@@ -73,11 +74,9 @@ class RunData:
                     f"--extra-data {extra.root}: {len(common)} of its images have the patient_id and image_id of "
                     "held-out images of --data; omit the folder, or remove them from it"
                 )
-        every_file = [
-            *self.train_files,
-            *self.validation_files,
-            *(file for extra in self.extras for file in extra.files),
-        ]
+        self.everything = joined(self.train, self.extras)
+        extra_files = [file for extra in self.extras for file in extra.files]
+        every_file = [*self.train_files, *self.validation_files, *extra_files]
         self.check_ranks(process)
         check_decoders(every_file[process.rank :: process.world_size], process.gather)
         self.warnings = [*self.changes(table, checkpoint), *self.warnings_of_labels(), *table.warnings]
@@ -154,7 +153,7 @@ class RunData:
 
     def warnings_of_labels(self) -> Iterator[str]:
         scored = self.train.target_names[0]
-        labels = joined(self.train, self.extras).labels[:, 0]
+        labels = self.everything.labels[:, 0]
         known = labels[~np.isnan(labels)]
         if known.size and known.all():
             yield f"every training image is positive for {scored}: nothing can be learned about it"
@@ -177,7 +176,7 @@ class RunData:
         for extra in self.extras:
             files += extra.files
             readings += [self.reading_of(extra)] * len(extra.files)
-        train = (joined(self.train, self.extras), files, self.preprocessing)
+        train = (self.everything, files, self.preprocessing)
         sets = (
             MammogramDataset(*train, augmentation, replace_broken=True, readings=readings),
             MammogramDataset(*train, replace_broken=True, readings=readings),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
 
-from efficientnet.bootstrap import Draws, summarise
 from efficientnet.mammography.table import Breast, Table
 from efficientnet.mammography.targets import Target, output_slices
+from efficientnet.metrics.bootstrap import Draws, summarise
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,12 @@ class BreastScores:
     @property
     def labelled(self) -> BreastScores:
         """The breasts with a label for the first target."""
-        known = ~np.isnan(self.labels[:, 0])
-        breasts = tuple(breast for breast, use in zip(self.breasts, known, strict=True) if use)
-        return BreastScores(breasts, self.labels[known], self.probabilities[known], self.images[known], self.unscored)
+        return self.chosen(~np.isnan(self.labels[:, 0]))
+
+    def chosen(self, use: np.ndarray) -> BreastScores:
+        """The breasts where `use` (B,) is true."""
+        breasts = tuple(itertools.compress(self.breasts, use))
+        return BreastScores(breasts, self.labels[use], self.probabilities[use], self.images[use], self.unscored)
 
     @property
     def patients(self) -> list[str]:
@@ -46,7 +50,7 @@ class BreastScores:
         return Draws.of(sorted(set(self.patients)))
 
     def metrics(self, threshold: float | None = None, intervals: bool = False) -> dict[str, Any]:
-        """`bootstrap.summarise` for the first target over the labelled breasts; `intervals` resamples patients."""
+        """`metrics.bootstrap.summarise` of the first target of the labelled breasts; `intervals` resamples patients."""
         known = self.labelled
         groups, draws = (known.patients, known.draws) if intervals else (None, None)
         return summarise(known.labels[:, 0], known.probabilities[:, 0], groups, threshold, draws=draws)

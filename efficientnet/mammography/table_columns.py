@@ -112,20 +112,12 @@ def check_columns(path: str | Path, columns: Mapping[str, str]) -> None:
         raise TableError(no_such_columns(Path(path), header, absent, columns))
 
 
-def without_absent_labels(path: str | Path, columns: Mapping[str, str]) -> dict[str, str]:
-    """The mapping without the labels that a table such as test.csv does not have. Parses only the header."""
+def present_columns(path: str | Path, columns: Mapping[str, str], needed: Collection[str] = ()) -> dict[str, str]:
+    """The mapping without the columns that the table does not have, other than `needed`. Parses only the header."""
     if "layout" in columns:
         return dict(columns)
     names = read_header(Path(path), read_records(Path(path))).names
-    return {name: column for name, column in columns.items() if name in FIELDS or column in names}
-
-
-def present_columns(path: str | Path, columns: Mapping[str, str]) -> dict[str, str]:
-    """The mapping without the columns that the table does not have. Parses only the header."""
-    if "layout" in columns:
-        return dict(columns)
-    names = read_header(Path(path), read_records(Path(path))).names
-    return {name: column for name, column in columns.items() if column in names}
+    return {name: column for name, column in columns.items() if name in needed or column in names}
 
 
 def parse_column_mapping(text: str) -> dict[str, str]:

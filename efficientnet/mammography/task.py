@@ -54,15 +54,19 @@ LOGGED = ("pf1", "pf1_best", "threshold", "auc", "average_precision", "clshub_pf
 
 @dataclass(frozen=True)
 class ScreeningMetrics(Metrics):
-    """`Metrics` with the `scores` of the held-out breasts of a table, also `by_view`."""
+    """`Metrics` with the `scores` of the held-out breasts of a table.
+
+    images: the indices (n,) and outputs (n, O) that they come from; None for joint views.
+    """
 
     scores: BreastScores
     table: Table
-    by_view: Mapping[str, BreastScores]
+    images: tuple[Sequence[int], np.ndarray] | None
 
     @cached_property
     def with_intervals(self) -> dict[str, Any]:
-        return figures(self.scores, self.table, by_view=self.by_view)
+        by_view = {} if self.images is None else scores_by_view(self.table, *self.images)
+        return figures(self.scores, self.table, by_view=by_view)
 
     @property
     def summary(self) -> str:
@@ -86,13 +90,14 @@ class Screening:
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
-        demo = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in RECIPES["demo"].items())
+        demo, random_start = (
+            " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in values.items())
+            for values in (RECIPES["demo"], RANDOM_START)
+        )
         text = (
             "--data is a folder with train.csv and train_images/. Without it, the embedded set of "
             f"{DEMO_PATIENTS} phantom patients is trained on, with these defaults instead of those above: {demo}, and "
-            f"the variant's own image size. Without --weights, {{}} with --data.".format(
-                " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in RANDOM_START.items())
-            )
+            f"the variant's own image size. With --data but without --weights, the default is {random_start}."
         )
         parser.epilog = textwrap.fill(text, 100)
         add_options(parser, ScreeningSettings, RECIPES["screening"])
@@ -260,8 +265,8 @@ class Screening:
         )
         by_loss = self.settings.select == "val_loss" or not metrics["positives"]
         score = -loss if by_loss else values[self.settings.select]
-        by_view = {} if joint else scores_by_view(run.validation, indices, probabilities)
-        return ScreeningMetrics(values, text, score, scores, run.validation, by_view)
+        images = None if joint else (indices, probabilities)
+        return ScreeningMetrics(values, text, score, scores, run.validation, images)
 
     def calibrate(self, scores: BreastScores) -> float:
         """Fit `calibration` to the held-out breasts; return their pF1 when each is calibrated by the other patients."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import textwrap
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,13 @@ def print_plan(plan: Plan, loaders: Loaders, learner: Learner, schedule: Schedul
 def print_settings(plan: Plan) -> None:
     """Print every value of the recipe and of the task's settings as flags, for --dry-run."""
     flags = []
-    for name, value in {**vars(plan.recipe), **vars(plan.task.settings)}.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            flags.append(f"--{flag}" if value else f"--no-{flag}")
-        elif value is not None:
-            flags.append(f"--{flag} {','.join(value) if name == 'targets' else flag_text(value)}")
+    for options in (plan.recipe, plan.task.settings):
+        for item in fields(options):
+            value, flag = getattr(options, item.name), item.name.replace("_", "-")
+            if isinstance(value, bool):
+                flags.append(f"--{flag}" if value else f"--no-{flag}")
+            elif value is not None:
+                flags.append(f"--{flag} {flag_text(value, item)}")
     text = f"{'settings':<11} {'  '.join(flags)}"
     print(textwrap.fill(text, 110, subsequent_indent=12 * " ", break_on_hyphens=False))
 

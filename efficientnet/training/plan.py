@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -267,13 +267,15 @@ def find_checkpoint(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]
     return path, content
 
 
-def flag_text(value: Any) -> str:
-    """A value as it would be written after its flag."""
+def flag_text(value: Any, item: Field | None = None) -> str:
+    """A value as it would be written after its flag.  item: the field of the options that it belongs to, if any."""
     if isinstance(value, dict):
         return ",".join(f"{name}={text}" for name, text in value.items())
     if isinstance(value, bool):
         return "on" if value else "off"
-    return " ".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
+    if isinstance(value, tuple):
+        return (" " if item is None or "nargs" in item.metadata else ",").join(map(str, value))
+    return "none" if value is None else str(value)
 
 
 def folder_of(path: Path) -> Path:
@@ -316,11 +318,13 @@ def resumed_plan(
         given["positive_share"] = lifted.positive_share
     kept = {**vars(settings), **vars(recipe), **start, "recipe": recipe_name}
     given |= {name: value for name in (*start, "recipe") if (value := getattr(arguments, name)) is not None}
+    items = {item.name: item for item in (*fields(Recipe), *fields(task.Settings))}
     for name, value in given.items():
         if value != kept[name] and name not in CHANGEABLE:
+            asked, used = (flag_text(each, items.get(name)) for each in (value, kept[name]))
             raise ValueError(
-                f"--{name.replace('_', '-')} {flag_text(value)}: the run in {path} uses {flag_text(kept[name])}; a "
-                "resumed run must keep its settings"
+                f"--{name.replace('_', '-')} {asked}: the run in {path} uses {used}; a resumed run must keep its "
+                "settings"
             )
     if "epochs" in given and resumed.recipe.epochs < finished:
         raise ValueError(f"--epochs {resumed.recipe.epochs}: the run in {path} has already finished {finished} epochs")

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from efficientnet.bootstrap import bootstrap_interval
 from efficientnet.common.errors import UserError
 from efficientnet.mammography.comparison import HEADLINE, compare_predictions, differences, read_predictions
 from efficientnet.metrics import brier_score, roc_auc
+from efficientnet.metrics.bootstrap import bootstrap_interval
 
 HEADER = "patient_id,laterality,prediction_id,fold,cancer,cancer_probability"
 

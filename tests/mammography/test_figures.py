@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from efficientnet.bootstrap import summarise
 from efficientnet.mammography.calibration import Calibration, cross_fitted
 from efficientnet.mammography.figures import (
     AGES,
@@ -25,6 +24,7 @@ from efficientnet.mammography.scoring import score_breasts
 from efficientnet.mammography.table import Row, Table
 from efficientnet.mammography.targets import Target
 from efficientnet.metrics import brier_score, probabilistic_f1, roc_auc, sensitivity_and_specificity
+from efficientnet.metrics.bootstrap import summarise
 
 
 def screening(patients: int, seed: int = 0, share_of_positives: float = 0.3):

@@ -7,11 +7,12 @@ import pytest
 
 from efficientnet.mammography.table import Breast, Counts, Row, TableError, read_table
 from efficientnet.mammography.table_columns import (
+    FIELDS,
     RSNA_TARGETS,
     check_columns,
     default_targets,
     parse_column_mapping,
-    without_absent_labels,
+    present_columns,
 )
 from efficientnet.mammography.targets import Target
 
@@ -342,7 +343,7 @@ def test_a_mapping_of_labels_does_no_harm_where_labels_are_not_read(write):
     assert read_table(path, columns=mapping, labels="none").rows
     with pytest.raises(TableError, match="'krebs'"):
         check_columns(path, mapping)
-    assert without_absent_labels(path, {**mapping, "laterality": "seite"}) == {"laterality": "seite"}
+    assert present_columns(path, {**mapping, "laterality": "seite"}, needed=FIELDS) == {"laterality": "seite"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ The probabilities are *mass*: a breast with p = 0.3 counts as 0.3 of a positive 
 give precision t / m and recall t / n. With p in {0, 1} these are the ordinary precision and recall. That is why a
 threshold tuned on held-out patients may be applied before scoring, and why it raises the score so much.
 
-`bootstrap.summarise` computes all metrics at once, each with its interval.
+bootstrap        a module: `summarise` computes all metrics at once, each with its interval
 """
 
 from __future__ import annotations
