@@ -53,7 +53,7 @@ def create_model(
     stochastic_depth: None means 0.2 for networks with MBConv stages and 0 for others, published without it.
     padding, batch_norm_eps, batch_norm_momentum: see `layers.Convention`; None takes the convention of the weights,
         or else the authors'.
-    pooling: "mean", "gem" or "max", see `pooling.Pooling`.
+    pooling: "mean", "gem" or "max", see `layers.Pooling`.
     joint_views: build a `JointViews`, which scores all views of a breast together.
         For both, None takes what a file of this project records, or else "mean" and False. The exponent of "gem" and
         the attention stay as initialised if the weights lack them, and are ignored if the model lacks them.

@@ -16,8 +16,16 @@ from torch.utils.checkpoint import checkpoint
 
 from efficientnet.baselines.layers import Bottleneck, DepthwiseSeparable, MaxPool
 from efficientnet.complexity import squeezed_channels
-from efficientnet.layers import AUTHORS, Convention, ConvNormAct, MBConv, initialise
-from efficientnet.pooling import GatedAttention, Pooling, pool_views
+from efficientnet.layers import (
+    AUTHORS,
+    Convention,
+    ConvNormAct,
+    GatedAttention,
+    MBConv,
+    Pooling,
+    initialise,
+    pool_views,
+)
 from efficientnet.scaling import BLOCKS, SMALLEST_IMAGE, Stage
 
 
@@ -32,7 +40,7 @@ class EfficientNet(nn.Module):
         stochastic_depth * i / N, so the first never drops.
     checkpoint_activations: in training, keep only each block's input and recompute the rest in the backward pass.
         Saves memory and costs time; gradients and batch-norm statistics are the same, also under torch.compile.
-    pooling: over the pixels: "mean" as in the paper, "gem" or "max"; see `pooling.Pooling`. "gem" has one parameter
+    pooling: over the pixels: "mean" as in the paper, "gem" or "max"; see `layers.Pooling`. "gem" has one parameter
         more, which `complexity` does not count.
 
     Attributes: stages, num_features (channels before the classifier), in_channels, num_classes, convention.

@@ -15,8 +15,8 @@ from efficientnet import B0, Coefficients, create_model, scale
 from efficientnet.inference import optimize_for_inference
 from efficientnet.inference.onednn import onednn_fuses
 from efficientnet.inference.prediction import predict, to_device
+from efficientnet.layers import GatedAttention, pool_views
 from efficientnet.model import JointViews
-from efficientnet.pooling import GatedAttention, pool_views
 from efficientnet.training.batch_norm import recalibrate_batch_norm
 from efficientnet.training.ema import ExponentialMovingAverage
 from efficientnet.training.fast_cpu import accelerate_training

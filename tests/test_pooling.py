@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from efficientnet import B0, Coefficients, create_model, scale
-from efficientnet.pooling import Pooling, generalised_mean
+from efficientnet.layers import Pooling, generalised_mean
 from efficientnet.training.checkpoint import serialise, write_checkpoint
 from efficientnet.weights.load import export_state_dict, save_weights
 from efficientnet.weights.names import find_names

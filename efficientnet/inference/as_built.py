@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from efficientnet.layers import ACTIVATIONS, Convention, SqueezeExcitation
+from efficientnet.layers import ACTIVATIONS, Convention, GatedAttention, Pooling, SqueezeExcitation
 from efficientnet.model import EfficientNet, JointViews
-from efficientnet.pooling import GatedAttention, Pooling
 from efficientnet.scaling import Stage
 
 # Settings that do not matter in evaluation, or that the fast path reads from the layer itself.

@@ -42,9 +42,8 @@ from efficientnet.inference.folded import (
 )
 from efficientnet.inference.onednn import FusedConvolution, onednn_fuses
 from efficientnet.inference.precision import PRECISIONS, autocast
-from efficientnet.layers import ConvNormAct, MBConv, SqueezeExcitation
+from efficientnet.layers import ConvNormAct, MBConv, SqueezeExcitation, pool_views
 from efficientnet.model import EfficientNet, JointViews, check_input, last_of_each_resolution
-from efficientnet.pooling import pool_views
 
 
 def optimize_for_inference(
