@@ -1,4 +1,4 @@
-"""Score images with one checkpoint or an ensemble: predictions, metrics, submission.
+"""Score images with one checkpoint, an ensemble or published weights: predictions, metrics, submission.
 
     python evaluate.py --checkpoint runs/b3-1                       its own held-out patients
     python evaluate.py --checkpoint runs/b3-1 runs/b3-2             an ensemble, such as of folds, scored out of fold
@@ -6,6 +6,7 @@
     python evaluate.py --checkpoint runs/b3-1 --report report       a page with curves and heat maps
     python evaluate.py --checkpoint runs/b3-1 --image file.dcm --heatmap heatmap.png
     python evaluate.py --compare runs/b3-1 runs/b4-1                which is better, and how sure is it
+    python evaluate.py --weights timm:tf_efficientnet_b0.aa_in1k --data IMAGENET     published weights: top-1, top-5
 
 A checkpoint is a file or a run folder, whose best.pt is taken; of a folder of --fold all, the best.pt of every fold.
 The preprocessing that each model was trained with comes from its checkpoint.
@@ -31,8 +32,16 @@ from efficientnet.common.cpu import keep_freed_memory
 from efficientnet.common.errors import UserError
 from efficientnet.common.files import write_bytes
 from efficientnet.common.options import group_of
-from efficientnet.mammography.task import Screening
-from efficientnet.training.ensemble import Member, find_checkpoints, load_content, load_member, load_soup, predict_mean
+from efficientnet.tasks import task_of_evaluation
+from efficientnet.training.ensemble import (
+    Member,
+    find_checkpoints,
+    load_content,
+    load_member,
+    load_published,
+    load_soup,
+    predict_mean,
+)
 from efficientnet.training.failures import explained_failures
 from efficientnet.training.task import Evaluation, Report, Task
 
@@ -41,13 +50,17 @@ OUTPUTS = ("output", "json", "submission", "heatmap", "report")
 # Flags that do nothing together with these.
 CLASHES = {
     "compare": ("soup", "submission", "threshold", "report"),
+    "weights": ("soup",),
     "image": ("soup", "submission", "threshold", "report", "data", "split", "columns", "flip", "strict"),
 }
 METRICS = Path("metrics.json")  # in --output
 
 
 def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Namespace:
-    usage = "%(prog)s --checkpoint PATH [PATH ...] [options]\n       %(prog)s --compare A B [options]"
+    usage = (
+        "%(prog)s --checkpoint PATH [PATH ...] [options]\n       %(prog)s --compare A B [options]\n"
+        "       %(prog)s --weights FILE|NAME --data DIR [options]"
+    )
     parser = Parser(prog=PROGRAM, usage=usage, description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
@@ -61,6 +74,12 @@ def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Na
         help="two checkpoints, run folders or predictions.csv files: the difference of every metric, on the patients "
         "that both held out",
     )
+    what.add_argument(
+        "--weights",
+        metavar="FILE|NAME",
+        help="published weights for ImageNet's classes, as for train.py: a file, a URL, lite0 to lite2, or timm:NAME",
+    )
+    parser.add_argument("--source", metavar="LIBRARY", help="the library of --weights (default: recognised)")
     task.add_evaluation_arguments(parser)
     output = group_of(parser, "output")
     output.add_argument("--output", type=output_folder, metavar="DIR", help="folder for predictions and metrics.json")
@@ -106,8 +125,10 @@ def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Na
             )
     if getattr(arguments, "heatmap", None) and not arguments.image:
         parser.error("--heatmap needs --image")
-    if getattr(arguments, "image", None) and not arguments.checkpoint:
+    if getattr(arguments, "image", None) and arguments.compare:
         parser.error("--image needs --checkpoint")
+    if arguments.source and not arguments.weights:
+        parser.error("--source needs --weights")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch finds no CUDA device; omit the flag")
     return arguments
@@ -127,9 +148,15 @@ class Scored(NamedTuple):
 
 
 def score(paths: Sequence[Path], arguments: argparse.Namespace, task: type[Task], say: Callable[[str], None]) -> Scored:
-    """Load the checkpoints, find out what they may score, and score it.  say: prints a line about that."""
+    """Load the checkpoints, find out what they may score, and score it.  say: prints a line about that.
+
+    paths: of --checkpoint or --compare; none for --weights.
+    """
     device, optimize, found = device_of(arguments), not arguments.no_optimize, find_checkpoints(paths)
-    if arguments.soup:
+    if arguments.weights:
+        members = [load_published(arguments.weights, arguments.source, task, device, arguments.precision, optimize)]
+        contents = {member.path: member.content for member in members}
+    elif arguments.soup:
         contents = {path: load_content(path, task, summary) for path, summary in found.items()}
         members = [load_soup(contents, device, arguments.precision, optimize)]
     else:
@@ -141,9 +168,8 @@ def score(paths: Sequence[Path], arguments: argparse.Namespace, task: type[Task]
         keep_freed_memory()
     evaluation = task.evaluation(contents, arguments)
     way = "fast path (--no-optimize turns it off)" if optimize else "network as trained"
-    count = f"{len(found)} checkpoint{'' if len(found) == 1 else 's'}" + (
-        " averaged into one" if arguments.soup else ""
-    )
+    count = f"{len(found)} checkpoint{'' if len(found) == 1 else 's'}" if found else f"{members[0].name} of --weights"
+    count += " averaged into one" if arguments.soup else ""
     say(f"{evaluation.description}; {count}, {device.type}, {arguments.precision}, {way}")
     for text in evaluation.warnings:
         say(f"warning: {text}")
@@ -161,8 +187,8 @@ def score(paths: Sequence[Path], arguments: argparse.Namespace, task: type[Task]
 
 
 def evaluate(arguments: argparse.Namespace, task: type[Task], say: Callable[[str], None]) -> Report:
-    """Score --checkpoint."""
-    members, evaluation, probabilities, failures = score(arguments.checkpoint, arguments, task, say)
+    """Score --checkpoint or --weights."""
+    members, evaluation, probabilities, failures = score(arguments.checkpoint or (), arguments, task, say)
     report = evaluation.report(probabilities, failures)
     say(f"\n{report.text}")
     say_failures(failures, say)
@@ -181,11 +207,14 @@ def evaluate(arguments: argparse.Namespace, task: type[Task], say: Callable[[str
 
 def score_image(arguments: argparse.Namespace, task: type[Task], say: Callable[[str], None]) -> Report:
     """Score --image."""
-    path, *others = find_checkpoints(arguments.checkpoint)
-    if others:
-        raise UserError(f"--image takes one checkpoint, not {1 + len(others)}; name one of them, such as {path}")
-    member = load_member(path, task, device_of(arguments), optimize=False)
-    report = task.score_one_image(path, member.content, member.model, arguments)
+    if arguments.weights:
+        member = load_published(arguments.weights, arguments.source, task, device_of(arguments), optimize=False)
+    else:
+        path, *others = find_checkpoints(arguments.checkpoint)
+        if others:
+            raise UserError(f"--image takes one checkpoint, not {1 + len(others)}; name one of them, such as {path}")
+        member = load_member(path, task, device_of(arguments), optimize=False)
+    report = task.score_one_image(member.path, member.content, member.model, arguments)
     say(report.text)
     return report
 
@@ -263,7 +292,9 @@ def write_all(files: Sequence[tuple[Path, bytes]]) -> None:
 
 
 @command(PROGRAM)
-def main(argv: Sequence[str] | None = None, task: type[Task] = Screening) -> None:
+def main(argv: Sequence[str] | None = None, task: type[Task] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    task = task or task_of_evaluation(argv)
     arguments = parse_arguments(argv, task)
     # With --json -, stdout is for the JSON alone.
     say = partial(print, file=sys.stderr if str(arguments.json) == "-" else sys.stdout)

@@ -30,7 +30,7 @@ import torch
 from efficientnet.common.command_line import command, leave, program_name, world_size
 from efficientnet.common.errors import UserError
 from efficientnet.common.files import write_bytes
-from efficientnet.mammography.task import Screening
+from efficientnet.tasks import task_of_training
 from efficientnet.training import console
 from efficientnet.training.distributed import Process, start
 from efficientnet.training.failures import explained_failures
@@ -60,11 +60,11 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
     task, device = plan.task, process.device
 
     # Data. Each of W ranks takes every W-th image of a global batch.
-    task.load(process, arguments.strict, plan.checkpoint, plan.pretrained)
+    task.load(process, arguments.strict, plan.checkpoint, plan.pretrained, plan.output)
     loaders = Loaders(task, plan.recipe, process, arguments.workers, arguments.strict)
     recipe = task.recipe = plan.recipe.fitted(loaders.sampler.updates)
 
-    # The model, its moving average, AdamW and the gradient scaler that fp16 needs. All ranks start from the same seed.
+    # The model, its moving average, the optimizer and fp16's gradient scaler. All ranks start from the same seed.
     learner = Learner(plan, process)
     schedule = Schedule.of(recipe, loaders.sampler)
     if process.is_main:
@@ -74,8 +74,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
             console.print_settings(plan)
         return
 
-    with RunFolder.open(plan.output, plan.architecture.slug, plan.to_dict(), process) as folder:
-        learner.settle_buckets()
+    with RunFolder.open(plan.output, plan.architecture.slug, plan.to_dict(), process, task.records()) as folder:
         progress = restore(plan, learner, loaders, process)
         if process.is_main:
             console.print_start(folder.path, plan, progress, learner, schedule)
@@ -89,7 +88,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
         try:
             while progress.epoch < recipe.epochs:
                 started = time.monotonic() - progress.seconds
-                learner.train()
+                learner.train(progress.epoch)
                 with console.UpdateBar(progress, loaders, recipe.epochs, process) as bar:
                     for passes in loaders.updates(progress):
                         progress.seed_update(recipe.seed, process.rank)  # dropout and stochastic depth
@@ -197,9 +196,11 @@ def train_folds(plan: Plan, arguments: argparse.Namespace, process: Process, req
 
 
 @command(PROGRAM)
-def main(argv: Sequence[str] | None = None, task: type[Task] = Screening) -> int:
+def main(argv: Sequence[str] | None = None, task: type[Task] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    task = task or task_of_training(argv)
     parser = make_parser(__doc__, task)
-    arguments = parse_arguments(parser, sys.argv[1:] if argv is None else argv)
+    arguments = parse_arguments(parser, argv)
     folder = RunFolder.stopped_before_restart(arguments.output)
     if folder is not None:
         print(f"{PROGRAM}: {folder.path} was stopped on request and is not started again", file=sys.stderr)

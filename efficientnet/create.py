@@ -59,7 +59,8 @@ def create_model(
         the attention stay as initialised if the weights lack them, and are ignored if the model lacks them.
 
     The model's `load_report` says what was done with each tensor of the weights. Its `provenance` says where the
-    weights come from and which mean and std they expect. Both are None without weights.
+    weights come from and which mean and std they expect. Both are None without weights. Its `classes` are the names of
+    the outputs, if the weights are a checkpoint that records them and the model keeps its classifier, else None.
 
     Raises ValueError for an unknown name (listing the known ones), for values out of range, and for weights that do
     not fit the architecture.
@@ -109,6 +110,8 @@ def create_model(
     )
     model.load_report = pretrained.load_into(model) if pretrained else None
     model.provenance = pretrained.provenance if pretrained else None
+    classes = pretrained.recorded.get("classes") if pretrained and num_classes == pretrained.num_classes else None
+    model.classes = tuple(classes) if classes else None
     return model
 
 

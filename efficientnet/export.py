@@ -5,9 +5,9 @@
     python -m efficientnet.export --checkpoint runs/b3-1/best.pt --onnx b3.onnx --features
 
 The input is "images", float32 (N, C, H, W), preprocessed and normalised as its metadata describe. N is free; H and W
-are at least 32 in ONNX and 33 in a program. The output is "logits", float32 (N, O): one for each target, or for each
-value of a category. The sigmoid of the first is the probability of the first target. With --features it is "features",
-float32 (N, F): the last layer pooled over the pixels, which is the input of the classifier.
+are at least 32 in ONNX and 33 in a program. The output is "logits", float32 (N, O), whose metadata say what they mean:
+the targets of mammograms, or the classes of image folders. With --features it is "features", float32 (N, F): the last
+layer pooled over the pixels, which is the input of the classifier.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from efficientnet.common.command_line import Parser, command, leave, output_file, program_name
@@ -29,25 +27,13 @@ from efficientnet.common.errors import UserError
 from efficientnet.common.extras import require
 from efficientnet.common.files import atomic_file, write_bytes
 from efficientnet.inference.fast_path import optimize_for_inference
-from efficientnet.mammography.task import Screening
-from efficientnet.mammography.trained import Trained
 from efficientnet.model import JointViews
+from efficientnet.tasks import task_of_checkpoint
 from efficientnet.training.ensemble import load_member
+from efficientnet.training.task import Exported
 
 PROGRAM = program_name("python -m efficientnet.export")
 INPUT, LOGITS, FEATURES = "images", "logits", "features"
-
-
-class Corrected(nn.Module):
-    """The network, with the first target's logit shifted back to the prior, as evaluate.py does."""
-
-    def __init__(self, network: nn.Module, outputs: int, logit_shift: float) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("shift", torch.tensor([logit_shift] + [0.0] * (outputs - 1)))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images) - self.shift
 
 
 def exported(network: nn.Module, channels: int) -> ExportedProgram:
@@ -62,25 +48,9 @@ def exported(network: nn.Module, channels: int) -> ExportedProgram:
         return torch.export.export(network.eval(), (example,), dynamic_shapes=(sizes,))
 
 
-def metadata(name: str, trained: Trained, output: str) -> dict[str, str]:
+def metadata(name: str, content: Exported, output: str) -> dict[str, str]:
     """Everything that a user of the file needs besides the network, as text or JSON.  name: the architecture's."""
-    values: dict[str, Any] = {
-        "architecture": name,
-        "preprocessing": trained.preprocessing.to_dict(),
-        "not_a_medical_device": "for research only",
-    }
-    if output == LOGITS:
-        values |= {
-            "targets": list(trained.targets),
-            "heads": [target.to_dict() for target in trained.heads],
-            "prior": trained.prior,
-            "threshold": trained.threshold,
-            "image_to_breast": "mean of the probabilities of a breast's images",
-            "probability": "sigmoid(logits)",
-            "other_kinds": "category: softmax over its values; number: logits * std + mean",
-            "calibration": trained.calibration and asdict(trained.calibration),
-            "calibrated": "sigmoid(slope * logit(probability of a breast) + bias)",
-        }
+    values = {"architecture": name, **content.values, **(content.of_logits if output == LOGITS else {})}
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
@@ -122,30 +92,29 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 @command(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
-    member = load_member(arguments.checkpoint, Screening, torch.device("cpu"), optimize=False)
+    task = task_of_checkpoint(arguments.checkpoint)
+    member = load_member(arguments.checkpoint, task, torch.device("cpu"), optimize=False)
     if isinstance(member.model, JointViews):
         raise UserError(
             f"{member.path}: scores all views of a breast together, which cannot be exported; "
             "export a checkpoint that was trained with --views mean"
         )
-    trained = Trained.from_checkpoint(member.path, member.content)
     # For images of any size, proofs about strides take minutes in channels_last layout, and seconds in contiguous.
     network = member.model.to(memory_format=torch.contiguous_format)
-    outputs = sum(target.outputs for target in trained.heads)
-    output, columns, content = LOGITS, outputs, ", ".join(trained.targets)
+    output, columns = LOGITS, network.num_classes
     if arguments.features:
-        output, columns, content = FEATURES, network.num_features, "pooled"
+        output, columns = FEATURES, network.num_features
         network.classifier = nn.Identity()
     network = network if arguments.no_fold else optimize_for_inference(network, fused=False)
-    network = network if arguments.features else Corrected(network, columns, trained.logit_shift)
-    program = exported(network, member.model.in_channels)
-    properties = metadata(member.name, trained, output)
+    content = task.exported(member.path, member.content, network)
+    program = exported(network if arguments.features else content.network, member.model.in_channels)
+    properties = metadata(member.name, content, output)
     for path, write in ((arguments.onnx, partial(write_onnx, output=output)), (arguments.program, write_program)):
         if path is not None:
             write(program, path, properties)
             print(
                 f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {INPUT} (N, {member.model.in_channels}, H, W) -> "
-                f"{output} (N, {columns}), {content}"
+                f"{output} (N, {columns}), {'pooled' if arguments.features else content.outputs}"
             )
 
 

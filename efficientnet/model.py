@@ -44,7 +44,7 @@ class EfficientNet(nn.Module):
         more, which `complexity` does not count.
 
     Attributes: stages, num_features (channels before the classifier), in_channels, num_classes, convention.
-    `create_model` adds provenance and load_report.
+    `create_model` adds provenance, load_report and classes.
 
     Works with torch.compile, torch.export, torch.jit.trace, torch.fx.symbolic_trace and torchvision's
     `create_feature_extractor`. A graph traced by torch.fx does not check its input.

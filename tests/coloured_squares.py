@@ -25,6 +25,7 @@ class Settings:
     image_size: tuple[int, int] = option(number(int, 32), "pixels", (64, 64), nargs="+", action=Size)
     in_channels: int = option(number(int, 3, 3), "colours", 3)
     squares: int = option(number(int, 6), "how many to train on", 48)
+    noise: float = option(number(float, 0), "of the training images", 0.0)
 
 
 class Squares(Dataset):
@@ -53,31 +54,36 @@ class ColouredSquares:
     recipes: ClassVar = {"squares": {"batch_size": 4, "epochs": 2, "learning_rate": 0.02, "ema_decay": 0.5}}
     num_outputs = len(COLOURS)
     network: ClassVar = {}
+    default_recipes = "squares"
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_options(parser.add_argument_group("squares"), Settings)
 
     @staticmethod
-    def default_recipe(data: Path | None) -> str:
+    def default_recipe(data: Path | None, pretrained: bool) -> str:
         return "squares"
 
     @staticmethod
     def defaults(data: Path | None, provenance: Any, recipe: str) -> dict[str, Any]:
-        return {"augmentation": 0.1}
+        return {"noise": 0.1}
 
     def __init__(self, data: Path | None, settings: Settings, recipe: Any) -> None:
         self.data, self.settings, self.recipe = data, settings, recipe
 
-    def load(self, process: Any, strict: bool, checkpoint: Any, pretrained: Any) -> None:
+    def load(self, process: Any, strict: bool, checkpoint: Any, pretrained: Any, folder: Any) -> None:
+        assert checkpoint is None or (folder / "squares.txt").read_text() == str(self.settings.squares)
         self.positives = np.arange(self.settings.squares) % 3 == 0 if self.recipe.positive_share else None
 
     def description(self) -> list[tuple[str, str]]:
         return [("data", f"{self.settings.squares} squares")]
 
+    def records(self) -> dict[str, bytes]:
+        return {"squares.txt": str(self.settings.squares).encode()}
+
     def datasets(self) -> Datasets:
         count, size = self.settings.squares, self.settings.image_size
-        return Datasets(Squares(count, size, self.recipe.augmentation), Squares(count, size), Squares(9, size))
+        return Datasets(Squares(count, size, self.settings.noise), Squares(count, size), Squares(9, size))
 
     def start_classifier(self, classifier: torch.nn.Linear) -> None:
         torch.nn.init.zeros_(classifier.weight)

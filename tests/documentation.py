@@ -46,7 +46,9 @@ def renewed(path: Path) -> str:
         file = target.partition("#")[0]
         lines = lines_of(path.parent / file, named[1])
         if named[2]:
-            text = f"`{named[1]}`, {Path(file).name} {lines.replace('L', '')}"
+            shown = Path(file)
+            place = f"{shown.parent.name}/{shown.name}" if shown.name == "__init__.py" else shown.name
+            text = f"`{named[1]}`, {place} {lines.replace('L', '')}"
         return f"[{text}]({file}#{lines})"
 
     return LINK.sub(with_lines, path.read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ import re
 import pytest
 from commands import ROOT, module_of, run
 from documentation import READMES, blocks, commands, links, renewed
+from tiny_photographs import write_photographs
 from torch.distributed.run import parse_args
 
 from efficientnet.common.command_line import Parser
@@ -42,6 +43,8 @@ def test_commands_parse(readme, tmp_path, monkeypatch):
         raise SystemExit("parsed")
 
     monkeypatch.chdir(tmp_path)  # some name files that they would write
+    for folder in ("PHOTOS", "IMAGENET"):  # the folder decides which flags there are
+        write_photographs(tmp_path / folder, 1, 1)
     count = 0
     for words in commands(readme):
         words = [word.replace("/kaggle/", "kaggle/") for word in words]

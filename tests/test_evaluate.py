@@ -437,7 +437,7 @@ def test_two_outputs_of_one_name_are_told(trained, tmp_path):
 
 def test_flipping_for_a_model_that_saw_no_mirror_images_is_said(trained, tmp_path):
     content = torch.load(trained[2][0], weights_only=True)
-    content["plan"]["recipe"]["augmentation"] = 0.0
+    content["plan"]["settings"]["augmentation"] = 0.0
     torch.save(content, tmp_path / "plain.pt")
     assert "mirror images" in evaluate("--checkpoint", tmp_path / "plain.pt", "--flip").stdout
     assert "mirror images" not in evaluate("--checkpoint", trained[2][0], "--flip").stdout

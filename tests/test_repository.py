@@ -15,14 +15,15 @@ SOURCES = sorted([*ROOT.glob("*.py"), *(ROOT / "efficientnet").rglob("*.py")])
 # are commands, which stand on the last line.
 LAYERS = [
     {"common"},
-    {"scaling", "layers", "metrics", "pooling"},
+    {"scaling", "layers", "metrics"},
     {"baselines"},
     {"complexity", "architecture"},
     {"model"},
     {"weights", "inference", "analysis"},
     {"create"},
     {"training"},
-    {"mammography"},
+    {"mammography", "imagefolder"},
+    {"tasks"},
     {"export", "benchmark", "train", "evaluate", "scale"},
 ]
 

@@ -66,7 +66,8 @@ def metrics(folder: Path) -> list[dict]:
 def stopped_at(finished: Path, number: int, folder: Path) -> Path:
     """A run folder as it was when `finished`, which kept every checkpoint, had done `number` updates."""
     folder.mkdir()
-    shutil.copy(finished / "config.json", folder)
+    for path in (finished / "config.json", *finished.glob("*.txt*")):
+        shutil.copy(path, folder)
     shutil.copy(finished / "checkpoints" / f"update-{number:08}.pt", folder / "last.pt")
     best, last = (torch.load(path, weights_only=True) for path in (finished / "best.pt", folder / "last.pt"))
     for name in ("best.pt", "predictions.csv", "MODEL_CARD.md"):

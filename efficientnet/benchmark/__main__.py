@@ -3,6 +3,7 @@
     python -m efficientnet.benchmark                                    B0, 16 images of 224 pixels, prediction
     python -m efficientnet.benchmark --variant b3 --batch-size 8 --train
     python -m efficientnet.benchmark --batch-size 1 --peers torchvision --compile
+    python -m efficientnet.benchmark --train --image-size 128 --data PHOTOS     and how fast train.py reads the folder
     python -m efficientnet.benchmark --scaling                          where time does not follow multiply-adds
     python -m efficientnet.benchmark --checkpoint runs/b3-1/best.pt     the effect of a lower precision on the metrics
 
@@ -66,7 +67,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--scaling", action="store_true", help="B0 to B7 and ResNet-50: time beside multiply-adds")
     what.add_argument("--checkpoint", type=Path, metavar="FILE", help="metrics of a checkpoint in each precision")
     what.add_argument(
-        "--data", type=Path, metavar="DIR", help="data folder for --checkpoint (default: that of its training)"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="data folder: for --checkpoint (default: that of its training); with --train, also measure how fast it is "
+        "read",
     )
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -86,8 +91,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     chosen = [f"--{name}" for name in ("train", "scaling", "checkpoint") if getattr(arguments, name)]
     if len(chosen) > 1:
         parser.error(f"{' and '.join(chosen)} cannot be combined")
-    if arguments.data is not None and arguments.checkpoint is None:
-        parser.error("--data needs --checkpoint")
+    if arguments.data is not None and not (arguments.checkpoint or arguments.train):
+        parser.error("--data needs --checkpoint or --train")
     if arguments.compile and arguments.train:
         parser.error("--compile is for predictions only: torch.compile does not speed up training of these networks")
     for mode in chosen:
@@ -105,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch finds no CUDA device; omit the flag")
     if arguments.checkpoint is not None:
-        from efficientnet.benchmark.checkpoint import compare_precisions  # the other modes need no mammography
+        from efficientnet.benchmark.checkpoint import compare_precisions  # the other modes need no tasks
 
         text, result = compare_precisions(arguments.checkpoint, arguments.data, torch.device(device))
     else:
@@ -128,6 +133,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             text, result = compare_costs(task, rounds, machine)
         else:
             text, result = compare(task, peers, arguments.compile, rounds, machine)
+        if arguments.data is not None:
+            from efficientnet.benchmark.reading import reading_text
+
+            reading = reading_text(arguments.data, variant, task.image_size, task.batch_size, task.seconds, device)
+            text += f"\n\n{reading}"
         result = {"machine": machine, "processor": processor(), "torch": torch.__version__, **result}
     print(text)
     if arguments.json is not None:

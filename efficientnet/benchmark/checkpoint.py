@@ -1,7 +1,8 @@
-"""Metrics of a trained checkpoint on the fast path and at lower precision, on its held-out patients."""
+"""Metrics of a trained checkpoint on the fast path and at lower precision, on the data that it held out."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,9 @@ import torch
 
 from efficientnet.common.cpu import keep_freed_memory
 from efficientnet.common.errors import UserError
-from efficientnet.mammography.evaluation import ScreeningEvaluation
-from efficientnet.mammography.task import Screening
-from efficientnet.mammography.trained import Trained
+from efficientnet.tasks import task_of_checkpoint
 from efficientnet.training.ensemble import load_member, predict_mean
-
-METRICS = ("pf1", "pf1_best", "auc", "average_precision")
+from efficientnet.training.task import Task
 
 
 def compare_precisions(path: Path, data: Path | None, device: torch.device) -> tuple[str, dict[str, Any]]:
@@ -28,23 +26,32 @@ def compare_precisions(path: Path, data: Path | None, device: torch.device) -> t
     ways = [("as trained, fp32", "fp32", False)]
     ways += [(f"fast path, {name}", name, True) for name in ("fp32", "fp16" if device.type == "cuda" else "bf16")]
     rows: list[dict[str, Any]] = []
-    members = [load_member(path, Screening, device, precision, optimize) for _, precision, optimize in ways]
-    evaluation = ScreeningEvaluation([Trained.from_checkpoint(path, members[0].content)], data)
-    table, reference = evaluation.table, None
+    task, reference = task_of_checkpoint(path), None
+    members = [load_member(path, task, device, precision, optimize) for _, precision, optimize in ways]
+    evaluation = task.evaluation({path: members[0].content}, default_arguments(task, data))
     for (label, precision, _), member in zip(ways, members, strict=True):
         probabilities, _ = predict_mean([member], evaluation, device, precision=precision)
-        if np.isnan(probabilities[:, 0]).all() or np.isnan(table.labels[:, 0]).all():
+        metrics = evaluation.headline(probabilities)
+        if not metrics:
             raise UserError(f"{evaluation.root}: comparing metrics needs images with labels")
         reference = probabilities if reference is None else reference
-        metrics = evaluation.breast_scores(probabilities).metrics()
-        rows.append(
-            {"label": label, "precision": precision}
-            | {name: metrics[name] for name in METRICS}
-            | {"largest_change": float(np.nanmax(np.abs(probabilities - reference)[:, 0]))}
-        )
+        change = float(np.nanmax(np.abs(probabilities - reference)))
+        rows.append({"label": label, "precision": precision, **metrics, "largest_change": change})
     heading = f"{path}: {evaluation.description}"
-    lines = [f"{'':<20}{'pF1':>9}{'best F1':>9}{'AUC':>9}{'AP':>9}{'largest change of a probability':>34}"]
+    widths = {name: max(9, 2 + len(name)) for name in metrics}
+    titles = "".join(f"{name:>{width}}" for name, width in widths.items())
+    lines = [f"{'':<20}{titles}{'largest change of a probability':>34}"]
     for entry in rows:
-        shown = "".join(f"{'-' if entry[name] is None else format(entry[name], '.5f'):>9}" for name in METRICS)
+        shown = "".join(
+            f"{'-' if entry[name] is None else format(entry[name], '.5f'):>{width}}" for name, width in widths.items()
+        )
         lines.append(f"{entry['label']:<20}{shown}{entry['largest_change']:>34.1e}")
     return "\n".join([heading, "", *lines]), {"checkpoint": str(path), "data": str(evaluation.root), "rows": rows}
+
+
+def default_arguments(task: type[Task], data: Path | None) -> argparse.Namespace:
+    """The arguments of evaluate.py with --data alone."""
+    parser = argparse.ArgumentParser()
+    task.add_evaluation_arguments(parser)
+    parser.set_defaults(flip=False, soup=False)
+    return parser.parse_args([] if data is None else ["--data", str(data)])

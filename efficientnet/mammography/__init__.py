@@ -29,6 +29,7 @@ comparison       two models on the same breasts
 report           MODEL_CARD.md
 trained          metadata of checkpoints: what they were trained on, which patients they may score
 evaluation       checkpoints on a table, for evaluate.py
+exporting        what `efficientnet.export` writes
 page             a folder: the page of `--report`, and heatmaps
 prepare          a folder: decodes every image once
 ablation         a folder: what each part of the recipe contributes, on phantoms

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from efficientnet.mammography.preprocessing import Image, Preprocessing
 from efficientnet.mammography.resample import resample
+from efficientnet.training.cropping import random_crop_box
 
 
 def centre(picture: Image, settings: Preprocessing) -> Image:
@@ -30,17 +29,8 @@ def rescaled(picture: Image, size: tuple[int, int]) -> Image:
 def random_resized_crop(picture: np.ndarray, generator: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     """A random part of the picture, mirrored half of the time, resized to `size` (height, width).
 
-    Its area is 8 to 100 % of the picture's, its aspect ratio 3/4 to 4/3, as in Szegedy et al. (2014) and
-    torchvision's RandomResizedCrop. If no such part fits in ten attempts, the whole picture is resized.
+    Its area is 8 to 100 % of the picture's; see `random_crop_box`.
     """
-    height, width = picture.shape
-    for _ in range(10):
-        area = height * width * generator.uniform(0.08, 1.0)
-        ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
-        rows, columns = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
-        if 0 < rows <= height and 0 < columns <= width:
-            top, left = generator.integers(0, height - rows + 1), generator.integers(0, width - columns + 1)
-            picture = picture[top : top + rows, left : left + columns]
-            break
-    picture = rescaled(picture, size)
+    top, left, rows, columns = random_crop_box(*picture.shape, generator)
+    picture = rescaled(picture[top : top + rows, left : left + columns], size)
     return picture[:, ::-1].copy() if generator.random() < 0.5 else picture

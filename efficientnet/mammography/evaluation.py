@@ -60,6 +60,7 @@ from efficientnet.model import EfficientNet
 from efficientnet.training.task import Report
 
 SUBMITTED = "cancer"  # the competition's target
+HEADLINE = ("pf1", "pf1_best", "auc", "average_precision")
 
 
 class ScreeningEvaluation:
@@ -129,14 +130,14 @@ class ScreeningEvaluation:
         # The members' thresholds were tuned on means, and are honest only for patients whom no member has seen.
         self.threshold, self.tuned = threshold, shared_threshold(members) if aggregate == "mean" else None
         self.is_fresh = not (any(known) or fitted_to) and aggregate == "mean"
+        of_mean = "it applies to the mean over images, not to the maximum" if aggregate == "max" else ""
         if threshold == CALIBRATED and not (self.is_fresh and shared_calibration(members)):
             why = (
                 "it was trained on or fitted to some of these patients" if any(known) or fitted_to else "none is known"
             )
-            why = "it applies to the mean over images, not to the maximum" if aggregate == "max" else why
-            raise UserError(f"--threshold {CALIBRATED}: {why}; use {NO_THRESHOLD}")
+            raise UserError(f"--threshold {CALIBRATED}: {of_mean or why}; use {NO_THRESHOLD}")
         if threshold == OUT_OF_FOLD and self.tuned is None:
-            why = "it applies to the mean over images, not to the maximum" if aggregate == "max" else "none is recorded"
+            why = of_mean or "none is recorded"
             raise UserError(f"--threshold {OUT_OF_FOLD}: no threshold is known, {why}; pass a number or {NO_THRESHOLD}")
         scored = self.table.breasts if self.is_joint else self.table.rows
         self.allowed = np.ones((len(members), len(scored)), dtype=bool)
@@ -226,6 +227,13 @@ class ScreeningEvaluation:
 
     def predictions(self, probabilities: np.ndarray) -> bytes:
         return bytes_of(write_predictions, self.breast_scores(probabilities), self.table.targets)
+
+    def headline(self, probabilities: np.ndarray) -> dict[str, float | None]:
+        scores = self.breast_scores(probabilities)
+        if not len(scores.labelled.breasts):
+            return {}
+        metrics = scores.metrics()
+        return {name: metrics[name] for name in HEADLINE}
 
     def figures(self, scores: BreastScores, probabilities: np.ndarray) -> dict[str, Any]:
         """`figures.figures` of the breasts, whose images or, for joint views, themselves have these probabilities."""

@@ -22,6 +22,12 @@ def folder_of(data: Path, tables: Sequence[str] = ("train.csv",)) -> Path:
     return data.parent if data.name in tables and data.is_file() else data
 
 
+def is_screening_folder(data: Path) -> bool:
+    """Whether --data names a folder with a table of RSNA's or of a published layout, or one of these tables."""
+    tables = ("train.csv", "test.csv", *(table for layout in LAYOUTS.values() for table in layout.tables))
+    return data.name in tables or any((data / table).exists() for table in tables)
+
+
 def data_folder(data: Path, tables: Sequence[str] = ("train.csv",)) -> Path:
     """`folder_of`, checked: raises TableError if the folder does not exist, or holds neither a table nor those of a
     published layout.
@@ -36,8 +42,8 @@ def data_folder(data: Path, tables: Sequence[str] = ("train.csv",)) -> Path:
         return data
     raise TableError(
         f"{data}: has no {' or '.join(tables)}. Mammograms need a table with patient_id, image_id, laterality and "
-        f"cancer,\nand images in {tables[0].removesuffix('.csv')}_images/<patient_id>/<image_id>.dcm (or png, jpg). A "
-        "folder per class is not enough, since breasts and folds need the patient."
+        f"cancer,\nand images in {tables[0].removesuffix('.csv')}_images/<patient_id>/<image_id>.dcm (or png, jpg); "
+        "photographs need a folder for each class, in DIR or in DIR/train and DIR/val."
     )
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from efficientnet.architecture import Architecture
-from efficientnet.complexity import complexity
 from efficientnet.mammography.figures import as_markdown, score_line
 from efficientnet.mammography.table import Table
+from efficientnet.training.card import architecture_section, recipe_section
 
 
 def model_card(
@@ -27,7 +27,7 @@ def model_card(
     """
     settings = plan["settings"]
     recipe = plan["recipe"] | {
-        name: settings[name] for name in ("views", "loss", "auxiliary_weight", "prior_correction")
+        name: settings[name] for name in ("augmentation", "views", "loss", "auxiliary_weight", "prior_correction")
     }
     phantom = plan["data"] is None
     if phantom:
@@ -39,19 +39,12 @@ def model_card(
         one_per_breast = "One probability per breast, from all its images together."
     size, channels = tuple(settings["image_size"]), settings["in_channels"]
     outputs = sum(target.outputs for target in train.targets)
-    counts = complexity(architecture.stages, size, outputs, channels)
     further = "".join(f"\n{count_row(f'further training: {table.path}', table)}" for table in extras)
     return f"""# {architecture.title} for breast cancer on mammograms
 
 {score_line(metrics)}
 
-## Architecture
-{counts.parameters:,} parameters, {counts.multiply_adds:,} multiply-adds per image.
-
-| operator | stride | channels | layers |
-|---|---|---|---|
-{stage_rows(architecture)}
-
+{architecture_section(architecture, size, outputs, channels)}
 ## Data
 {"Synthetic phantoms of this project, no real mammograms." if phantom else plan["data"]}
 Patients were split into {settings["folds"]} folds; fold {settings["fold"]} was held out.
@@ -70,20 +63,12 @@ slightly optimistic. {one_per_breast}
 
 {as_markdown(metrics)}
 
-## Recipe
-{", ".join(f"{name} {value}" for name, value in recipe.items() if value is not None)}
-
+{recipe_section(recipe)}
 ## Limits
 Not a medical device, and not tested as one: not for diagnosis, triage or any decision about a person.
 {limits}
 These weights are subject to the terms of the data that they were trained on.
 """
-
-
-def stage_rows(architecture: Architecture) -> str:
-    return "\n".join(
-        f"| {stage.label} | {stage.stride} | {stage.out_channels} | {stage.layers} |" for stage in architecture.stages
-    )
 
 
 def count_row(name: str, table: Table) -> str:

@@ -169,7 +169,7 @@ class RunData:
         augmentation = partial(
             augment_draw,
             seed=self.recipe.seed,
-            strength=self.recipe.augmentation,
+            strength=self.settings.augmentation,
             crop_size=self.preprocessing.input_size,
         )
         files, readings = list(self.train_files), [self.preprocessing] * len(self.train_files)

@@ -13,6 +13,7 @@ from efficientnet.mammography.loss import LOSSES
 from efficientnet.mammography.preprocessing import MOST_BITS, SOURCE_SETTINGS
 from efficientnet.mammography.table_columns import parse_column_mapping
 from efficientnet.mammography.table_text import TableError
+from efficientnet.training.plan import fold_or_all
 
 # A recipe is the values of settings and of `training.recipe.Recipe` that differ from their own defaults. This one is
 # what the leaders of the competition agree on: high resolution at 2:1, positives drawn more often, weights averaged.
@@ -81,11 +82,6 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.split(",") if name)
 
 
-def fold_or_all(text: str) -> int | str:
-    """An argparse type for --fold."""
-    return "all" if text == "all" else number(int, 0)(text)
-
-
 def column_mapping(text: str) -> dict[str, str]:
     """An argparse type for --columns."""
     try:
@@ -136,6 +132,7 @@ class ScreeningSettings:
     std: float | None = option(
         number(float, above=0), "standard deviation of the pixels in [0, 1] (default: likewise)", None
     )
+    augmentation: float = option(number(float, 0, 2), "strength of the augmentation; 0: none", 0.0)
     targets: tuple[str, ...] | None = option(
         names,
         "columns to learn, the scored one first; cancer alone turns the auxiliary ones off (default: cancer, and "

@@ -16,13 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from efficientnet.architecture import recorded_architecture
+from efficientnet.common.errors import UserError
 from efficientnet.common.options import add_options
 from efficientnet.mammography.calibration import Calibration, cross_fitted, fit_calibration
 from efficientnet.mammography.comparison import compare_predictions
 from efficientnet.mammography.evaluation import ScreeningEvaluation, score_one_image
+from efficientnet.mammography.exporting import exported
 from efficientnet.mammography.figures import figures, score_line, scores_by_view
 from efficientnet.mammography.fold_summary import summarise_folds
-from efficientnet.mammography.image_files import data_folder, folder_of
+from efficientnet.mammography.image_files import data_folder, folder_of, is_screening_folder
 from efficientnet.mammography.layouts import LAYOUTS
 from efficientnet.mammography.loss import lower_first, prior_shift, screening_loss, start_classifier_at
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
@@ -47,7 +49,7 @@ from efficientnet.training.plan import ALL_FOLDS
 from efficientnet.training.recipe import Recipe
 from efficientnet.training.sampler import sampled_share
 from efficientnet.training.task import Datasets, Metrics
-from efficientnet.weights.load import Provenance
+from efficientnet.weights.load import Provenance, Weights
 
 LOGGED = ("pf1", "pf1_best", "threshold", "auc", "average_precision", "clshub_pf1")  # in metrics.jsonl, after val_loss
 
@@ -84,6 +86,7 @@ class Screening:
     name = "screening"
     Settings = ScreeningSettings
     recipes = RECIPES
+    default_recipes = "screening with --data, else demo"
     summarise_folds = staticmethod(summarise_folds)
     comparison = staticmethod(compare_predictions)
     score_one_image = staticmethod(score_one_image)
@@ -103,7 +106,11 @@ class Screening:
         add_options(parser, ScreeningSettings, RECIPES["screening"])
 
     @staticmethod
-    def default_recipe(data: Path | None) -> str:
+    def recognises(data: Path) -> bool:
+        return is_screening_folder(data)
+
+    @staticmethod
+    def default_recipe(data: Path | None, pretrained: bool) -> str:
         return "demo" if data is None else "screening"
 
     @staticmethod
@@ -145,6 +152,7 @@ class Screening:
         strict: bool,
         checkpoint: Mapping[str, Any] | None,
         pretrained: Mapping[str, Any] | None,
+        folder: Path | None,
     ) -> None:
         if self.data is None:
             root = phantom_folder(DEMO_PATIENTS, self.recipe.seed)
@@ -190,6 +198,9 @@ class Screening:
                 f"{len(leaked)} held-out patients were used to train --weights, so the scores are too good (unless "
                 "these are other people); use weights of the same --fold, --folds and --seed"
             )
+
+    def records(self) -> dict[str, bytes]:
+        return {}  # a checkpoint holds the split, and the table may be corrected meanwhile
 
     def description(self) -> list[tuple[str, str]]:
         run = self.run
@@ -307,6 +318,12 @@ class Screening:
     @staticmethod
     def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
         add_evaluation_arguments(parser)
+
+    @staticmethod
+    def published(weights: Weights) -> dict[str, Any]:
+        raise UserError(f"{weights.path}: published weights know no mammograms; fine-tune them with train.py --weights")
+
+    exported = staticmethod(exported)
 
     @staticmethod
     def evaluation(checkpoints: Mapping[Path, Mapping[str, Any]], arguments: argparse.Namespace) -> ScreeningEvaluation:

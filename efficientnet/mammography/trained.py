@@ -70,7 +70,7 @@ class Trained:
                 Split.of_checkpoint(content),
                 plan["data"],
                 plan["recipe"]["seed"],
-                plan["recipe"]["augmentation"],
+                {**plan["recipe"], **plan["settings"]}["augmentation"],  # older ones have it in the recipe
                 plan["settings"]["folds"],
                 plan["settings"]["columns"] or {},
             )

@@ -7,10 +7,12 @@ distributed     the ranks of a run
 loaders         the data loaders of one rank
 sampler         which images make each update
 learner         model, average, optimizer and gradient scaler
+rmsprop         the optimizer of the released code
 batch_norm      frozen layers, and recalibration of batch-norm statistics
 ema             the moving average of the weights
 fast_cpu        faster backward passes on CPUs with bf16 units
 schedule        the learning rate
+cropping        random crops
 mixing          mixup and CutMix
 progress        the position of a run between two updates
 validation      metrics of the validation set, computed by all ranks together
@@ -22,6 +24,7 @@ folder          the run folder: name, lock, logs, launch marks
 signals         requests to stop
 failures        infrastructure failures explained in one line
 curves          curves.png
+card            parts of MODEL_CARD.md
 console         console output of a run
 ensemble        trained checkpoints and their mean prediction, for evaluate.py
 """

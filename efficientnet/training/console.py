@@ -47,10 +47,17 @@ def print_plan(plan: Plan, loaders: Loaders, learner: Learner, schedule: Schedul
         frozen.append(f"{first} of {len(model.stages)} stages")
     if recipe.freeze_batch_norm:
         frozen.append("batch-norm statistics in every layer")
+    if learner.freeze_epochs:
+        first = "epoch" if learner.freeze_epochs == 1 else f"{learner.freeze_epochs} epochs"
+        frozen.append(f"pretrained layers for the first {first}")
+    elif recipe.freeze_epochs and learner.pretrained:
+        frozen.append("no pretrained layers at first, since --weights filled every layer")
     if frozen:
         lines.append(("frozen", "; ".join(frozen)))
     if recipe.pretrained_rate != 1:
         lines.append(("pretrained", f"layers learn at {recipe.pretrained_rate:g} times the learning rate"))
+    is_stepped = recipe.schedule == "exponential"
+    decay = f", times {recipe.decay_rate:g} every {recipe.decay_epochs:g} epochs" if is_stepped else ""
     lines += [
         ("recipe", plan.recipe_name),
         (
@@ -61,7 +68,7 @@ def print_plan(plan: Plan, loaders: Loaders, learner: Learner, schedule: Schedul
         (
             "updates",
             f"{schedule.updates} = {recipe.epochs} epochs of {sampler.updates}; learning rate {schedule.peak:.2e} "
-            f"after {schedule.warmup} of warm-up",
+            f"after {schedule.warmup} of warm-up{decay}",
         ),
         (
             "machine",
@@ -92,7 +99,7 @@ def plural(count: int) -> str:
 
 
 def memory_estimate(learner: Learner, activations: int) -> float:
-    """GiB of one rank in fp32: weights, gradients, AdamW's two moments, the average, and saved activations.
+    """GiB of one rank in fp32: weights, gradients, the optimizer's two moments, the average, and saved activations.
 
     The backward pass needs 3.3 saved values for each output element of a convolution (measured on B0 and B3 with
     autograd's saved-tensor hooks). With activation checkpointing, the peak was two fifths of that (B3 at 300 pixels,

@@ -28,6 +28,7 @@ from efficientnet.training.checkpoint import CheckpointError, check_task, load_c
 from efficientnet.training.folds import fold_folders
 from efficientnet.training.loaders import loader_options, timed
 from efficientnet.training.task import Evaluation, Task
+from efficientnet.weights.load import read_weights
 
 BEST, SUMMARY = "best.pt", "summary.json"
 TRAINING_RATES = ("dropout", "stochastic_depth")
@@ -109,7 +110,22 @@ def load_member(
     summary: Mapping[str, Any] | None = None,
 ) -> Member:
     """Load a checkpoint, with the fast path in `precision`. Raises CheckpointError, also if the task differs."""
-    return as_member(path, load_content(path, task, summary), device, precision, optimize)
+    return of_content(path, load_content(path, task, summary), device, precision, optimize)
+
+
+def load_published(
+    name: str,
+    source: str | None,
+    task: type[Task],
+    device: torch.device,
+    precision: str = "fp32",
+    optimize: bool = True,
+) -> Member:
+    """The weights of --weights, with the fast path in `precision`, as a checkpoint of the task.  Raises UserError."""
+    weights = read_weights(name, source)
+    model = create_model(weights=name, source=source)
+    content = {"task": task.name, "architecture": {"num_classes": model.num_classes}, **task.published(weights)}
+    return as_member(Path(name), weights.known_architecture().name, content, model, device, precision, optimize)
 
 
 def load_soup(
@@ -135,7 +151,7 @@ def load_soup(
         name: (tensor / len(contents) if tensor.is_floating_point() else tensor).to(dtypes[name])
         for name, tensor in mean.items()
     }
-    return as_member(first, content, device, precision, optimize)
+    return of_content(first, content, device, precision, optimize)
 
 
 def network_of(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,18 +163,28 @@ def shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in weights.items()}
 
 
-def as_member(path: Path, content: dict[str, Any], device: torch.device, precision: str, optimize: bool) -> Member:
+def of_content(path: Path, content: dict[str, Any], device: torch.device, precision: str, optimize: bool) -> Member:
     try:
         model = create_model(**content["architecture"])
         model.load_state_dict(content.pop("weights"))
-        model = model.to(device, memory_format=torch.channels_last).eval()
-        fast = optimize_for_inference(model, precision) if optimize else None
-        name = recorded_architecture(content).name
+        return as_member(path, recorded_architecture(content).name, content, model, device, precision, optimize)
     except torch.OutOfMemoryError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise misfit(path, error) from None
-    return Member(path, name, content, model, fast)
+
+
+def as_member(
+    path: Path,
+    name: str,
+    content: dict[str, Any],
+    model: EfficientNet,
+    device: torch.device,
+    precision: str,
+    optimize: bool,
+) -> Member:
+    model = model.to(device, memory_format=torch.channels_last).eval()
+    return Member(path, name, content, model, optimize_for_inference(model, precision) if optimize else None)
 
 
 def predict_mean(

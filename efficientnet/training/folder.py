@@ -9,10 +9,11 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from efficientnet.common.command_line import program_name
@@ -38,10 +39,17 @@ class RunFolder:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, output: Path | None, name: str, config: dict[str, Any], process: Process) -> Iterator[RunFolder]:
+    def open(
+        cls,
+        output: Path | None,
+        name: str,
+        config: dict[str, Any],
+        process: Process,
+        records: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> Iterator[RunFolder]:
         """Open the folder on every rank; rank 0 creates and locks it.
 
-        output: None chooses a new folder with `name`.  config: the content of config.json.
+        output: None chooses a new folder with `name`.  config: the content of config.json.  records: further files.
         Raises UserError if another run is writing there.
         """
         with contextlib.ExitStack() as held:
@@ -54,6 +62,8 @@ class RunFolder:
                 (folder.path / STOPPED).unlink(missing_ok=True)
                 folder.mark_launch()
                 write_json(folder.path / "config.json", config)
+                for record, data in records.items():
+                    write_bytes(folder.path / record, data)
                 path = str(folder.path)
             yield cls(Path(process.broadcast(path)))
 

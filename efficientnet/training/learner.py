@@ -18,11 +18,12 @@ from efficientnet.create import create_model
 from efficientnet.inference.precision import autocast
 from efficientnet.inference.prediction import to_device
 from efficientnet.model import EfficientNet
-from efficientnet.training.batch_norm import freeze, recalibrate_batch_norm, train_mode
+from efficientnet.training.batch_norm import batch_norms, freeze, recalibrate_batch_norm, train_mode
 from efficientnet.training.distributed import Process
 from efficientnet.training.ema import ExponentialMovingAverage
 from efficientnet.training.fast_cpu import accelerate_training
 from efficientnet.training.plan import Plan
+from efficientnet.training.rmsprop import RMSProp
 from efficientnet.training.task import Batch, alike
 
 # In a run with fewer updates, the moving averages of batch norm (at the paper's momentum of 0.01) and their EMA still
@@ -33,10 +34,12 @@ SHORT_RUN = 3000
 class Learner:
     """The network on this rank's device, with everything that updates its weights.
 
-    model: the plain network.  ddp: the same under DistributedDataParallel, or `model` itself on a single process.
+    model: the plain network.  ddp: the same under DistributedDataParallel, from the first `train` on, or `model` itself
+    on a single process.
     average: the moving average of the weights, if the recipe uses one.
     architecture: the arguments of `create_model` that rebuild the network.  pretrained: names of the tensors that
     --weights filled. Checkpoints store both.
+    freeze_epochs: number of first epochs in which only the other parameters learn; 0 if there are no others.
     """
 
     def __init__(self, plan: Plan, process: Process) -> None:
@@ -50,15 +53,20 @@ class Learner:
         if self.device.type == "cpu" and self.precision == "bf16":
             accelerate_training(model)
         self.model = model.to(self.device, memory_format=torch.channels_last)
-        self.frozen = first_stages(model, recipe.freeze_until)
-        freeze(self.frozen)
+        freeze(first_stages(model, recipe.freeze_until))
         self.average = ExponentialMovingAverage(model, recipe.ema_decay) if recipe.ema_decay else None
         self.ddp: nn.Module = model
-        if process.backend is not None:
-            device_ids = [self.device.index] if self.device.type == "cuda" else None
-            self.ddp = DistributedDataParallel(model, device_ids, gradient_as_bucket_view=True)
-        groups = parameter_groups(model, recipe.weight_decay, self.pretrained, recipe.pretrained_rate)
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+        learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.filled = [parameter for name, parameter in learning.items() if name in self.pretrained]
+        self.freeze_epochs = recipe.freeze_epochs if 0 < len(self.filled) < len(learning) else 0
+        self.frozen_stages = recipe.freeze_until
+        as_released = recipe.optimizer == "rmsprop"
+        groups = parameter_groups(model, recipe.weight_decay, self.pretrained, recipe.pretrained_rate, as_released)
+        self.optimizer = (
+            RMSProp(groups, recipe.learning_rate)
+            if as_released
+            else torch.optim.AdamW(groups, recipe.learning_rate, fused=True)
+        )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     @property
@@ -70,9 +78,26 @@ class Learner:
     def learning_rate(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
-    def train(self) -> None:
-        """Set everything that is not frozen to training mode."""
-        train_mode(self.ddp, self.frozen, self.recipe.freeze_batch_norm)
+    def train(self, epoch: int) -> None:
+        """Set everything that learns in this epoch, counted from 0, to training mode, and freeze the rest.
+
+        Must be called on every rank, before the epoch's first update or, in a resumed run, the next one.
+        """
+        only_fresh = epoch < self.freeze_epochs
+        for parameter in self.filled:
+            parameter.requires_grad_(not only_fresh)
+        # Only pooling, attention and classifier can be fresh, so that all stages are frozen.
+        self.frozen_stages = len(self.model.stages) if only_fresh else self.recipe.freeze_until
+        if self.process.backend is not None and (self.ddp is self.model or epoch == self.freeze_epochs):
+            self.distribute()
+        train_mode(self.ddp, first_stages(self.model, self.frozen_stages), self.recipe.freeze_batch_norm)
+
+    def distribute(self) -> None:
+        """Wrap the model in DDP, which will exchange the gradients of the parameters that are not frozen now."""
+        self.ddp = self.model  # the end of an earlier DDP, which takes its hooks off the parameters
+        device_ids = [self.device.index] if self.device.type == "cuda" else None
+        self.ddp = DistributedDataParallel(self.model, device_ids, gradient_as_bucket_view=True)
+        self.settle_buckets()
 
     def to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The batch's images (N, C, H, W) and targets (N, ...) on this rank's device."""
@@ -101,8 +126,6 @@ class Learner:
         more ranks, a sum depends on its place in a bucket. A run and its continuation each have a first pass, so they
         would differ in the last bits. Therefore both begin with this pass. The order does not depend on the image size.
         """
-        if self.ddp is self.model:
-            return
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         self.ddp.train()
         blank = to_device(torch.zeros(2, self.model.in_channels, 64, 64), self.device)
@@ -114,16 +137,17 @@ class Learner:
                 buffer.copy_(value)
 
     def settle_batch_norm(self, images: Iterable[Tensor], updates: int) -> None:
-        """Give all ranks the same batch-norm statistics; in a short run, recalibrate them on `images`.
+        """Give all ranks the same batch-norm statistics; in a short run, recalibrate those that are not frozen.
 
         Each rank's own batches change its statistics, so all ranks take rank 0's.
-        images: batches (N, C, H, W).  updates: of the whole run.
+        images: batches (N, C, H, W) to recalibrate on.  updates: of the whole run.
         """
         self.process.broadcast_buffers(self.model)
         self.process.broadcast_buffers(self.evaluated)
-        if updates < SHORT_RUN and not self.recipe.freeze_batch_norm:
+        all_frozen = self.recipe.freeze_batch_norm or self.frozen_stages == len(self.model.stages)
+        if updates < SHORT_RUN and not all_frozen:
             precision = "fp32" if self.device.type == "cpu" else self.precision
-            kept = first_stages(self.evaluated, self.recipe.freeze_until)
+            kept = first_stages(self.evaluated, self.frozen_stages)
             recalibrate_batch_norm(
                 self.evaluated, torch.cat(alike(list(images), dimensions=5)), self.device, precision, kept
             )
@@ -203,20 +227,30 @@ def first_stages(model: EfficientNet, count: int) -> list[nn.Module]:
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, pretrained: Collection[str] = (), pretrained_rate: float = 1.0
+    model: nn.Module,
+    weight_decay: float,
+    pretrained: Collection[str] = (),
+    pretrained_rate: float = 1.0,
+    decay_biases: bool = False,
 ) -> list[dict[str, Any]]:
     """Optimizer groups: weights with decay; norms and biases (one dimension) without.
 
     Decay pulls towards zero. That is not a sensible prior for a norm's scale, and it does not regularise a bias.
     pretrained: names of the parameters that learn at `pretrained_rate` times the learning rate. They form groups of
     their own. Each group stores its factor as "rate_factor", and `Learner.step` applies it.
+    decay_biases: decay the biases outside norms too, as the released code does.
     """
+    of_norms = {id(parameter) for norm in batch_norms(model) for parameter in norm.parameters()}
+
+    def decays(name: str, parameter: nn.Parameter) -> bool:
+        is_bias = name.endswith(".bias") and id(parameter) not in of_norms
+        return parameter.dim() > 1 or (decay_biases and is_bias)
+
     groups = []
     for factor, chosen in ((1.0, False), (pretrained_rate, True)):
-        named = [(name in pretrained, parameter) for name, parameter in model.named_parameters()]
-        parameters = [p for is_pretrained, p in named if is_pretrained == chosen and p.requires_grad]
-        for decay, weights in ((weight_decay, True), (0.0, False)):
-            members = [p for p in parameters if (p.dim() > 1) == weights]
+        named = [(name, parameter) for name, parameter in model.named_parameters() if (name in pretrained) == chosen]
+        for decay, decayed in ((weight_decay, True), (0.0, False)):
+            members = [p for name, p in named if p.requires_grad and decays(name, p) == decayed]
             if members:
                 groups.append({"params": members, "weight_decay": decay, "rate_factor": factor})
     return groups

@@ -43,6 +43,11 @@ CHANGEABLE = ("batch_size", "accumulate", "epochs")
 ALL_FOLDS = "all"  # as the fold
 
 
+def fold_or_all(text: str) -> int | str:
+    """An argparse type for the setting `fold` of a task."""
+    return ALL_FOLDS if text == ALL_FOLDS else number(int, 0)(text)
+
+
 def make_parser(description: str, task: type[Task]) -> Parser:
     parser = Parser(prog=program_name("train.py"), usage="%(prog)s [options]", description=description)
     run = parser.add_argument_group("run")
@@ -51,7 +56,7 @@ def make_parser(description: str, task: type[Task]) -> Parser:
         "--recipe",
         choices=list(task.recipes),
         help="the defaults of all settings, each of which has a flag; --dry-run prints them (default: "
-        f"{task.default_recipe(Path())} with --data, else {task.default_recipe(None)})",
+        f"{task.default_recipes})",
     )
     run.add_argument("--output", type=output_folder, metavar="DIR", help="run folder (default: runs/ARCHITECTURE-N)")
     run.add_argument(
@@ -93,7 +98,7 @@ def make_parser(description: str, task: type[Task]) -> Parser:
         help="the same as --freeze-until 1",
     )
     task.add_arguments(parser)
-    add_options(parser, Recipe, task.recipes[task.default_recipe(Path())])
+    add_options(parser, Recipe, task.recipes[task.default_recipe(Path(), pretrained=False)])
     machine = group_of(parser, "machine")
     machine.add_argument(
         "--workers",
@@ -150,6 +155,7 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able content of config.json, including the values that a resumed run must keep."""
         return {
+            "task": self.task.name,
             "architecture": {"name": self.architecture.name, "image_size": self.architecture.image_size},
             "data": None if self.task.data is None else str(self.task.data),
             "weights": self.weights,
@@ -176,7 +182,7 @@ def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
         architecture, provenance = architecture or weights.known_architecture(), weights.provenance
         pretrained = {name: value for name, value in weights.recorded.items() if name not in ("weights", "training")}
     architecture = architecture or named_architecture("b3")
-    recipe_name = arguments.recipe or task.default_recipe(arguments.data)
+    recipe_name = arguments.recipe or task.default_recipe(arguments.data, arguments.weights is not None)
     values = {} if architecture.image_size is None else {"image_size": (architecture.image_size,) * 2}
     values |= {item.name: item.default for item in fields(task.Settings) if item.default is not MISSING}
     recipe_values = dict(task.recipes[recipe_name])
@@ -190,10 +196,19 @@ def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
     if arguments.weights is None:
         if arguments.source is not None:
             raise ValueError("--source needs --weights")
-        for name in ("freeze_until", "freeze_batch_norm", "pretrained_rate"):
+        for name in ("freeze_until", "freeze_epochs", "freeze_batch_norm", "pretrained_rate"):
             if name in given:
                 flag = "--freeze-stem/--freeze-until" if name == "freeze_until" else f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag} applies to pretrained layers and needs --weights")
+    elif recipe.freeze_epochs >= recipe.epochs:
+        if "freeze_epochs" in given:
+            raise ValueError(
+                f"--freeze-epochs {recipe.freeze_epochs} leaves none of --epochs {recipe.epochs} to the pretrained "
+                "layers: use fewer, or freeze layers for good with --freeze-until"
+            )
+        recipe = replace(recipe, freeze_epochs=recipe.epochs - 1)
+    if recipe.schedule != "exponential" and (useless := {"decay_rate", "decay_epochs"} & set(given)):
+        raise ValueError(f"--{min(useless).replace('_', '-')} belongs to --schedule exponential")
     stages = len(architecture.stages)
     if recipe.freeze_until > stages:
         raise ValueError(f"--freeze-until {recipe.freeze_until}: {architecture.name} has only {stages} stages")
@@ -304,7 +319,7 @@ def resumed_plan(
         trained = recorded_architecture(checkpoint)
         start = {name: stored[name] for name in ("weights", "source")}
         data = arguments.data or (None if stored["data"] is None else Path(stored["data"]))
-        recipe_name = stored.get("recipe_name", task.default_recipe(data))
+        recipe_name = stored.get("recipe_name", task.default_recipe(data, pretrained=False))
         resumed = task(data, settings, replace(recipe, **{name: given[name] for name in CHANGEABLE if name in given}))
         finished = checkpoint["epoch"]
     except (LookupError, TypeError, AttributeError, ValueError) as error:

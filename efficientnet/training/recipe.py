@@ -30,12 +30,25 @@ class Recipe:
     learning_rate: float = option(
         number(float, above=0), "peak rate for 16 images an update; the rate scales with their number", 1e-4
     )
+    optimizer: str = option(
+        str, "AdamW, or RMSProp as in the paper's released code", "adamw", choices=["adamw", "rmsprop"]
+    )
+    schedule: str = option(
+        str,
+        "learning rate after the warm-up: half a cosine to 0, or exponential decay in steps, as in the released code",
+        "cosine",
+        choices=["cosine", "exponential"],
+    )
+    decay_rate: float = option(number(float, 0, 1, above=0), "factor of each step of the exponential decay", 0.97)
+    decay_epochs: float = option(number(float, above=0), "epochs between these steps", 2.4)
     warmup_epochs: float | None = option(
         number(float, 0),
-        "epochs of linear warm-up from 0.01 of the peak, before the cosine to 0 (default: a tenth of the run)",
+        "epochs of linear warm-up from 0.01 of the peak, or with exponential from 0 (default: a tenth of the run)",
         None,
     )
-    weight_decay: float = option(number(float, 0), "weight decay of AdamW; none on norms and biases", 0.0)
+    weight_decay: float = option(
+        number(float, 0), "weight decay; none on norms, and with adamw none on biases either", 0.0
+    )
     clip: float = option(number(float, 0), "largest norm of the gradient; 0: no limit", 0.0)
     ema_decay: float | None = option(
         number(float, 0, 0.999999),
@@ -50,11 +63,11 @@ class Recipe:
     )
     mixup: float = option(number(float, 0), "alpha of mixup; 0: none", 0.0)
     cutmix: float = option(number(float, 0), "alpha of CutMix; 0: none; with mixup, one of the two for each batch", 0.0)
-    augmentation: float = option(
-        number(float, 0, 2), "strength of the augmentation; 0: none", 0.0, group="regularisation"
-    )
     dropout: float | None = option(
-        number(float, 0, 0.99), "dropout rate before the classifier (default: the variant's, else 0.2)", None
+        number(float, 0, 0.99),
+        "dropout rate before the classifier (default: the variant's, else 0.2)",
+        None,
+        group="regularisation",
     )
     stochastic_depth: float | None = option(
         number(float, 0, 0.99), "drop rate that the last block approaches (default: 0.2 with MBConv, else 0)", None
@@ -87,6 +100,9 @@ class Recipe:
     )
     freeze_until: int = option(
         number(int, 0), "number of first stages, stem included, that keep the weights and statistics of --weights", 0
+    )
+    freeze_epochs: int = option(
+        number(int, 0), "first epochs in which only the layers that --weights did not fill learn", 0
     )
     freeze_batch_norm: bool = option(bool, "keep the batch-norm statistics of --weights in every layer", False)
     precision: str | None = option(

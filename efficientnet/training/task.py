@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from efficientnet.model import EfficientNet
 from efficientnet.training.distributed import Process
 from efficientnet.training.recipe import Recipe
-from efficientnet.weights.load import Provenance
+from efficientnet.weights.load import Provenance, Weights
 
 
 class Item(NamedTuple):
@@ -110,11 +110,13 @@ class Task(Protocol):
     width) and in_channels. Its fields are flags, stored in config.json and kept by a resumed run. If image_size has no
     default, the architecture's is used.
     recipes: by the name for --recipe, values for fields of `Settings` and `Recipe`; other fields keep their defaults.
+    default_recipes: what `default_recipe` returns, in words for --help.
     """
 
     name: ClassVar[str]
     Settings: ClassVar[type]
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]]
+    default_recipes: ClassVar[str]
 
     data: Path | None
     settings: Any
@@ -128,8 +130,12 @@ class Task(Protocol):
         """Add the flags of `Settings`."""
 
     @staticmethod
-    def default_recipe(data: Path | None) -> str:
-        """The recipe without --recipe.  data: the folder of --data."""
+    def recognises(data: Path) -> bool:
+        """Whether the folder of --data holds this kind of data, by a look at its first files. Raises nothing."""
+
+    @staticmethod
+    def default_recipe(data: Path | None, pretrained: bool) -> str:
+        """The recipe without --recipe.  data: the folder of --data.  pretrained: whether there are --weights."""
 
     @staticmethod
     def defaults(data: Path | None, provenance: Provenance | None, recipe: str) -> dict[str, Any]:
@@ -147,14 +153,18 @@ class Task(Protocol):
         strict: bool,
         checkpoint: Mapping[str, Any] | None,
         pretrained: Mapping[str, Any] | None,
+        folder: Path | None,
     ) -> None:
         """Read the table or list the folders. This sets `num_outputs` and `positives` and enables the methods below.
 
         strict: fail if an image is missing.  checkpoint: the one to resume from, with this task's `state`; what it held
         out stays held out, even if the data changed.
         pretrained: the checkpoint of --weights, perhaps of another task. Its training data cannot be held out honestly.
-        Raises UserError.
+        folder: the run folder, if it has a name yet; that of a run to resume holds its `records`.  Raises UserError.
         """
+
+    def records(self) -> dict[str, bytes]:
+        """Files by name that a new run folder begins with, for `load` when the run is resumed."""
 
     def description(self) -> list[tuple[str, str]]:
         """(name, text) lines of the summary that a run begins with."""
@@ -191,6 +201,14 @@ class Task(Protocol):
         """Add the flags that evaluate.py has for this task."""
 
     @staticmethod
+    def published(weights: Weights) -> dict[str, Any]:
+        """What `state` gives, for the published weights of `evaluate.py --weights`. Raises UserError."""
+
+    @staticmethod
+    def exported(path: Path, content: Mapping[str, Any], network: nn.Module) -> Exported:
+        """What `efficientnet.export` writes of a checkpoint.  network: images (N, C, H, W) -> logits (N, O)."""
+
+    @staticmethod
     def evaluation(checkpoints: Mapping[Path, Mapping[str, Any]], arguments: argparse.Namespace) -> Evaluation:
         """Read the data to score these checkpoints (contents by path) on. Raises UserError.
 
@@ -206,6 +224,20 @@ class Task(Protocol):
     @staticmethod
     def comparison(names: Sequence[str], files: Sequence[bytes]) -> Report:
         """Compare two models by what `Evaluation.predictions` gave for each. Raises UserError."""
+
+
+class Exported(NamedTuple):
+    """What a file for other programs holds.
+
+    network: images (N, C, H, W) -> logits (N, O) as `Evaluation.probabilities` expects them.
+    outputs: names of the O logits, in a few words for a person.
+    values, of_logits: what a user needs to prepare images, and to interpret logits; text or JSON values by name.
+    """
+
+    network: nn.Module
+    outputs: str
+    values: Mapping[str, Any]
+    of_logits: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -245,6 +277,9 @@ class Evaluation(Protocol):
 
     def predictions(self, probabilities: np.ndarray) -> bytes:
         """predictions.csv of mean probabilities (N, O)."""
+
+    def headline(self, probabilities: np.ndarray) -> dict[str, float | None]:
+        """The main metrics of mean probabilities (N, O), by name; None if undefined. Empty without labels."""
 
     def page(
         self,

@@ -1,10 +1,12 @@
-"""Each library's padding and batch-norm settings, and the pixel normalisation that its models expect."""
+"""Each library's padding and batch-norm settings, and the images that its models expect."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
+from efficientnet.architecture import named_architecture
 from efficientnet.layers import AUTHORS, Convention
 from efficientnet.scaling import LITE_VARIANTS
 
@@ -26,6 +28,53 @@ TORCHVISION_B5_TO_B7 = Convention("symmetric", 1e-3, 0.01)  # converted from luk
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MINUS_ONE_TO_ONE = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 LITE = (127 / 255,) * 3, (128 / 255,) * 3
+
+
+class EvaluationInput(NamedTuple):
+    """The input with which a published accuracy was measured.
+
+    image_size: pixels of its square.  crop_fraction: side of the centre crop as a share of the short side.
+    """
+
+    image_size: int
+    crop_fraction: float
+    interpolation: str = "bicubic"
+
+
+# Where they differ from the authors' (see `evaluation_input`). Source: the weights enums of torchvision, by variant or
+# by file, and the configurations of timm, by the beginning of the file's or folder's name. timm squashes the images of
+# efficientnet_b5.sw_in12k_ft_in1k to a square; here it is cropped.
+TORCHVISION_INPUTS = {
+    "b1": EvaluationInput(240, 240 / 256),
+    "b2": EvaluationInput(288, 1.0),
+    "b3": EvaluationInput(300, 300 / 320),
+    "b4": EvaluationInput(380, 380 / 384),
+    "b5": EvaluationInput(456, 1.0),
+    "b6": EvaluationInput(528, 1.0),
+    "b7": EvaluationInput(600, 1.0),
+    "mobilenet_v2": EvaluationInput(224, 224 / 256, "bilinear"),
+    "resnet50": EvaluationInput(224, 224 / 256, "bilinear"),
+    "efficientnet_b1-c27df63c": EvaluationInput(240, 240 / 255, "bilinear"),
+    "mobilenet_v2-7ebf99e0": EvaluationInput(224, 224 / 232, "bilinear"),
+    "resnet50-11ad3fa6": EvaluationInput(224, 224 / 232, "bilinear"),
+}
+TIMM_INPUTS = {
+    "efficientnet_b0.ra4_": EvaluationInput(256, 1.0),
+    "efficientnet_b1.ra4_": EvaluationInput(288, 1.0),
+    "efficientnet_b1.ft_": EvaluationInput(256, 1.0),
+    "efficientnet_b1-533bc792": EvaluationInput(256, 1.0),
+    "efficientnet_b2.ra_": EvaluationInput(288, 1.0),
+    "efficientnet_b2_ra-": EvaluationInput(288, 1.0),
+    "efficientnet_b3.ra2_": EvaluationInput(320, 1.0),
+    "efficientnet_b3_ra2-": EvaluationInput(320, 1.0),
+    "efficientnet_b4.ra2_": EvaluationInput(384, 1.0),
+    "efficientnet_b4_ra2_": EvaluationInput(384, 1.0),
+    "efficientnet_b5.sw_in12k_ft_": EvaluationInput(448, 1.0),
+    "tf_efficientnet_l2.ns_jft_in1k_475": EvaluationInput(475, 475 / 507),
+    "tf_efficientnet_l2_ns_475": EvaluationInput(475, 475 / 507),
+    "tf_efficientnet_lite3": EvaluationInput(300, 300 / 332, "bilinear"),
+    "tf_efficientnet_lite4": EvaluationInput(380, 380 / 412, "bilinear"),
+}
 
 # The names of published models contain family and variant, and mark AdvProp's and timm's ra4 models, which were trained
 # on pixels in [-1, 1]. A recipe, a hash (but not a date), or timm's tag with the data may follow. Anything else, like
@@ -69,3 +118,19 @@ def normalisation(library: str, variant: str | None, path: Path) -> tuple[tuple[
     if (library == "timm_tf" and lite) or MINUS_ONE_TO_ONE_NAME.search(published):
         return *MINUS_ONE_TO_ONE, True
     return *IMAGENET, bool(published)
+
+
+def evaluation_input(library: str, variant: str | None, path: Path) -> EvaluationInput | None:
+    """The input with which the published accuracy was measured; None for an unknown variant.
+
+    The authors take the variant's size and, in older releases of their code, a centre crop of size / (size + 32).
+    """
+    if variant is None:
+        return None
+    size, name = named_architecture(variant).image_size, published_name(path)
+    known = EvaluationInput(size, size / (size + 32))
+    if library == "torchvision":
+        return TORCHVISION_INPUTS.get(ENDINGS.sub("", path.name)) or TORCHVISION_INPUTS.get(variant, known)
+    if library in ("timm", "timm_tf"):
+        return next((found for start, found in TIMM_INPUTS.items() if name.startswith(start)), known)
+    return known

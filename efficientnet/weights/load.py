@@ -20,7 +20,14 @@ from torch import Tensor
 from efficientnet.architecture import Architecture, named_architecture, recorded_architecture
 from efficientnet.layers import Convention
 from efficientnet.model import EfficientNet, JointViews
-from efficientnet.weights.conventions import CONVENTIONS, WITHOUT_LITE, convention_of, normalisation
+from efficientnet.weights.conventions import (
+    CONVENTIONS,
+    WITHOUT_LITE,
+    EvaluationInput,
+    convention_of,
+    evaluation_input,
+    normalisation,
+)
 from efficientnet.weights.files import WeightsError, read_tensors, write_tensors
 from efficientnet.weights.names import OURS, Names, find_names, operator_of, translate
 from efficientnet.weights.published import find_file
@@ -45,6 +52,7 @@ class Provenance:
     variant: a name in `variants.ARCHITECTURES`, the name that a file of this project records, or None.
     mean, std: of pixels in [0, 1], one for each channel of the file's input or one for all.
     normalisation_known: False if neither the file nor its name gives them; mean and std are then ImageNet's.
+    evaluation: the input with which the published accuracy was measured; None for an unknown variant.
     """
 
     file: str
@@ -54,6 +62,7 @@ class Provenance:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     normalisation_known: bool
+    evaluation: EvaluationInput | None = None
 
     def text(self) -> str:
         """A description in one line."""
@@ -252,7 +261,8 @@ def inspect_weights(
             raise WeightsError(f"{path}: the recorded architecture is damaged ({error})") from None
     name = architecture.name if architecture else None
     convention = convention_of(library, variant)
-    provenance = Provenance(path.name, library, name, convention, *normalisation(library, variant, path))
+    images = (*normalisation(library, variant, path), evaluation_input(library, variant, path))
+    provenance = Provenance(path.name, library, name, convention, *images)
     if library == OURS.library:
         provenance = recorded_provenance(provenance, recorded)
     result = Weights(path, network, provenance, architecture, recorded)

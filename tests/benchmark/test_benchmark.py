@@ -91,7 +91,7 @@ def test_the_first_of_the_installed_peers_is_the_reference(tmp_path):
             ("--compile, --rounds cannot be combined with --checkpoint",),
         ),
         (("--variant", "b8", "--peers", "torchvision"), 2, ("--peers torchvision", "does not have b8")),
-        (("--data", "somewhere"), 2, ("--data needs --checkpoint",)),
+        (("--data", "somewhere"), 2, ("--data needs --checkpoint or --train",)),
         (("--checkpoint", "nowhere.pt"), 1, ("nowhere.pt",)),
         (("--rounds", "0"), 2, ("--rounds",)),
     ],

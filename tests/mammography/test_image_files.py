@@ -158,5 +158,5 @@ def test_what_is_no_data_folder_is_refused_with_what_one_holds(tmp_path, monkeyp
         with pytest.raises(TableError) as caught:
             data_folder(data)
         assert said in str(caught.value)
-    assert "A folder per class is not enough" in str(caught.value)
+    assert "photographs need a folder for each class" in str(caught.value)
     assert data_folder(tmp_path / "test.csv", ("train.csv", "test.csv")) == tmp_path

@@ -44,7 +44,7 @@ def pretend(monkeypatch, gpus, ranks):
 def test_ranks_that_find_different_images_are_refused(tiny_data):
     """Logits are gathered by the place of an image in the table, which has to be the same place everywhere."""
     plan = make_plan(make_parser("", Screening).parse_args(["--data", str(tiny_data)]), Screening)
-    plan.task.load(Process(0, 1, 0, 1, torch.device("cpu")), False, None, None)
+    plan.task.load(Process(0, 1, 0, 1, torch.device("cpu")), False, None, None, None)
     data = plan.task.run
     data.check_ranks(SimpleNamespace(gather=lambda own: [own, own]))
     other, row = copy.copy(data), data.validation.rows[0]

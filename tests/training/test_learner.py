@@ -1,8 +1,9 @@
-"""Autocast, the optimizer step with and without a scaler, prediction, and batch-norm recalibration."""
+"""Autocast, the optimizer step with and without a scaler, frozen epochs, prediction, and batch-norm recalibration."""
 
 import numpy as np
 import pytest
 import torch
+from commands import ranks
 from torch import nn
 
 from efficientnet import B0, Coefficients, create_model, scale
@@ -10,6 +11,7 @@ from efficientnet.inference.precision import autocast
 from efficientnet.inference.prediction import predict
 from efficientnet.training.batch_norm import recalibrate_batch_norm
 from efficientnet.training.learner import take_step
+from efficientnet.weights.load import save_weights
 
 CPU = torch.device("cpu")
 SMALL = scale(B0, Coefficients(depth=0.5, width=0.2))
@@ -76,6 +78,14 @@ def test_every_precision_trains_a_step_on_the_cpu(precision):
         assert torch.equal(before, model.classifier.weight)
     assert not torch.equal(before, model.classifier.weight)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.nightly)])
+def test_ranks_exchange_the_gradients_of_what_learns_in_the_epoch(count, tmp_path):
+    save_weights(tmp_path / "small.pth", create_model(SMALL))
+    process = ranks(count, "freeze_worker", tmp_path / "small.pth")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() == "ok"
 
 
 def test_flip_averages_an_image_with_its_mirror_image():

@@ -3,19 +3,45 @@
 import pytest
 import torch
 from commands import assert_one_line_error, ranks, run
-from tiny_runs import SMALL
+from tiny_runs import SMALL, assert_same_run, stopped_at, train
 
 from efficientnet import B0, Coefficients, create_model, scale
 from efficientnet.weights.load import save_weights
 
 FAST = ["--image-size", 32, "--batch-size", 4, "--epochs", 1, "--workers", 0]
 STAGES = scale(B0, Coefficients(depth=0.5, width=0.2))
+CLASSIFIER = ("classifier.weight", "classifier.bias")
 
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     """Three-channel weights of SMALL, with torchvision's names and convention and statistics of their own."""
     return write_weights(tmp_path_factory.mktemp("weights") / "small.pth", STAGES)
+
+
+# Two epochs, in the first of which only the classifier learns: 9 updates each on one rank, 4 on two, 3 on three.
+FREEZE_EPOCHS = (
+    *(*SMALL, "--image-size", 32, "--batch-size", 2, "--accumulate", 2, "--epochs", 2, "--freeze-epochs", 1),
+    *("--learning-rate", 1e-3, "--warmup-epochs", 0.5, "--ema-decay", 0.9, "--workers", 0),
+    *("--checkpoint-every", 1, "--keep-checkpoints", 100),
+)
+RELEASED = ("--optimizer", "rmsprop", "--schedule", "exponential", "--weight-decay", 0.01, "--decay-epochs", 0.3)
+
+
+@pytest.fixture(scope="module")
+def thawed(tiny_data, pretrained, tmp_path_factory):
+    """The folder of a run with FREEZE_EPOCHS on so many ranks (0: plain python), with all of its checkpoints."""
+    folders = {}
+
+    def folder(ranks, optimizer=()):
+        key = (ranks, optimizer)
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp("thawed") / "run"
+            flags = ("--data", tiny_data, "--weights", pretrained, *optimizer, "--output", folders[key])
+            train(ranks, *FREEZE_EPOCHS, *flags)
+        return folders[key]
+
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +126,49 @@ def test_frozen_batch_norm_keeps_the_statistics_of_the_weights(tiny_data, pretra
     assert not torch.equal(start["head.conv.weight"], trained["head.conv.weight"])
 
 
+@pytest.mark.parametrize("ranks", [0, pytest.param(2, marks=pytest.mark.nightly)])
+def test_in_the_first_epochs_only_fresh_layers_learn_and_then_all(thawed, pretrained, ranks):
+    """Neither weight decay nor the recalibration that ends the epochs of a short run touches the others."""
+    folder, start = thawed(ranks, RELEASED), create_model(STAGES, 2, 1, weights=pretrained).state_dict()
+    states = [checkpoint(path) for path in sorted((folder / "checkpoints").glob("*.pt"))]
+    switch = next(number for number, state in enumerate(states) if state["epoch"] == 1)
+    assert 0 < switch < len(states) - 1
+    for state in (states[0], states[switch]):
+        for weights in (state["training"]["model"], state["weights"]):
+            assert {name for name in start if not torch.equal(start[name], weights[name])} <= set(CLASSIFIER)
+    assert not torch.equal(states[0]["weights"][CLASSIFIER[0]], states[switch]["weights"][CLASSIFIER[0]])
+    assert len(states[switch]["training"]["optimizer"]["state"]) == len(CLASSIFIER)
+    ended = states[-1]["training"]["model"]
+    assert not [name for name in start if torch.equal(start[name], ended[name])]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "stops", "optimizer"),
+    [
+        (0, (8, 9, 10), RELEASED),  # before, at and after the switch
+        (2, (3, 4, 5), ()),
+        pytest.param(0, (1, 8, 9, 10, 17), (), marks=pytest.mark.nightly),
+        pytest.param(1, (1, 8, 9, 10, 17), RELEASED, marks=pytest.mark.nightly),
+        pytest.param(2, range(1, 8), RELEASED, marks=pytest.mark.nightly),
+        pytest.param(3, range(1, 6), RELEASED, marks=pytest.mark.nightly),
+        pytest.param(3, range(1, 6), (), marks=pytest.mark.nightly),
+    ],
+)
+def test_a_run_resumed_before_at_and_after_the_end_of_freezing_ends_as_if_undisturbed(
+    thawed, tmp_path, ranks, stops, optimizer
+):
+    for number in stops:
+        folder = stopped_at(thawed(ranks, optimizer), number, tmp_path / f"after-{number}")
+        train(ranks, "--resume", folder, "--workers", 0)
+        assert_same_run(thawed(ranks, optimizer), folder)
+
+
+def test_with_no_fresh_layer_nothing_waits(tiny_data, thawed):
+    flags = ["--weights", thawed(0, RELEASED) / "last.pt", "--freeze-epochs", 1, "--epochs", 2, "--dry-run"]
+    text = run("train.py", "--data", tiny_data, *flags).stdout
+    assert "frozen      no pretrained layers at first, since --weights filled every layer\n" in text
+
+
 def test_a_resumed_run_no_longer_needs_the_file(tiny_data, pretrained, tmp_path):
     output, weights = tmp_path / "run", tmp_path / "small.pth"
     weights.write_bytes(pretrained.read_bytes())
@@ -125,9 +194,11 @@ def test_a_resumed_run_no_longer_needs_the_file(tiny_data, pretrained, tmp_path)
         (["--source", "timm"], 2, ["--source", "--weights"]),
         (["--freeze-stem"], 2, ["--freeze-stem", "needs --weights"]),
         (["--freeze-until", 2], 2, ["--freeze-until", "needs --weights"]),
+        (["--freeze-epochs", 1], 2, ["--freeze-epochs", "needs --weights"]),
         (["--freeze-batch-norm"], 2, ["--freeze-batch-norm", "needs --weights"]),
         (["--pretrained-rate", 0.1], 2, ["--pretrained-rate", "needs --weights"]),
         (["--weights", "PRETRAINED", "--freeze-until", 10], 2, ["--freeze-until 10", "9 stages"]),
+        (["--weights", "PRETRAINED", "--freeze-epochs", 3, "--epochs", 3], 2, ["--freeze-epochs 3 leaves none"]),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(arguments, code, words, tiny_data, pretrained, pretrained_b0):
@@ -154,8 +225,13 @@ def test_the_plan_says_what_is_used_what_is_frozen_and_what_is_slower(tiny_data,
     ):
         assert line in text.splitlines()
     assert "mean 0.485 0.456 0.406" in text
+    assert "of warm-up\n" in text
     text = run("train.py", *FAST, "--data", tiny_data, "--weights", pretrained_b0, "--dry-run", "--freeze-stem").stdout
     assert "frozen      the first of 9 stages\n" in text and "\npretrained" not in text
+    flags = ["--freeze-epochs", 2, "--epochs", 5, "--schedule", "exponential"]
+    text = run("train.py", *FAST, "--data", tiny_data, "--weights", pretrained_b0, "--dry-run", *flags).stdout
+    assert "frozen      pretrained layers for the first 2 epochs\n" in text
+    assert "of warm-up, times 0.97 every 2.4 epochs\n" in text
 
 
 def test_lite_weights_come_from_the_installed_package_or_say_what_to_install(tiny_data):

@@ -1,0 +1,105 @@
+"""The metadata of checkpoints: their classes and preprocessing, and which images they were trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from efficientnet.imagefolder.dataset import UNKNOWN, Preprocessing
+from efficientnet.imagefolder.imagenet import class_indices, imagenet_classes
+from efficientnet.training.checkpoint import CheckpointError, misfit
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The metadata of a checkpoint, without the network.
+
+    classes: names in the order of the outputs.  data: the folder that it was trained on; None for published weights.
+    trained_on: `fingerprints` of the training images, sorted, if a folder without a validation folder was split.
+    flips: whether it was trained with mirror images.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    data: Path | None
+    trained_on: np.ndarray
+    flips: bool
+
+    @classmethod
+    def from_checkpoint(cls, path: Path, content: Mapping[str, Any]) -> Trained:
+        """Read the metadata from a checkpoint's content. Raises CheckpointError if something is missing."""
+        try:
+            plan = content.get("plan")  # published weights have none
+            if len(content["classes"]) != content["architecture"]["num_classes"]:
+                raise ValueError("its classes do not fit its network")
+            return cls(
+                path,
+                tuple(content["classes"]),
+                Preprocessing.from_dict(content["preprocessing"]),
+                None if plan is None else Path(plan["data"]),
+                content["trained_on"].numpy(),
+                True if plan is None else plan["settings"]["flip"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise misfit(path, error) from None
+
+    def labels_of(self, folders: Sequence[str]) -> list[int]:
+        """The label of each class folder: that of the class of its name, or UNKNOWN.
+
+        Folders of ImageNet's classes may be called by WordNet's ids, by the English names or by the numbers.
+        """
+        by_name = {name: label for label, name in enumerate(self.classes)}
+        labels = [by_name.get(folder, UNKNOWN) for folder in folders]
+        if any(label != UNKNOWN for label in labels) or not is_imagenet(self.classes):
+            return labels
+        return class_indices(folders) or labels
+
+    def knows(self, names: Iterable[str]) -> np.ndarray:
+        """Whether it was trained on each of these images of a folder, bool (N,), by their relative paths."""
+        return np.isin(fingerprints(names).numpy(), self.trained_on)
+
+
+def is_imagenet(classes: Sequence[str]) -> bool:
+    """Whether these are the 1,000 classes of ImageNet in their order, by WordNet's ids or English names."""
+    known = imagenet_classes()
+    return list(classes) in ([identifier for identifier, _ in known], [name for _, name in known])
+
+
+def fingerprints(names: Iterable[str]) -> Tensor:
+    """64 bits of a hash of each name, int64 (N,): enough to recognise an image among millions."""
+    digests = (hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest() for name in names)
+    return torch.from_numpy(np.frombuffer(b"".join(digests), dtype=np.int64).copy())
+
+
+def check_alike(members: Sequence[Trained]) -> None:
+    """Raise CheckpointError if the checkpoints cannot be evaluated together."""
+    first = members[0]
+    for member in members[1:]:
+        if member.classes != first.classes:
+            raise CheckpointError(
+                f"{member.path}: has other classes than {first.path}; an ensemble needs the same classes in the same "
+                "order"
+            )
+
+
+def as_one(members: Sequence[Trained]) -> Trained:
+    """The metadata of the network whose weights are the mean of the members' (--soup).
+
+    It is trained on the images of all members. Raises CheckpointError if the members do not see the same pixels.
+    """
+    first = members[0]
+    for member in members[1:]:
+        if member.preprocessing != first.preprocessing:
+            raise CheckpointError(
+                f"{member.path}: reads its images in another way than {first.path}; --soup needs the same preprocessing"
+            )
+    trained_on = np.unique(np.concatenate([member.trained_on for member in members]))
+    return replace(first, trained_on=trained_on, flips=all(member.flips for member in members))
