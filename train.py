@@ -7,6 +7,7 @@
     python train.py --data RSNA --dry-run                         what would be trained
     torchrun --nproc_per_node=2 train.py --variant b3 --data RSNA --fold all     every fold, and a threshold from all
     torchrun --nproc_per_node=2 train.py --resume runs/b3-1       continue after an interruption
+    python train.py --data PHOTOS --weights lite0                 a folder for each class, from pretrained weights
 
 Read `train` from top to bottom: data, model, forward, loss, backward, step, average, validation, checkpoint. A
 `training.task.Task` supplies the data.

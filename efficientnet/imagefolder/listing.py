@@ -12,7 +12,7 @@ import hashlib
 import heapq
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -105,13 +105,6 @@ class Listing:
     def __len__(self) -> int:
         return len(self.names)
 
-    def name(self, index: int) -> str:
-        """The path relative to `root`, with "/" between folders."""
-        return self.names[index]
-
-    def path(self, index: int) -> Path:
-        return self.root / self.names[index]
-
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the names."""
@@ -144,8 +137,8 @@ def changes(before: Listing, now: Listing) -> tuple[int, int]:
     return len(old - new), len(new - old)
 
 
-def list_images(root: Path, folders: Sequence[str] | None = None) -> Listing:
-    """List the images below `root`, or only those in some of its folders, by their suffixes.
+def list_images(root: Path) -> Listing:
+    """List the images below `root`, by their suffixes.
 
     Links are followed, but each real folder is listed once: under its own name if it lies below `root`, else under the
     first link to it. Names that begin with ".", and IGNORED, are passed over. Folders that cannot be read, broken
@@ -154,11 +147,10 @@ def list_images(root: Path, folders: Sequence[str] | None = None) -> Listing:
     Raises UserError if `root` is not a folder that can be read.
     """
     check_readable(root)
-    starts = [b""] if folders is None else [os.fsencode(folder) + b"/" for folder in folders]
     problems: dict[str, list[bytes]] = {}
     images, skipped = [], 0
     listed, occupied = set(), {b""}  # folders: all, and those with an image at any depth
-    for folder, files in walk(os.fsencode(root), starts, problems):
+    for folder, files in walk(os.fsencode(root), problems):
         found = [folder + name for name in files if is_image(name)]
         images += found
         skipped += len(files) - len(found)
@@ -186,15 +178,15 @@ def check_readable(root: Path) -> None:
         raise UserError(f"{root}: cannot be read ({error.strerror}); check its permissions and its disk") from None
 
 
-def walk(base: bytes, starts: Iterable[bytes], problems: dict[str, list[bytes]]) -> Iterator[tuple[bytes, list[bytes]]]:
+def walk(base: bytes, problems: dict[str, list[bytes]]) -> Iterator[tuple[bytes, list[bytes]]]:
     """Yield folders below `base`, each with the names of its files.
 
     Folders are paths that end in "/"; `base` itself is b"".
-    starts: where to begin.  problems: receives the paths that are left out, by reason.
+    problems: receives the paths that are left out, by reason.
     """
     seen = set()
     # (is a link, folder): real folders come first, so that no link takes the place of one.
-    waiting = [(False, folder) for folder in sorted(starts)]
+    waiting = [(False, b"")]
     while waiting:
         _, folder = heapq.heappop(waiting)
         files = []
@@ -297,21 +289,13 @@ def entries_in(folder: bytes) -> Iterator[os.DirEntry[bytes]]:
         yield from filter(is_visible, entries)
 
 
-def class_of(name: str, depth: int) -> str:
-    """The folder at this depth of a relative path, from 0; "" if the image lies above it."""
-    folders = name.split("/")[:-1]
-    return folders[depth] if depth < len(folders) else ""
+def class_folders(listing: Listing) -> tuple[tuple[str, ...], np.ndarray]:
+    """The names of the folders in the root, which are the classes, and the class of each image, int64 (N,).
 
-
-def class_folders(listing: Listing, depth: int = 0) -> tuple[tuple[str, ...], np.ndarray]:
-    """The names of the folders that are classes, and the class of each image, int64 (N,).
-
-    depth: of the class folders below the root of the listing, from 0. Deeper folders belong to the class above them. An
-    image that lies above the class folders has class -1.
-
+    Deeper folders belong to the class that they are in. An image directly in the root has class -1.
     Classes are sorted by name, as in torchvision, but by number if all of them are whole numbers.
     """
-    names = [class_of(name, depth) for name in listing.names]
+    names = [name.partition("/")[0] if "/" in name else "" for name in listing.names]
     found = set(names) - {""}
     are_numbers = all(name.isascii() and name.isdigit() for name in found)
     classes = sorted(found, key=(lambda name: (int(name), name)) if are_numbers else None)

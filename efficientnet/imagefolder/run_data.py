@@ -150,7 +150,8 @@ def divide(listings: Mapping[str, Listing], settings: ImageFolderSettings, seed:
 
 def part_of(listing: Listing, labels: np.ndarray, chosen: np.ndarray) -> Images:
     """The images of a listing where `chosen`, bool (N,), is True."""
-    return Images(listing.root, listing.names.take(np.flatnonzero(chosen)), labels[chosen])
+    names = listing.names if chosen.all() else listing.names.take(np.flatnonzero(chosen))
+    return Images(listing.root, names, labels[chosen])
 
 
 def validation_of(listing: Listing, classes: tuple[str, ...], trained: Path) -> tuple[Images, list[str]]:
@@ -170,5 +171,4 @@ def validation_of(listing: Listing, classes: tuple[str, ...], trained: Path) -> 
         warnings.append(f"{listing.root}: has no images of {lacking} of the {len(classes)} classes")
     place = {name: label for label, name in enumerate(classes)}
     of_training = np.array([place[name] for name in own])
-    known = its_labels != UNKNOWN
-    return Images(listing.root, listing.names.take(np.flatnonzero(known)), of_training[its_labels[known]]), warnings
+    return part_of(listing, of_training[its_labels], its_labels != UNKNOWN), warnings

@@ -41,11 +41,11 @@ from efficientnet.weights.load import Provenance, Weights
 
 @dataclass(frozen=True)
 class ImageFolderMetrics(Metrics):
-    """`Metrics` with the `scores` of the validation images, and their probabilities (n, C) by index (n,)."""
+    """`Metrics` with the `scores` of the validation images, and the logits (n, C) of those at `indices` (n,)."""
 
     scores: Scores
     indices: Sequence[int]
-    probabilities: np.ndarray
+    logits: np.ndarray
 
     @cached_property
     def figures(self) -> dict[str, Any]:
@@ -127,6 +127,7 @@ class ImageFolder:
         if checkpoint is not None and list(run.classes) != checkpoint["classes"]:
             raise UserError(f"{self.data}: the class folders have changed since the run began; restore them")
         self.run, self.num_outputs = run, len(run.classes)
+        self.trained_on = fingerprints(run.train.names if WHOLE in run.listings else ()).sort().values
         self.warnings = list(run.warnings)
         if WHOLE in run.listings and pretrained and "trained_on" in pretrained:
             leaked = int(np.isin(fingerprints(run.validation.names).numpy(), pretrained["trained_on"].numpy()).sum())
@@ -197,8 +198,7 @@ class ImageFolder:
         values = {"val_loss": loss, "top1": scores.top(1), "top5": scores.top(5)}
         text = f"{loss:.3f} validation  top-1 {percent(values['top1'])} %, top-5 {percent(values['top5'])} %"
         score = -loss if self.settings.select == "val_loss" else values[self.settings.select]
-        probabilities = torch.from_numpy(logits).double().softmax(1).numpy()
-        return ImageFolderMetrics(values, text, score, scores, indices, probabilities)
+        return ImageFolderMetrics(values, text, score, scores, indices, logits)
 
     def files(self, metrics: ImageFolderMetrics, checkpoint: Mapping[str, Any]) -> dict[str, bytes]:
         run, order = self.run, np.argsort(metrics.indices)
@@ -207,7 +207,7 @@ class ImageFolder:
             [run.validation.names[index] for index in indices],
             [run.classes[run.validation.labels[index]] for index in indices],
             run.classes,
-            metrics.probabilities[order],
+            torch.from_numpy(metrics.logits[order]).softmax(1).numpy(),
         )
         card = model_card(
             checkpoint["plan"],
@@ -221,12 +221,11 @@ class ImageFolder:
 
     def state(self) -> dict[str, Any]:
         run = self.run
-        trained_on = fingerprints(run.train.names if WHOLE in run.listings else ())
         return {
             "classes": list(run.classes),
             "preprocessing": self.preprocessing.to_dict(),
             "listings": {part: listing.digest for part, listing in run.listings.items()},
-            "trained_on": trained_on.sort().values,
+            "trained_on": self.trained_on,
         }
 
     @staticmethod

@@ -98,7 +98,8 @@ class Screening:
             for values in (RECIPES["demo"], RANDOM_START)
         )
         text = (
-            "--data is a folder with train.csv and train_images/. Without it, the embedded set of "
+            "--data is a folder with train.csv and train_images/; for one with a folder for each class, --data DIR "
+            "--help shows the flags. Without --data, the embedded set of "
             f"{DEMO_PATIENTS} phantom patients is trained on, with these defaults instead of those above: {demo}, and "
             f"the variant's own image size. With --data but without --weights, the default is {random_start}."
         )

@@ -203,10 +203,10 @@ def test_broken_images_cost_a_line_each_and_not_the_run(photographs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "arguments", "code", "words"),
+    ("spoiled", "arguments", "code", "words"),
     [
-        (lambda data: (data / "val" / "red").rename(data / "val" / "pink"), (), 1, ("pink", "has no folder in")),
-        (lambda data: shutil.rmtree(data / "train" / "red"), (), 1, ("red", "has no folder in")),
+        ("val", (), 1, ("pink", "has no folder in")),
+        ("train", (), 1, ("red", "has no folder in")),
         (None, ("--fold", 1), 1, ("--fold and --folds", "val")),
         (None, ("--recipe", "transfer"), 2, ("--weights",)),
         (None, ("--crop-scale", 0.9, 0.5), 2, ("--crop-scale",)),
@@ -216,11 +216,12 @@ def test_broken_images_cost_a_line_each_and_not_the_run(photographs, tmp_path):
     ],
     ids=str,
 )
-def test_what_cannot_be_trained_is_refused_in_a_line(photographs, tmp_path, spoil, arguments, code, words):
+def test_what_cannot_be_trained_is_refused_in_a_line(photographs, tmp_path, spoiled, arguments, code, words):
+    """spoiled: the folder in which the class red is called pink."""
     data = tmp_path / "data"
     shutil.copytree(photographs, data)
-    if spoil:
-        spoil(data)
+    if spoiled:
+        (data / spoiled / "red").rename(data / spoiled / "pink")
     process = run("train.py", *FAST, "--data", data, "--output", tmp_path / "run", *arguments)
     assert_one_line_error(process, code, *words)
     assert not (tmp_path / "run").exists()
