@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -28,24 +28,23 @@ def class_indices(folders: Sequence[str]) -> list[int] | None:
     "_" and blanks do not matter), or by the index itself ("0" to "999").
     """
     ids, names = zip(*imagenet_classes(), strict=True)
-
-    def by_id(folder: str) -> int:
-        return ids.index(WORDNET_ID.fullmatch(folder)[1].lower())
-
-    def by_name(folder: str) -> int:
-        return [plain(name) for name in names].index(plain(folder))
-
-    def by_index(folder: str) -> int:
-        return range(len(ids)).index(int(folder))
-
-    ways: tuple[Callable[[str], int], ...] = (by_id, by_name, by_index)
-    for way in ways:
-        try:
-            return [way(folder) for folder in folders]
-        except (ValueError, TypeError):  # another way, or no class of ImageNet
-            continue
+    numbers = map(str, range(len(ids)))
+    for keys, key_of in ((ids, wordnet_id), (map(plain, names), plain), (numbers, without_zeros)):
+        places = {key: index for index, key in enumerate(keys)}
+        indices = [places.get(key_of(folder)) for folder in folders]
+        if None not in indices:
+            return indices
     return None
+
+
+def wordnet_id(folder: str) -> str:
+    found = WORDNET_ID.fullmatch(folder)
+    return found[1].lower() if found else ""
 
 
 def plain(name: str) -> str:
     return name.lower().replace("_", " ")
+
+
+def without_zeros(number: str) -> str:
+    return number.lstrip("0") or "0"

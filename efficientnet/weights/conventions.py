@@ -9,6 +9,7 @@ from typing import NamedTuple
 from efficientnet.architecture import named_architecture
 from efficientnet.layers import AUTHORS, Convention
 from efficientnet.scaling import LITE_VARIANTS
+from efficientnet.weights.published import PUBLISHED
 
 # transformers passes TensorFlow's momentum of 0.99 on to PyTorch, where momentum means the opposite. Its models are
 # otherwise the authors', so their momentum is used here.
@@ -70,11 +71,11 @@ TIMM_INPUTS = {
     "efficientnet_b4.ra2_": EvaluationInput(384, 1.0),
     "efficientnet_b4_ra2_": EvaluationInput(384, 1.0),
     "efficientnet_b5.sw_in12k_ft_": EvaluationInput(448, 1.0),
-    "tf_efficientnet_l2.ns_jft_in1k_475": EvaluationInput(475, 475 / 507),
-    "tf_efficientnet_l2_ns_475": EvaluationInput(475, 475 / 507),
+    "efficientnet_b5.sw_in12k": EvaluationInput(416, 0.95),
     "tf_efficientnet_lite3": EvaluationInput(300, 300 / 332, "bilinear"),
-    "tf_efficientnet_lite4": EvaluationInput(380, 380 / 412, "bilinear"),
+    "tf_efficientnet_lite4": EvaluationInput(380, 0.92, "bilinear"),
 }
+L2_AT_475 = re.compile(r"[-_]475(?:px)?(?:[-_.]|$)")  # in the names of timm and mmpretrain; the other L2 takes 800
 
 # The names of published models contain family and variant, and mark AdvProp's and timm's ra4 models, which were trained
 # on pixels in [-1, 1]. A recipe, a hash (but not a date), or timm's tag with the data may follow. Anything else, like
@@ -120,17 +121,23 @@ def normalisation(library: str, variant: str | None, path: Path) -> tuple[tuple[
     return *IMAGENET, bool(published)
 
 
-def evaluation_input(library: str, variant: str | None, path: Path) -> EvaluationInput | None:
-    """The input with which the published accuracy was measured; None for an unknown variant.
+def evaluation_input(library: str, variant: str | None, path: Path) -> tuple[EvaluationInput | None, bool]:
+    """The input with which the published accuracy was measured, and whether it is known (True) or assumed.
 
-    The authors take the variant's size and, in older releases of their code, a centre crop of size / (size + 32).
+    It is None for an unknown variant. The authors take the variant's size and, in older releases of their code, a
+    centre crop of size / (size + 32), as does mmpretrain. transformers resizes the whole image to the size, but its
+    weights are the authors', by way of Keras, and it publishes no accuracy of its own, so the authors' input is used.
     """
     if variant is None:
-        return None
-    size, name = named_architecture(variant).image_size, published_name(path)
-    known = EvaluationInput(size, size / (size + 32))
-    if library == "torchvision":
-        return TORCHVISION_INPUTS.get(ENDINGS.sub("", path.name)) or TORCHVISION_INPUTS.get(variant, known)
+        return None, False
+    name = published_name(path)
+    size = 475 if variant == "l2" and L2_AT_475.search(name) else named_architecture(variant).image_size
+    authors = EvaluationInput(size, size / (size + 32))
+    if library == "torchvision":  # timm's ResNet-50 has the same tensors and other inputs, so the file's name decides
+        found = TORCHVISION_INPUTS.get(ENDINGS.sub("", path.name)) or TORCHVISION_INPUTS.get(variant, authors)
+        return found, path.name in PUBLISHED.values()
     if library in ("timm", "timm_tf"):
-        return next((found for start, found in TIMM_INPUTS.items() if name.startswith(start)), known)
-    return known
+        found = next((found for start, found in TIMM_INPUTS.items() if name.startswith(start)), authors)
+        without_recipe = library == "timm" and re.fullmatch(MODEL, name)
+        return found, bool(name) and not without_recipe
+    return authors, bool(name)

@@ -46,13 +46,15 @@ from efficientnet.weights.variants import (
 
 @dataclass(frozen=True)
 class Provenance:
-    """The origin of weights, and the convention and normalisation that they expect.
+    """The origin of weights, and the convention and images that they expect.
 
     library: one of `CONVENTIONS`.
     variant: a name in `variants.ARCHITECTURES`, the name that a file of this project records, or None.
     mean, std: of pixels in [0, 1], one for each channel of the file's input or one for all.
     normalisation_known: False if neither the file nor its name gives them; mean and std are then ImageNet's.
-    evaluation: the input with which the published accuracy was measured; None for an unknown variant.
+    evaluation: the input with which the published accuracy was measured; None for an unknown variant, and for a
+        checkpoint of train.py, whose `preprocessing` has its own.
+    evaluation_known: False if neither the file nor its name gives it; it is then the library's usual one.
     """
 
     file: str
@@ -63,14 +65,19 @@ class Provenance:
     std: tuple[float, ...]
     normalisation_known: bool
     evaluation: EvaluationInput | None = None
+    evaluation_known: bool = False
 
     def text(self) -> str:
         """A description in one line."""
-        convention, assumed = self.convention, "" if self.normalisation_known else " (assumed)"
+        convention, assumed, images = self.convention, "" if self.normalisation_known else " (assumed)", ""
+        if self.evaluation:
+            size, fraction, interpolation = self.evaluation
+            images = f", evaluated at {size} pixels, crop {fraction:.3g}, {interpolation}"
+            images += "" if self.evaluation_known else " (input assumed)"
         return (
             f"{self.file}: {self.variant or 'no known variant'} ({self.library}), {convention.padding} padding, "
             f"batch-norm eps {convention.batch_norm_eps:g} and momentum {convention.batch_norm_momentum:g}, "
-            f"mean {numbers(self.mean)}, std {numbers(self.std)}{assumed}"
+            f"mean {numbers(self.mean)}, std {numbers(self.std)}{assumed}{images}"
         )
 
 
@@ -261,7 +268,7 @@ def inspect_weights(
             raise WeightsError(f"{path}: the recorded architecture is damaged ({error})") from None
     name = architecture.name if architecture else None
     convention = convention_of(library, variant)
-    images = (*normalisation(library, variant, path), evaluation_input(library, variant, path))
+    images = (*normalisation(library, variant, path), *evaluation_input(library, variant, path))
     provenance = Provenance(path.name, library, name, convention, *images)
     if library == OURS.library:
         provenance = recorded_provenance(provenance, recorded)
@@ -285,17 +292,23 @@ def per_channel(name: str, value: float | Sequence[float], channels: int | None)
 
 
 def recorded_provenance(provenance: Provenance, recorded: Mapping[str, Any]) -> Provenance:
-    """The provenance, updated with the convention and normalisation that a file of this project records.
+    """The provenance, updated with the convention and images that a file of this project records.
 
-    The convention is in `architecture`; mean and std are in `preprocessing` (train.py) or at the top (`save_weights`).
+    The convention is in `architecture`; mean and std are in `preprocessing` (train.py) or at the top (`save_weights`),
+    where the input of published weights is as well.
     """
     values = {**recorded.get("architecture", {}), **recorded.get("preprocessing", {}), **recorded}
     names = [field.name for field in fields(Convention)]
     convention = replace(provenance.convention, **{name: values[name] for name in names if name in values})
+    known = "evaluation_input" in values
+    evaluation = EvaluationInput(*values["evaluation_input"]) if known else provenance.evaluation
+    if "preprocessing" in recorded:
+        evaluation, known = None, False
+    provenance = replace(provenance, convention=convention, evaluation=evaluation, evaluation_known=known)
     if "mean" not in values:
-        return replace(provenance, convention=convention, normalisation_known=False)
+        return replace(provenance, normalisation_known=False)
     mean, std = (tuple(v) if isinstance(v, list) else (v,) for v in (values["mean"], values["std"]))
-    return replace(provenance, convention=convention, mean=mean, std=std, normalisation_known=True)
+    return replace(provenance, mean=mean, std=std, normalisation_known=True)
 
 
 def export_state_dict(model: EfficientNet, library: str, any_convention: bool = False) -> dict[str, Tensor]:
@@ -335,8 +348,8 @@ def export_state_dict(model: EfficientNet, library: str, any_convention: bool = 
 def save_weights(path: Path, model: EfficientNet, library: str = OURS.library, any_convention: bool = False) -> None:
     """Write `export_state_dict` to a .safetensors file, or with `torch.save` to any other, completely or not at all.
 
-    Under our own names the file also records the model's stages, convention and pooling, and the normalisation if the
-    model's `provenance` knows it. Raises the errors of `export_state_dict`, and MissingExtra.
+    Under our own names the file also records the model's stages, convention and pooling, and the normalisation and the
+    published input if the model's `provenance` knows them. Raises the errors of `export_state_dict`, and MissingExtra.
     """
     tensors = export_state_dict(model, library, any_convention)
     recorded: dict[str, Any] = {}
@@ -348,6 +361,8 @@ def save_weights(path: Path, model: EfficientNet, library: str = OURS.library, a
         recorded = {"variant": name, "architecture": {"name_or_stages": stages, **asdict(model.convention), **further}}
         if provenance is not None and provenance.normalisation_known:
             recorded |= {"mean": list(provenance.mean), "std": list(provenance.std)}
+        if provenance is not None and provenance.evaluation_known:
+            recorded["evaluation_input"] = list(provenance.evaluation)
     write_tensors(path, tensors, recorded)
 
 

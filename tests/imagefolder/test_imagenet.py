@@ -44,7 +44,9 @@ def test_the_names_are_those_of_torchvision():
         (["1000"], None),
         (["n00000000"], None),
         (["cat", "dog"], None),
-        (["-1"], None),
+        *((number, None) for number in (["-1"], ["+5"], ["1_0"], ["٣"])),
+        (["00", "n01440764"], None),
+        (["n014407640"], None),
     ],
     ids=str,
 )
