@@ -17,7 +17,7 @@ from efficientnet.common.options import given_options
 from efficientnet.imagefolder.dataset import UNKNOWN, FolderDataset, Preprocessing
 from efficientnet.imagefolder.listing import class_folders, list_images, split_folders
 from efficientnet.imagefolder.pictures import PictureError, read_centre_crop
-from efficientnet.imagefolder.run_data import WHOLE, find_parts, part_of, warnings_of
+from efficientnet.imagefolder.run_data import TRAIN, WHOLE, find_parts, part_of, warnings_of
 from efficientnet.imagefolder.scoring import Scores, as_text, percent, predictions_csv, predictions_of, score_line
 from efficientnet.imagefolder.settings import READING_OPTIONS, ImageFolderSettings
 from efficientnet.imagefolder.trained import Trained, as_one, check_alike
@@ -99,13 +99,13 @@ class ImageFolderEvaluation:
                 f"no folder is named after a class of {self.members[0].path} (such as {self.classes[0]}), so there are "
                 "predictions but no scores"
             )
-        own = [part for each in self.members if each.data for part in find_parts(each.data).values()]
+        own = [find_parts(each.data).get(TRAIN) for each in self.members if each.data]
         if self.split != "validation" and trained_on:
             yield f"{trained_on:,} of these images were trained on; their scores do not predict those of new images"
-        elif self.split in ("train", "all") and any(
-            folder.resolve() in (part.resolve(), part.parent.resolve()) for part in own
-        ):
-            yield "these images include those of the training; their scores do not predict those of new images"
+        if any(part is not None and part.resolve() == folder.resolve() for part in own):
+            yield "these images were trained on; their scores do not predict those of new images"
+        if not all(member.input_known for member in self.members):
+            yield "the input of these weights is assumed, since their name is not that of a published file"
         if flip and not all(member.flips for member in self.members):
             yield "--flip is set, but a checkpoint was trained without mirror images (--no-flip)"
 
@@ -162,20 +162,19 @@ class ImageFolderEvaluation:
 def folder_of(data: Path, split: str | None) -> tuple[Path, str, Path]:
     """The data folder, the split, and the folder with its images. Raises UserError if there is none.
 
-    "all" takes everything below the data folder, as do "validation" and "test" of a folder without such subfolders.
+    In a folder of class folders, "validation" and "all" take all of it.
     """
     if not data.is_dir():
         raise UserError(f"{data}: {'is a file; expected a folder of images' if data.exists() else 'no such folder'}")
     splits, parts = split_folders(data), find_parts(data)
     if split is None:
-        split = "validation" if WHOLE in parts or "validation" in splits else "test"
-    if split == "all":
-        return data, split, data
+        split = "test" if "test" in splits and "validation" not in splits else "validation"
     if split in splits:
         return data, split, data / splits[split]
-    if split == "train" or WHOLE not in parts:
-        raise UserError(f"{data}: has no {split} folder; choose another --split")
-    return data, split, parts[WHOLE]
+    if split in ("validation", "all") and WHOLE in parts:
+        return data, split, parts[WHOLE]
+    known = [*splits, *(["validation", "all"] if WHOLE in parts else [])]
+    raise UserError(f"{data}: has no split {split}; choose --split {' or '.join(known)}")
 
 
 def given_reading(arguments: argparse.Namespace) -> dict[str, Any]:

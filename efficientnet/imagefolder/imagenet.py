@@ -21,20 +21,18 @@ def imagenet_classes() -> list[tuple[str, str]]:
     return [tuple(line.split(" ", 1)) for line in lines]
 
 
-def class_indices(folders: Sequence[str]) -> list[int] | None:
-    """The index of the class that each folder is named after; None unless all are named in one of these ways.
+def class_indices(folders: Sequence[str], otherwise: int) -> list[int]:
+    """The index of the class that each folder is named after, or `otherwise`, by the way that most are named in:
 
-    By WordNet's id, which other words may follow ("n01440764-tench"), by the English name ("great_white_shark"; case,
+    by WordNet's id, which other words may follow ("n01440764-tench"), by the English name ("great_white_shark"; case,
     "_" and blanks do not matter), or by the index itself ("0" to "999").
     """
     ids, names = zip(*imagenet_classes(), strict=True)
-    numbers = map(str, range(len(ids)))
+    numbers, by_way = map(str, range(len(ids))), []
     for keys, key_of in ((ids, wordnet_id), (map(plain, names), plain), (numbers, without_zeros)):
         places = {key: index for index, key in enumerate(keys)}
-        indices = [places.get(key_of(folder)) for folder in folders]
-        if None not in indices:
-            return indices
-    return None
+        by_way.append([places.get(key_of(folder), otherwise) for folder in folders])
+    return min(by_way, key=lambda indices: indices.count(otherwise))
 
 
 def wordnet_id(folder: str) -> str:

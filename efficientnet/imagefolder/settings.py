@@ -153,8 +153,8 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--split",
         choices=SPLITS,
-        help="validation: val/, or the images that no checkpoint was trained on; all: every image (default: "
-        "validation, or test without it)",
+        help="validation, test, train: that folder; of a folder of class folders, validation: the images that no "
+        "checkpoint was trained on, all: every image (default: validation, or test without it)",
     )
     pictures = parser.add_argument_group("pictures", "default: as in training, or as published")
     add_options(pictures, ImageFolderSettings, dict.fromkeys(READING_OPTIONS), READING_OPTIONS)

@@ -243,7 +243,12 @@ class ImageFolder:
         channels = weights.in_channels
         mean, std = of_channels("mean", found.mean, channels), of_channels("std", found.std, channels)
         used = Preprocessing((size, size), channels, mean, std, fraction, interpolation)
-        return {"classes": classes, "preprocessing": used.to_dict(), "trained_on": torch.zeros(0, dtype=torch.int64)}
+        return {
+            "classes": classes,
+            "preprocessing": used.to_dict(),
+            "trained_on": fingerprints(()),
+            "input_known": found.evaluation_known and found.normalisation_known,
+        }
 
     @staticmethod
     def exported(path: Path, content: Mapping[str, Any], network: nn.Module) -> Exported:

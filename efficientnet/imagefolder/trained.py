@@ -24,6 +24,7 @@ class Trained:
     classes: names in the order of the outputs.  data: the folder that it was trained on; None for published weights.
     trained_on: `fingerprints` of the training images, sorted, if a folder without a validation folder was split.
     flips: whether it was trained with mirror images.
+    input_known: False if the preprocessing of published weights is the usual one, not the recorded one.
     """
 
     path: Path
@@ -32,6 +33,7 @@ class Trained:
     data: Path | None
     trained_on: np.ndarray
     flips: bool
+    input_known: bool = True
 
     @classmethod
     def from_checkpoint(cls, path: Path, content: Mapping[str, Any]) -> Trained:
@@ -47,6 +49,7 @@ class Trained:
                 None if plan is None else Path(plan["data"]),
                 content["trained_on"].numpy(),
                 True if plan is None else plan["settings"]["flip"],
+                content.get("input_known", True),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise misfit(path, error) from None
@@ -60,7 +63,7 @@ class Trained:
         labels = [by_name.get(folder, UNKNOWN) for folder in folders]
         if any(label != UNKNOWN for label in labels) or not is_imagenet(self.classes):
             return labels
-        return class_indices(folders) or labels
+        return class_indices(folders, UNKNOWN)
 
     def knows(self, names: Iterable[str]) -> np.ndarray:
         """Whether it was trained on each of these images of a folder, bool (N,), by their relative paths."""

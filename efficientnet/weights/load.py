@@ -72,12 +72,12 @@ class Provenance:
         convention, assumed, images = self.convention, "" if self.normalisation_known else " (assumed)", ""
         if self.evaluation:
             size, fraction, interpolation = self.evaluation
-            images = f", evaluated at {size} pixels, crop {fraction:.3g}, {interpolation}"
-            images += "" if self.evaluation_known else " (input assumed)"
+            images = f"evaluated at {size} pixels, crop {fraction:.3g}, {interpolation}"
+            images += ", " if self.evaluation_known else " (input assumed), "
         return (
             f"{self.file}: {self.variant or 'no known variant'} ({self.library}), {convention.padding} padding, "
             f"batch-norm eps {convention.batch_norm_eps:g} and momentum {convention.batch_norm_momentum:g}, "
-            f"mean {numbers(self.mean)}, std {numbers(self.std)}{assumed}{images}"
+            f"{images}mean {numbers(self.mean)}, std {numbers(self.std)}{assumed}"
         )
 
 
