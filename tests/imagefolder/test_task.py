@@ -103,7 +103,7 @@ def test_two_ranks_score_exactly_the_validation_images(finished, photographs):
         found = [row["file"] for row in rows(finished(count) / "predictions.csv")]
         assert len(found) == len(set(found)) == 12
     scored = run("evaluate.py", "--checkpoint", finished(2), "--data", photographs, "--json", "-")
-    assert json.loads(scored.stdout)["top1"] == metrics(finished(2))[-1]["top1"]
+    assert json.loads(scored.stdout)["top1"] == max(line["top1"] for line in metrics(finished(2)))
 
 
 def test_evaluation_of_its_own_validation_images_repeats_the_best_epoch(learned, tmp_path):
