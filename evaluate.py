@@ -1,6 +1,6 @@
 """Score images with one checkpoint, an ensemble or published weights: predictions, metrics, submission.
 
-    python evaluate.py --checkpoint runs/b3-1                       its own held-out patients
+    python evaluate.py --checkpoint runs/b3-1                       its own held-out patients or images
     python evaluate.py --checkpoint runs/b3-1 runs/b3-2             an ensemble, such as of folds, scored out of fold
     python evaluate.py --checkpoint runs/b3-1 --data RSNA --split test --submission submission.csv
     python evaluate.py --checkpoint runs/b3-1 --report report       a page with curves and heat maps
@@ -9,7 +9,8 @@
     python evaluate.py --weights timm:tf_efficientnet_b0.aa_in1k --data IMAGENET     published weights: top-1, top-5
 
 A checkpoint is a file or a run folder, whose best.pt is taken; of a folder of --fold all, the best.pt of every fold.
-The preprocessing that each model was trained with comes from its checkpoint.
+The preprocessing that each model was trained with comes from its checkpoint. --help shows the flags for mammograms, and
+those for image folders after a --checkpoint of them or --weights NAME.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Na
         nargs=2,
         metavar=("A", "B"),
         help="two checkpoints, run folders or predictions.csv files: the difference of every metric, on the patients "
-        "that both held out",
+        "or images that both held out",
     )
     what.add_argument(
         "--weights",

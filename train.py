@@ -75,7 +75,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
             console.print_settings(plan)
         return
 
-    with RunFolder.open(plan.output, plan.architecture.slug, plan.to_dict(), process, task.records()) as folder:
+    with RunFolder.open(plan.output, plan.architecture.slug, plan.to_dict(), process, task.records) as folder:
         progress = restore(plan, learner, loaders, process)
         if process.is_main:
             console.print_start(folder.path, plan, progress, learner, schedule)

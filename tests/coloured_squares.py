@@ -85,6 +85,9 @@ class ColouredSquares:
         count, size = self.settings.squares, self.settings.image_size
         return Datasets(Squares(count, size, self.settings.noise), Squares(count, size), Squares(9, size))
 
+    def keeps_classifier(self, recorded: Mapping[str, Any]) -> bool:
+        return recorded.get("classes") == list(COLOURS)
+
     def start_classifier(self, classifier: torch.nn.Linear) -> None:
         torch.nn.init.zeros_(classifier.weight)
 

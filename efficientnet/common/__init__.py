@@ -2,6 +2,7 @@
 
 errors          `UserError`, the base of errors that are reported without a traceback
 command_line    a command's `main`: exit codes, one-line errors, argument types
+text            words for messages
 options         a dataclass of options <-> command line <-> JSON
 files           atomic file writes; loading tensors without executing code
 extras          optional packages, imported at first use

@@ -18,6 +18,7 @@ def option(convert: Callable[[str], Any], help: str, default: Any = MISSING, **m
     """A dataclass field with its argparse type (`bool` makes --flag and --no-flag), help and further flag arguments.
 
     group="TITLE" starts a group of flags in the help, which lasts until the next field that starts one.
+    only_with=(NAME, VALUE): the flag applies only if the field NAME has this value; see `check_combinations`.
     """
     return field(default=default, metadata={"type": convert, "help": help, **more})
 
@@ -53,6 +54,7 @@ def add_options(
     for item in fields(kind):
         more = dict(item.metadata)
         title = more.pop("group", title)
+        more.pop("only_with", None)
         if names is not None and item.name not in names:
             continue
         group = group_of(parser, title) if title and isinstance(parser, argparse.ArgumentParser) else parser
@@ -84,6 +86,15 @@ def shown(default: Any) -> str:
 def given_options(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
     """The values of the fields whose flags were given."""
     return {item.name: getattr(arguments, item.name) for item in fields(kind) if hasattr(arguments, item.name)}
+
+
+def check_combinations(options: Any, given: Collection[str]) -> None:
+    """Raise ValueError for a flag that does nothing.  given: the names of the fields whose flags were given."""
+    for item in fields(options):
+        name, value = item.metadata.get("only_with", (None, None))
+        if item.name in given and name is not None and getattr(options, name) != value:
+            flag, other = (f"--{each.replace('_', '-')}" for each in (item.name, name))
+            raise ValueError(f"{flag} applies to {other} {value} only")
 
 
 def to_json(options: Any) -> dict[str, Any]:

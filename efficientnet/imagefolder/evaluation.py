@@ -14,13 +14,14 @@ import torch
 
 from efficientnet.common.errors import UserError
 from efficientnet.common.options import given_options
+from efficientnet.common.text import counted
 from efficientnet.imagefolder.dataset import UNKNOWN, FolderDataset, Preprocessing
 from efficientnet.imagefolder.listing import class_folders, list_images, split_folders
 from efficientnet.imagefolder.pictures import PictureError, read_centre_crop
-from efficientnet.imagefolder.run_data import TRAIN, WHOLE, find_parts, part_of, warnings_of
+from efficientnet.imagefolder.run_data import TRAIN, VALIDATION, WHOLE, find_parts, part_of, warnings_of
 from efficientnet.imagefolder.scoring import Scores, as_text, percent, predictions_csv, predictions_of, score_line
 from efficientnet.imagefolder.settings import READING_OPTIONS, ImageFolderSettings
-from efficientnet.imagefolder.trained import Trained, as_one, check_alike
+from efficientnet.imagefolder.trained import Trained, as_one, check_alike, fingerprints
 from efficientnet.inference.prediction import predict
 from efficientnet.model import EfficientNet
 from efficientnet.training.task import Report
@@ -60,9 +61,12 @@ class ImageFolderEvaluation:
         of_folder = np.array([*members[0].labels_of(folders), UNKNOWN])
         images = part_of(listing, of_folder[places], np.ones(len(listing), dtype=bool))
         known = np.zeros((len(members), len(images)), dtype=bool)
-        if any(len(member.trained_on) for member in members):
-            known = np.stack([member.knows(images.names) for member in members])
-        trained_on = int(known.any(axis=0).sum())
+        trained_on = earlier = 0
+        if any(len(member.trained_on) or len(member.earlier) for member in members):
+            prints = fingerprints(images).numpy()
+            known = np.stack([np.isin(prints, member.trained_on) for member in members])
+            trained_on = int(known.any(axis=0).sum())
+            earlier = int(np.isin(prints, np.concatenate([member.earlier for member in members])).sum())
         if self.split == "validation":
             fresh = ~known.all(axis=0)
             if not fresh.any():
@@ -71,7 +75,18 @@ class ImageFolderEvaluation:
         self.images = images
         self.allowed = ~known if self.split == "validation" else np.ones_like(known)
         self.labelled = images.labels != UNKNOWN
-        self.warnings = [*warnings_of(listing), *self.warnings_about(folders, of_folder, folder, trained_on, flip)]
+        strange = [name for name, label in zip(folders, of_folder, strict=False) if label == UNKNOWN]
+        self.warnings = [
+            *warnings_of(listing),
+            *self.warnings_about_classes(strange),
+            *self.warnings_about_training(folder, trained_on, earlier),
+        ]
+        if not all(member.input_known for member in members):
+            self.warnings.append(
+                "the input of these weights is assumed, since their name is not that of a published file"
+            )
+        if flip and not all(member.flips for member in members):
+            self.warnings.append("--flip is set, but a checkpoint was trained without mirror images (--no-flip)")
         count, every = len(images), len(listing)
         whole = f" of {every:,}" if count < every else ""
         rest = " (the others were trained on)" if whole else ""
@@ -82,32 +97,35 @@ class ImageFolderEvaluation:
             f"{' x '.join(map(str, read.image_size))} pixels, crop {read.fraction:.3g}, {read.interpolation}"
         )
 
-    def warnings_about(
-        self, folders: Sequence[str], of_folder: np.ndarray, folder: Path, trained_on: int, flip: bool
-    ) -> Iterator[str]:
-        """Yield warnings about folders that are no class, and about images that were trained on.
-
-        of_folder: the label of each of the folders.  folder: that of all images.  trained_on: the number of its images
-        that a member was trained on.
-        """
-        strange = [name for name, label in zip(folders, of_folder, strict=False) if label == UNKNOWN]
-        if strange and self.labelled.any():
-            count = int((~self.labelled).sum())
-            yield f"{count:,} images are in no folder of a class (such as {strange[0]}): predicted but not scored"
-        elif strange:
+    def warnings_about_classes(self, strange: Sequence[str]) -> Iterator[str]:
+        """Yield a warning if images have no class.  strange: the folders that are named after no class."""
+        example = f", such as {strange[0]}" if strange else ""
+        if not self.labelled.any():
             yield (
-                f"no folder is named after a class of {self.members[0].path} (such as {self.classes[0]}), so there are "
+                f"no folder is named after a class of {self.members[0].path}, such as {self.classes[0]}, so there are "
                 "predictions but no scores"
             )
-        own = [find_parts(each.data).get(TRAIN) for each in self.members if each.data]
+        elif not self.labelled.all():
+            count = int((~self.labelled).sum())
+            yield f"{counted(count, 'image', 'are')} in no folder of a class{example}: predicted but not scored"
+
+    def warnings_about_training(self, folder: Path, trained_on: int, earlier: int) -> Iterator[str]:
+        """Yield warnings about images that a member has seen.
+
+        folder: that of all images.  trained_on, earlier: numbers of its images that a member, or the weights that it
+        started from, were trained on.
+        """
         if self.split != "validation" and trained_on:
-            yield f"{trained_on:,} of these images were trained on; their scores do not predict those of new images"
-        if any(part is not None and part.resolve() == folder.resolve() for part in own):
-            yield "these images were trained on; their scores do not predict those of new images"
-        if not all(member.input_known for member in self.members):
-            yield "the input of these weights is assumed, since their name is not that of a published file"
-        if flip and not all(member.flips for member in self.members):
-            yield "--flip is set, but a checkpoint was trained without mirror images (--no-flip)"
+            yield f"{counted(trained_on, 'image', 'were')} trained on, so the scores do not predict those of new images"
+        if earlier:
+            yield f"{counted(earlier, 'image', 'were')} used to train the --weights that the run started from"
+        parts = [find_parts(member.data) for member in self.members if member.data]
+        for part, text in (
+            (TRAIN, "these images were trained on, so the scores do not predict those of new images"),
+            (VALIDATION, "best.pt was chosen by its score on these images, which is therefore slightly optimistic"),
+        ):
+            if any(part in each and each[part].resolve() == folder.resolve() for each in parts):
+                yield text
 
     @classmethod
     def from_arguments(
@@ -128,6 +146,8 @@ class ImageFolderEvaluation:
     def scores(self, probabilities: np.ndarray) -> Scores:
         """The scores of the images that have a label and a probability."""
         scored = self.labelled & ~np.isnan(probabilities[:, 0])
+        if scored.all():  # a copy of ImageNet's takes gigabytes
+            return Scores.of(self.classes, self.images.labels, probabilities)
         return Scores.of(self.classes, self.images.labels[scored], probabilities[scored])
 
     def headline(self, probabilities: np.ndarray) -> dict[str, float | None]:

@@ -192,7 +192,7 @@ def walk(base: bytes, problems: dict[str, list[bytes]]) -> Iterator[tuple[bytes,
         files = []
         try:
             status = os.stat(os.path.join(base, folder))
-            if (status.st_dev, status.st_ino) in seen:
+            if status.st_ino and (status.st_dev, status.st_ino) in seen:  # some file systems have no numbers
                 problems.setdefault("links to folders that are listed elsewhere", []).append(folder)
                 continue
             seen.add((status.st_dev, status.st_ino))
@@ -200,7 +200,7 @@ def walk(base: bytes, problems: dict[str, list[bytes]]) -> Iterator[tuple[bytes,
                 for entry in filter(is_visible, entries):
                     name = entry.name
                     is_folder, is_file = kind(entry)
-                    if b"\n" in name:
+                    if b"\n" in name or b"\r" in name:
                         problems.setdefault("names with a line break", []).append(folder + name)
                     elif is_file:
                         files.append(name)

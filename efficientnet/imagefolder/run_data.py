@@ -10,13 +10,25 @@ from typing import Any
 import numpy as np
 
 from efficientnet.common.errors import UserError
+from efficientnet.common.text import counted
 from efficientnet.imagefolder.dataset import UNKNOWN, Images
-from efficientnet.imagefolder.listing import Listing, changes, class_folders, deal_folds, list_images, split_folders
+from efficientnet.imagefolder.listing import (
+    SPLITS,
+    Listing,
+    changes,
+    class_folders,
+    deal_folds,
+    has_image_folders,
+    list_images,
+    split_folders,
+)
 from efficientnet.imagefolder.settings import ImageFolderSettings
 from efficientnet.training.distributed import Process
+from efficientnet.training.folds import fold_folders
 
 # Parts of a data folder: its training and validation folders, or one folder of class folders to be split.
 TRAIN, VALIDATION, WHOLE = "train", "validation", "images"
+IN_WORDS = {TRAIN: "a training folder", VALIDATION: "a validation folder", WHOLE: "a single folder of classes"}
 RECORD = "{part}.txt.gz"  # the listing of a part, in the run folder
 
 
@@ -25,13 +37,15 @@ class RunData:
     """The images of a run.
 
     classes: the class folders of the training images; their places are the labels.
-    listings: of the parts of the data folder.  warnings: a line each.
+    listings: of the parts of the data folder.
+    changes, warnings: lines on what has changed since the run, or its fold 0, began, and on everything else.
     """
 
     classes: tuple[str, ...]
     train: Images
     validation: Images
     listings: Mapping[str, Listing]
+    changes: tuple[str, ...]
     warnings: tuple[str, ...]
 
     @classmethod
@@ -44,18 +58,21 @@ class RunData:
         checkpoint: Mapping[str, Any] | None,
         folder: Path | None,
     ) -> RunData:
-        """List the images of `root` or, to resume a run, take those that it began with.
+        """List the images of `root`, or take those that this run, or fold 0 of the same `--fold all`, began with.
 
-        Rank 0 does it for all ranks.  checkpoint, folder: of the run to resume.  Raises UserError on every rank.
+        Rank 0 does it for all ranks.  checkpoint: to resume from.  folder: the run folder, if it has a name yet.
+        Raises UserError on every rank.
         """
         found: RunData | str | None = None
         if process.is_main:
             try:
-                listings = {part: list_images(path) for part, path in find_parts(root).items()}
+                listings, changes = {part: list_images(path) for part, path in find_parts(root).items()}, []
                 warnings = [text for listing in listings.values() for text in warnings_of(listing)]
                 if checkpoint is not None:
-                    listings, warnings = resumed(listings, checkpoint, folder)
-                found = divide(listings, settings, seed, warnings)
+                    listings, changes = as_recorded(listings, folder, checkpoint["listings"])
+                elif first := fold_zero(folder):
+                    listings, changes = as_recorded(listings, first)
+                found = divide(listings, settings, seed, changes, warnings)
             except UserError as error:
                 found = str(error)
         found = process.broadcast(found)
@@ -74,9 +91,9 @@ def find_parts(root: Path) -> dict[str, Path]:
     A test folder is the validation folder if there is no other.
     """
     splits = split_folders(root)
-    if "train" not in splits:
+    train = root / splits.get("train", "")
+    if "train" not in splits or not has_image_folders(train, 1):  # perhaps a class of that name
         return {WHOLE: root}
-    train = root / splits["train"]
     held_out = splits.get("validation") or splits.get("test")
     return {TRAIN: train, VALIDATION: root / held_out} if held_out else {WHOLE: train}
 
@@ -84,43 +101,62 @@ def find_parts(root: Path) -> dict[str, Path]:
 def warnings_of(listing: Listing) -> Iterator[str]:
     """Yield a line for everything below the folder that is left out."""
     if listing.skipped:
-        yield f"{listing.root}: {listing.skipped:,} files are no images and are left out"
+        yield f"{listing.root}: left out {counted(listing.skipped, 'file')} of other kinds"
     if empty := [name for name in listing.empty_folders if "/" not in name]:
         more = f" and {len(empty) - 3} more folders" if len(empty) > 3 else ""
         yield f"{listing.root}: no images in {', '.join(empty[:3])}{more}: no class of that name"
     yield from listing.problems
 
 
-def resumed(
-    now: Mapping[str, Listing], checkpoint: Mapping[str, Any], folder: Path
+def fold_zero(folder: Path | None) -> Path | None:
+    """The run folder of fold 0, if `folder` is that of another fold of the same `--fold all`."""
+    runs = [] if folder is None else fold_folders(folder.parent)
+    return runs[0] if folder in runs[1:] else None
+
+
+def as_recorded(
+    now: Mapping[str, Listing], folder: Path, digests: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Listing], list[str]]:
-    """The listings that a run began with, and a line for each way in which the folder has changed since.
+    """The listings in a run folder, and a line for each way in which the data have changed since.
 
-    Images that have gone are replaced in training and left out in validation, like all that cannot be read; new ones
-    are ignored. Raises UserError if the run folder has lost its record and the data have changed.
+    Images that are gone are replaced in training and left out in validation, like all that cannot be read; new ones
+    are ignored.  digests: of the listings, in the checkpoint to resume from.
+    Raises UserError if the data have changed and the record cannot be used.
     """
-    digests, began, warnings = checkpoint["listings"], {}, []
-    if digests.keys() != now.keys():
-        raise UserError(
-            f"{folder}: the run began with the folders {', '.join(digests)}, but the data now have {', '.join(now)}; "
-            "restore them"
-        )
-    for part, digest in digests.items():
-        record, root = folder / RECORD.format(part=part), now[part].root
-        if now[part].digest == digest:
-            began[part] = now[part]
+    began, changed = {}, []
+    if digests is not None and digests.keys() != now.keys():
+        had, has = (" and ".join(IN_WORDS[part] for part in parts) for parts in (digests, now))
+        raise UserError(f"{folder}: the run began with {had}, but the data now have {has}; restore them")
+    for part, listing in now.items():
+        if digests is not None and digests[part] == listing.digest:
+            began[part] = listing
             continue
-        if not record.exists():
-            raise UserError(f"{record}: is missing, and {root} has changed since the run began; restore one of them")
-        began[part] = Listing.from_bytes(record.read_bytes(), root)
-        gone, new = changes(began[part], now[part])
-        warnings.append(
-            f"{root}: since the run began, {gone:,} images have gone and {new:,} are new; the new ones are left out"
-        )
-    return began, warnings
+        record = folder / RECORD.format(part=part)
+        try:
+            began[part] = Listing.from_bytes(record.read_bytes(), listing.root)
+        except OSError as error:
+            raise UserError(
+                f"{record}: cannot be read ({error.strerror}), and {listing.root} has changed since the run began; "
+                "restore one of them"
+            ) from None
+        if digests is not None and began[part].digest != digests[part]:
+            raise UserError(f"{record}: is not the list that the run began with; restore it")
+        gone, new = changes(began[part], listing)
+        if gone or new:
+            changed.append(
+                f"{listing.root}: since the run began, {counted(gone, 'image', 'have')} gone and {new:,} "
+                f"{'is' if new == 1 else 'are'} new; new ones are left out"
+            )
+    return began, changed
 
 
-def divide(listings: Mapping[str, Listing], settings: ImageFolderSettings, seed: int, warnings: list[str]) -> RunData:
+def divide(
+    listings: Mapping[str, Listing],
+    settings: ImageFolderSettings,
+    seed: int,
+    changes: list[str],
+    warnings: list[str],
+) -> RunData:
     """Divide the images by their folders or, without a validation folder, into folds of every class."""
     first = listings[TRAIN if TRAIN in listings else WHOLE]
     classes, labels = class_folders(first)
@@ -130,11 +166,12 @@ def divide(listings: Mapping[str, Listing], settings: ImageFolderSettings, seed:
             "of images for each of two or more"
         )
     if unsorted := int((labels == UNKNOWN).sum()):
-        warnings = [*warnings, f"{first.root}: {unsorted:,} images are in no class folder and are left out"]
+        warnings = [*warnings, f"{first.root}: left out {counted(unsorted, 'image')} outside the class folders"]
     if TRAIN in listings:
         if (settings.fold, settings.folds) != (ImageFolderSettings.fold, ImageFolderSettings.folds):
-            held_out = listings[VALIDATION].root
-            raise UserError(f"--fold and --folds split a single folder, but {held_out} is there to validate on")
+            raise UserError(not_split(listings[VALIDATION].root))
+        if first.root.resolve() == listings[VALIDATION].root.resolve():
+            raise UserError(f"{listings[VALIDATION].root}: is the training folder; images must not be in both")
         train = part_of(first, labels, labels != UNKNOWN)
         validation, more = validation_of(listings[VALIDATION], classes, first.root)
         warnings = [*warnings, *more]
@@ -142,10 +179,17 @@ def divide(listings: Mapping[str, Listing], settings: ImageFolderSettings, seed:
         folds = deal_folds(labels, settings.folds, seed)
         train = part_of(first, labels, (labels != UNKNOWN) & (folds != settings.fold))
         validation = part_of(first, labels, (labels != UNKNOWN) & (folds == settings.fold))
-        if lacking := set(range(len(classes))) - set(train.labels.tolist()):
-            names = ", ".join(classes[label] for label in sorted(lacking)[:3])
-            raise UserError(f"{first.root}: too few images to train on {names}; add some, or raise --folds")
-    return RunData(classes, train, validation, listings, tuple(warnings))
+        if (lonely := np.bincount(labels[labels != UNKNOWN]) < 2).any():
+            raise UserError(
+                f"{first.root}: the class {classes[lonely.argmax()]} has only one image, so it cannot be trained and "
+                "validated; add some, or remove the folder"
+            )
+    return RunData(classes, train, validation, listings, tuple(changes), tuple(warnings))
+
+
+def not_split(held_out: Path) -> str:
+    """The error for flags that split a folder which has a validation folder."""
+    return f"--fold and --folds split a single folder, but {held_out} is there to validate on"
 
 
 def part_of(listing: Listing, labels: np.ndarray, chosen: np.ndarray) -> Images:
@@ -166,7 +210,9 @@ def validation_of(listing: Listing, classes: tuple[str, ...], trained: Path) -> 
         raise UserError(f"{listing.root}: the class {strange[0]} ({len(strange)} such) has no folder in {trained}")
     warnings = []
     if unsorted := int((its_labels == UNKNOWN).sum()):
-        warnings.append(f"{listing.root}: {unsorted:,} images are in no class folder and are left out")
+        warnings.append(f"{listing.root}: left out {counted(unsorted, 'image')} outside the class folders")
+    if listing.root.name.lower() in SPLITS["test"]:
+        warnings.append(f"{listing.root} is used to choose best.pt, so that its scores there are slightly optimistic")
     if lacking := len(classes) - len(own):
         warnings.append(f"{listing.root}: has no images of {lacking} of the {len(classes)} classes")
     place = {name: label for label, name in enumerate(classes)}

@@ -123,7 +123,12 @@ class ImageFolderSettings:
         "none",
         choices=["none", "autoaugment", "randaugment"],
     )
-    magnitude: float = option(number(float, 0, 30), "magnitude of RandAugment's operations; 10 is the authors'", 10.0)
+    magnitude: float = option(
+        number(float, 0, 30),
+        "magnitude of RandAugment's operations; 10 is the authors'",
+        10.0,
+        only_with=("auto_augment", "randaugment"),
+    )
     folds: int = option(
         number(int, 2), "of a folder without a validation folder: the number of folds", 5, group="data split"
     )

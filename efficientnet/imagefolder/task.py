@@ -17,12 +17,13 @@ from torch.nn import functional as F
 from efficientnet.architecture import recorded_architecture
 from efficientnet.common.errors import UserError
 from efficientnet.common.options import add_options
+from efficientnet.common.text import counted
 from efficientnet.imagefolder.dataset import IGNORED, Augmentation, FolderDataset, Preprocessing
 from efficientnet.imagefolder.evaluation import ImageFolderEvaluation, score_one_image
 from efficientnet.imagefolder.imagenet import imagenet_classes
 from efficientnet.imagefolder.listing import looks_like_image_folder
 from efficientnet.imagefolder.report import PREDICTIONS, compare_predictions, model_card, summarise_folds
-from efficientnet.imagefolder.run_data import WHOLE, RunData
+from efficientnet.imagefolder.run_data import VALIDATION, WHOLE, RunData, find_parts, not_split
 from efficientnet.imagefolder.scoring import Scores, percent, predictions_csv, predictions_of, score_line
 from efficientnet.imagefolder.settings import (
     DEFAULT_RECIPES,
@@ -30,13 +31,14 @@ from efficientnet.imagefolder.settings import (
     ImageFolderSettings,
     add_evaluation_arguments,
 )
-from efficientnet.imagefolder.trained import Trained, fingerprints
+from efficientnet.imagefolder.trained import Trained, fingerprints, is_imagenet
+from efficientnet.model import EfficientNet
 from efficientnet.training.distributed import Process
 from efficientnet.training.plan import ALL_FOLDS
 from efficientnet.training.recipe import Recipe
 from efficientnet.training.task import Datasets, Exported, Metrics
 from efficientnet.weights.conventions import IMAGENET
-from efficientnet.weights.load import Provenance, Weights
+from efficientnet.weights.load import Provenance
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class ImageFolder:
             raise ValueError("--data is missing: the folder of images")
         if settings.fold != ALL_FOLDS and settings.fold >= settings.folds:
             raise ValueError(f"--fold {settings.fold}: folds count from 0 to {settings.folds - 1}, or all")
+        if settings.fold == ALL_FOLDS and VALIDATION in (parts := find_parts(data)):
+            raise ValueError(not_split(parts[VALIDATION]))
         if settings.crop_scale[0] > settings.crop_scale[1]:
             raise ValueError("--crop-scale: the least share is above the largest")
         self.data, self.settings, self.recipe = data, settings, recipe
@@ -122,20 +126,34 @@ class ImageFolder:
         folder: Path | None,
     ) -> None:
         run = RunData.find(self.data, self.settings, self.recipe.seed, process, checkpoint, folder)
-        if strict and checkpoint is not None and run.warnings:
-            raise UserError(run.warnings[0])
+        if strict and run.changes:
+            raise UserError(run.changes[0])
         if checkpoint is not None and list(run.classes) != checkpoint["classes"]:
             raise UserError(f"{self.data}: the class folders have changed since the run began; restore them")
         self.run, self.num_outputs = run, len(run.classes)
-        self.trained_on = fingerprints(run.train.names if WHOLE in run.listings else ()).sort().values
-        self.warnings = list(run.warnings)
-        if WHOLE in run.listings and pretrained and "trained_on" in pretrained:
-            leaked = int(np.isin(fingerprints(run.validation.names).numpy(), pretrained["trained_on"].numpy()).sum())
-            if leaked:
-                self.warnings.append(
-                    f"{leaked:,} held-out images were used to train --weights, so the scores are too good; use weights "
-                    "of the same --fold, --folds and --seed"
-                )
+        if self.settings.select == "top5" and self.num_outputs <= 5:
+            raise UserError(f"--select top5: always 1 with {self.num_outputs} classes; use top1 or val_loss")
+        self.warnings = [*run.changes, *run.warnings]
+        self.trained_on = fingerprints(run.train if WHOLE in run.listings else None).unique()
+        before, start = checkpoint or {}, pretrained or {}
+        seen = [each[name] for each in (before, start) for name in ("trained_on", "earlier") if name in each]
+        self.earlier = before["earlier"] if before else torch.cat([fingerprints(None), *seen]).unique()
+        if leaked := self.held_out_before():
+            self.warnings.append(
+                f"{counted(leaked, 'held-out image', 'were')} used to train --weights, so the scores are too good; use "
+                "weights of the same --fold, --folds and --seed"
+            )
+
+    def held_out_before(self) -> int:
+        """The number of validation images that --weights were trained on."""
+        if not len(self.earlier):
+            return 0
+        return int(torch.isin(fingerprints(self.run.validation), self.earlier).sum())
+
+    def keeps_classifier(self, recorded: Mapping[str, Any]) -> bool:
+        if "classes" in recorded:
+            return list(recorded["classes"]) == list(self.run.classes)
+        return is_imagenet(self.run.classes)  # the classes of published weights
 
     def records(self) -> dict[str, bytes]:
         return self.run.records()
@@ -226,27 +244,28 @@ class ImageFolder:
             "preprocessing": self.preprocessing.to_dict(),
             "listings": {part: listing.digest for part, listing in run.listings.items()},
             "trained_on": self.trained_on,
+            "earlier": self.earlier,
         }
 
     @staticmethod
-    def published(weights: Weights) -> dict[str, Any]:
-        if weights.recorded.get("classes"):  # of this project: a checkpoint
-            raise UserError(f"{weights.path}: is a checkpoint of this project; use --checkpoint")
-        classes, found = [name for _, name in imagenet_classes()], weights.provenance
-        if weights.num_classes != len(classes):
-            raise UserError(
-                f"{weights.path}: has {weights.num_classes or 'no'} classes, not ImageNet's {len(classes):,}"
-            )
+    def published(model: EfficientNet) -> dict[str, Any]:
+        classes, found, channels = [name for _, name in imagenet_classes()], model.provenance, model.in_channels
+        if model.num_classes != len(classes):
+            raise UserError(f"{found.file}: has {model.num_classes} classes, not ImageNet's {len(classes):,}")
         if found.evaluation is None:
-            raise UserError(f"{weights.path}: holds no known variant, so its input is unknown")
+            raise UserError(
+                f"{found.file}: the input of its images is unknown; a checkpoint of train.py is scored by --checkpoint"
+            )
+        if channels not in (1, 3):
+            raise UserError(f"{found.file}: has {channels} input channels, which image files do not have")
         size, fraction, interpolation = found.evaluation
-        channels = weights.in_channels
         mean, std = of_channels("mean", found.mean, channels), of_channels("std", found.std, channels)
         used = Preprocessing((size, size), channels, mean, std, fraction, interpolation)
         return {
             "classes": classes,
             "preprocessing": used.to_dict(),
-            "trained_on": fingerprints(()),
+            "trained_on": fingerprints(None),
+            "earlier": fingerprints(None),
             "input_known": found.evaluation_known and found.normalisation_known,
         }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efficientnet.imagefolder.dataset import UNKNOWN, Preprocessing
+from efficientnet.imagefolder.dataset import UNKNOWN, Images, Preprocessing
 from efficientnet.imagefolder.imagenet import class_indices, imagenet_classes
 from efficientnet.training.checkpoint import CheckpointError, misfit
 
@@ -22,7 +23,8 @@ class Trained:
     """The metadata of a checkpoint, without the network.
 
     classes: names in the order of the outputs.  data: the folder that it was trained on; None for published weights.
-    trained_on: `fingerprints` of the training images, sorted, if a folder without a validation folder was split.
+    trained_on, earlier: `fingerprints` of its training images, if a folder without a validation folder was split, and
+    of those that its --weights were trained on.
     flips: whether it was trained with mirror images.
     input_known: False if the preprocessing of published weights is the usual one, not the recorded one.
     """
@@ -32,6 +34,7 @@ class Trained:
     preprocessing: Preprocessing
     data: Path | None
     trained_on: np.ndarray
+    earlier: np.ndarray
     flips: bool
     input_known: bool = True
 
@@ -48,6 +51,7 @@ class Trained:
                 Preprocessing.from_dict(content["preprocessing"]),
                 None if plan is None else Path(plan["data"]),
                 content["trained_on"].numpy(),
+                content["earlier"].numpy(),
                 True if plan is None else plan["settings"]["flip"],
                 content.get("input_known", True),
             )
@@ -59,15 +63,10 @@ class Trained:
 
         Folders of ImageNet's classes may be called by WordNet's ids, by the English names or by the numbers.
         """
+        if is_imagenet(self.classes):
+            return class_indices(folders, UNKNOWN)
         by_name = {name: label for label, name in enumerate(self.classes)}
-        labels = [by_name.get(folder, UNKNOWN) for folder in folders]
-        if any(label != UNKNOWN for label in labels) or not is_imagenet(self.classes):
-            return labels
-        return class_indices(folders, UNKNOWN)
-
-    def knows(self, names: Iterable[str]) -> np.ndarray:
-        """Whether it was trained on each of these images of a folder, bool (N,), by their relative paths."""
-        return np.isin(fingerprints(names).numpy(), self.trained_on)
+        return [by_name.get(folder, UNKNOWN) for folder in folders]
 
 
 def is_imagenet(classes: Sequence[str]) -> bool:
@@ -76,9 +75,22 @@ def is_imagenet(classes: Sequence[str]) -> bool:
     return list(classes) in ([identifier for identifier, _ in known], [name for _, name in known])
 
 
-def fingerprints(names: Iterable[str]) -> Tensor:
-    """64 bits of a hash of each name, int64 (N,): enough to recognise an image among millions."""
-    digests = (hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest() for name in names)
+def fingerprints(images: Images | None) -> Tensor:
+    """64 bits of a hash of each image's relative path and size in bytes, int64 (N,).
+
+    They tell whether a checkpoint was trained on an image, also in a copy of the folder. Another folder may have files
+    of the same names, but hardly of the same sizes. None has no images.
+    """
+    if images is None:
+        return torch.zeros(0, dtype=torch.int64)
+    digests = []
+    for name in images.names:
+        try:
+            size = os.stat(images.root / name).st_size
+        except OSError:  # gone, or cannot be read
+            size = -1
+        text = f"{name}\0{size}".encode(errors="surrogateescape")
+        digests.append(hashlib.blake2b(text, digest_size=8).digest())
     return torch.from_numpy(np.frombuffer(b"".join(digests), dtype=np.int64).copy())
 
 
@@ -104,5 +116,8 @@ def as_one(members: Sequence[Trained]) -> Trained:
             raise CheckpointError(
                 f"{member.path}: reads its images in another way than {first.path}; --soup needs the same preprocessing"
             )
-    trained_on = np.unique(np.concatenate([member.trained_on for member in members]))
-    return replace(first, trained_on=trained_on, flips=all(member.flips for member in members))
+    trained_on, earlier = (
+        np.unique(np.concatenate([getattr(member, name) for member in members])) for name in ("trained_on", "earlier")
+    )
+    flips = all(member.flips for member in members)
+    return replace(first, trained_on=trained_on, earlier=earlier, flips=flips)

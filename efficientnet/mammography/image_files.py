@@ -34,7 +34,10 @@ def data_folder(data: Path, tables: Sequence[str] = ("train.csv",)) -> Path:
     """
     if not data.exists():
         where = "" if data.is_absolute() else f" in {Path.cwd()}"
-        raise TableError(f"{data}: no such folder{where}; --data names the folder with {' or '.join(tables)}")
+        raise TableError(
+            f"{data}: no such folder{where}; --data names the folder with {' or '.join(tables)}, or with a folder of "
+            "images for each class"
+        )
     data = folder_of(data, tables)
     if data.is_file():
         raise TableError(f"{data}: is a file; --data names the folder with {' or '.join(tables)}")

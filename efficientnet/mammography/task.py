@@ -44,12 +44,13 @@ from efficientnet.mammography.settings import (
 from efficientnet.mammography.table import Table
 from efficientnet.mammography.targets import Target, output_probabilities
 from efficientnet.metrics import probabilistic_f1
+from efficientnet.model import EfficientNet
 from efficientnet.training.distributed import Process
 from efficientnet.training.plan import ALL_FOLDS
 from efficientnet.training.recipe import Recipe
 from efficientnet.training.sampler import sampled_share
 from efficientnet.training.task import Datasets, Metrics
-from efficientnet.weights.load import Provenance, Weights
+from efficientnet.weights.load import Provenance
 
 LOGGED = ("pf1", "pf1_best", "threshold", "auc", "average_precision", "clshub_pf1")  # in metrics.jsonl, after val_loss
 
@@ -241,6 +242,9 @@ class Screening:
     def datasets(self) -> Datasets:
         return self.sets
 
+    def keeps_classifier(self, recorded: Mapping[str, Any]) -> bool:
+        return recorded.get("task", self.name) == self.name
+
     def start_classifier(self, classifier: nn.Linear) -> None:
         start_classifier_at(classifier, self.run.targets, self.sets.train.labels, self.sampled)
 
@@ -321,8 +325,8 @@ class Screening:
         add_evaluation_arguments(parser)
 
     @staticmethod
-    def published(weights: Weights) -> dict[str, Any]:
-        raise UserError(f"{weights.path}: published weights know no mammograms; fine-tune them with train.py --weights")
+    def published(model: EfficientNet) -> dict[str, Any]:
+        raise UserError(f"{model.provenance.file}: was not trained on mammograms; fine-tune it with train.py --weights")
 
     exported = staticmethod(exported)
 

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from efficientnet.common.command_line import program_name
+from efficientnet.common.text import plural
 from efficientnet.complexity import complexity
 from efficientnet.model import JointViews
 from efficientnet.training.distributed import Process
@@ -20,6 +21,9 @@ from efficientnet.training.loaders import Loaders
 from efficientnet.training.plan import Plan, flag_text
 from efficientnet.training.progress import Progress
 from efficientnet.training.schedule import Schedule
+
+# AdamW's usual rates are some thousandths at most, and the peak grows linearly with the images of an update.
+HIGH_RATE = 0.01
 
 
 def print_plan(plan: Plan, loaders: Loaders, learner: Learner, schedule: Schedule, process: Process) -> None:
@@ -39,6 +43,13 @@ def print_plan(plan: Plan, loaders: Loaders, learner: Learner, schedule: Schedul
     ]
     if learner.load_report is not None:
         lines.append(("weights", learner.load_report.text().replace("\n", "\n" + 12 * " ")))
+    if recipe.optimizer == "adamw" and schedule.peak > HIGH_RATE:
+        lines.append(
+            (
+                "warning",
+                f"a learning rate of {schedule.peak:.2g} is high for AdamW; it grows with the images per update",
+            )
+        )
     if plan.warning:
         lines.append(("warning", plan.warning))
     frozen = []
@@ -92,10 +103,6 @@ def print_settings(plan: Plan) -> None:
                 flags.append(f"--{flag} {flag_text(value, item)}")
     text = f"{'settings':<11} {'  '.join(flags)}"
     print(textwrap.fill(text, 110, subsequent_indent=12 * " ", break_on_hyphens=False))
-
-
-def plural(count: int) -> str:
-    return "" if count == 1 else "s"
 
 
 def memory_estimate(learner: Learner, activations: int) -> float:
@@ -162,6 +169,8 @@ def epoch_text(values: dict[str, Any], metrics_text: str, epochs: int, improved:
         f"{values['seconds']:.0f} s, {values['images_per_second']:.1f} images/s, "
         f"{100 * values['waiting_share']:.0f} % waiting for data"
     )
+    if values["unreadable_images"]:
+        text += f", {values['unreadable_images']} images unreadable so far"
     return f"{text}  best" if improved else text
 
 

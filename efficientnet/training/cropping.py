@@ -17,7 +17,7 @@ def random_crop_box(
     """A random box (top, left, rows, columns) in an image, to be resized to the size of the network's input.
 
     scale: least and largest share of the image's area.  ratio: least and largest width / height.
-    If no such box fits in ten attempts, it is the whole image.
+    If no such box fits in ten attempts, it is the largest centred one of such proportions.
     Source: Szegedy et al. (2014), "Going deeper with convolutions", section 6; torchvision's RandomResizedCrop.
     """
     for _ in range(10):
@@ -27,4 +27,5 @@ def random_crop_box(
         if 0 < rows <= height and 0 < columns <= width:
             top, left = generator.integers(0, height - rows + 1), generator.integers(0, width - columns + 1)
             return int(top), int(left), rows, columns
-    return 0, 0, height, width
+    rows, columns = min(height, round(width / ratio[0])), min(width, round(height * ratio[1]))
+    return (height - rows) // 2, (width - columns) // 2, rows, columns

@@ -28,7 +28,6 @@ from efficientnet.training.checkpoint import CheckpointError, check_task, load_c
 from efficientnet.training.folds import fold_folders
 from efficientnet.training.loaders import loader_options, timed
 from efficientnet.training.task import Evaluation, Task
-from efficientnet.weights.load import read_weights
 
 BEST, SUMMARY = "best.pt", "summary.json"
 TRAINING_RATES = ("dropout", "stochastic_depth")
@@ -122,10 +121,9 @@ def load_published(
     optimize: bool = True,
 ) -> Member:
     """The weights of --weights, with the fast path in `precision`, as a checkpoint of the task.  Raises UserError."""
-    weights = read_weights(name, source)
     model = create_model(weights=name, source=source)
-    content = {"task": task.name, "architecture": {"num_classes": model.num_classes}, **task.published(weights)}
-    return as_member(Path(name), weights.known_architecture().name, content, model, device, precision, optimize)
+    content = {"task": task.name, "architecture": {"num_classes": model.num_classes}, **task.published(model)}
+    return as_member(Path(name), model.provenance.variant, content, model, device, precision, optimize)
 
 
 def load_soup(
@@ -241,4 +239,4 @@ def predict_mean(
             progress.update(int(allowed[places][:, batch.indices].sum()))
     progress.close()
     with np.errstate(invalid="ignore"):
-        return total / np.where(votes > 0, votes, np.nan), list(failures)
+        return np.divide(total, np.where(votes > 0, votes, np.nan), out=total), list(failures)

@@ -9,11 +9,10 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from efficientnet.common.command_line import program_name
@@ -45,11 +44,12 @@ class RunFolder:
         name: str,
         config: dict[str, Any],
         process: Process,
-        records: Mapping[str, bytes] = MappingProxyType({}),
+        records: Callable[[], Mapping[str, bytes]] = dict,
     ) -> Iterator[RunFolder]:
         """Open the folder on every rank; rank 0 creates and locks it.
 
-        output: None chooses a new folder with `name`.  config: the content of config.json.  records: further files.
+        output: None chooses a new folder with `name`.  config: the content of config.json.
+        records: returns further files by name.
         Raises UserError if another run is writing there.
         """
         with contextlib.ExitStack() as held:
@@ -62,7 +62,7 @@ class RunFolder:
                 (folder.path / STOPPED).unlink(missing_ok=True)
                 folder.mark_launch()
                 write_json(folder.path / "config.json", config)
-                for record, data in records.items():
+                for record, data in records().items():
                     write_bytes(folder.path / record, data)
                 path = str(folder.path)
             yield cls(Path(process.broadcast(path)))

@@ -17,6 +17,7 @@ from efficientnet.common.errors import UserError
 from efficientnet.create import create_model
 from efficientnet.inference.precision import autocast
 from efficientnet.inference.prediction import to_device
+from efficientnet.layers import initialise
 from efficientnet.model import EfficientNet
 from efficientnet.training.batch_norm import batch_norms, freeze, recalibrate_batch_norm, train_mode
 from efficientnet.training.distributed import Process
@@ -208,6 +209,9 @@ def build_model(plan: Plan) -> tuple[EfficientNet, dict[str, Any], list[str]]:
     architecture |= {"padding": convention.padding, "batch_norm_eps": convention.batch_norm_eps}
     architecture["pooling"] = model.pooling.kind
     report = model.load_report
+    if report and "classifier.weight" in report.loaded and not plan.task.keeps_classifier(plan.pretrained):
+        model.classifier.apply(initialise)
+        report = model.load_report = report.without_classifier()
     pretrained = [*report.loaded, *report.adapted] if report else []
     if "classifier.weight" not in pretrained:
         plan.task.start_classifier(model.classifier)

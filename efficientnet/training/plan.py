@@ -20,7 +20,7 @@ from efficientnet.architecture import (
     recorded_architecture,
 )
 from efficientnet.common.command_line import Parser, number, output_folder, program_name, rank
-from efficientnet.common.options import add_options, from_json, given_options, group_of, to_json
+from efficientnet.common.options import add_options, check_combinations, from_json, given_options, group_of, to_json
 from efficientnet.training.checkpoint import (
     NUMBERED,
     CheckpointError,
@@ -207,8 +207,8 @@ def make_plan(arguments: argparse.Namespace, task: type[Task]) -> Plan:
                 "layers: use fewer, or freeze layers for good with --freeze-until"
             )
         recipe = replace(recipe, freeze_epochs=recipe.epochs - 1)
-    if recipe.schedule != "exponential" and (useless := {"decay_rate", "decay_epochs"} & set(given)):
-        raise ValueError(f"--{min(useless).replace('_', '-')} belongs to --schedule exponential")
+    for options in (recipe, settings):
+        check_combinations(options, given)
     stages = len(architecture.stages)
     if recipe.freeze_until > stages:
         raise ValueError(f"--freeze-until {recipe.freeze_until}: {architecture.name} has only {stages} stages")

@@ -39,8 +39,15 @@ class Recipe:
         "cosine",
         choices=["cosine", "exponential"],
     )
-    decay_rate: float = option(number(float, 0, 1, above=0), "factor of each step of the exponential decay", 0.97)
-    decay_epochs: float = option(number(float, above=0), "epochs between these steps", 2.4)
+    decay_rate: float = option(
+        number(float, 0, 1, above=0),
+        "factor of each step of the exponential decay",
+        0.97,
+        only_with=("schedule", "exponential"),
+    )
+    decay_epochs: float = option(
+        number(float, above=0), "epochs between these steps", 2.4, only_with=("schedule", "exponential")
+    )
     warmup_epochs: float | None = option(
         number(float, 0),
         "epochs of linear warm-up from 0.01 of the peak, or with exponential from 0 (default: a tenth of the run)",

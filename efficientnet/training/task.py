@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from efficientnet.model import EfficientNet
 from efficientnet.training.distributed import Process
 from efficientnet.training.recipe import Recipe
-from efficientnet.weights.load import Provenance, Weights
+from efficientnet.weights.load import Provenance
 
 
 class Item(NamedTuple):
@@ -171,6 +171,12 @@ class Task(Protocol):
 
     def datasets(self) -> Datasets: ...
 
+    def keeps_classifier(self, recorded: Mapping[str, Any]) -> bool:
+        """Whether the classifier of --weights, which has as many outputs, is for these data.
+
+        recorded: the checkpoint, without its tensors; empty for published weights.
+        """
+
     def start_classifier(self, classifier: nn.Linear) -> None:
         """Initialise a classifier that pretrained weights did not fill."""
 
@@ -201,8 +207,8 @@ class Task(Protocol):
         """Add the flags that evaluate.py has for this task."""
 
     @staticmethod
-    def published(weights: Weights) -> dict[str, Any]:
-        """What `state` gives, for the published weights of `evaluate.py --weights`. Raises UserError."""
+    def published(model: EfficientNet) -> dict[str, Any]:
+        """What `state` gives, for `evaluate.py --weights`.  model: with its `provenance`. Raises UserError."""
 
     @staticmethod
     def exported(path: Path, content: Mapping[str, Any], network: nn.Module) -> Exported:

@@ -98,6 +98,12 @@ class LoadReport:
     prefix: str = ""
     ignored: tuple[str, ...] = ()
 
+    def without_classifier(self) -> LoadReport:
+        """The report on a model whose classifier was initialised anew."""
+        classifier = tuple(name for name in self.loaded if name.startswith("classifier."))
+        kept = tuple(name for name in self.loaded if name not in classifier)
+        return replace(self, loaded=kept, fresh=(*self.fresh, *classifier))
+
     def text(self) -> str:
         """Two lines: the provenance of the weights, and the number or names of the tensors in each group."""
         parts = [f"{len(self.loaded)} tensors loaded{self.prefix and f', without the prefix {self.prefix}'}"]

@@ -87,7 +87,8 @@ def test_the_words_and_numbers_of_the_classes_are_folders_too(imagenet, tmp_path
             (data / name).mkdir(parents=True)
             shutil.copy(imagenet / "val" / identifier / photograph, data / name)
         process = run("evaluate.py", "--weights", "lite0", "--data", data, "--json", "-")
-        assert json.loads(process.stdout)["top5"] == 1.0, process.stderr
+        found = json.loads(process.stdout)
+        assert (found["images"], found["top5"]) == (3, 1.0), process.stderr
 
 
 def test_one_photograph_needs_no_folder(imagenet):
@@ -105,7 +106,9 @@ def test_the_input_can_be_changed(imagenet):
 def test_weights_that_know_no_imagenet_are_refused_in_a_line(imagenet, tmp_path):
     model = create_model("lite0", num_classes=7)
     save_weights(tmp_path / "seven.pt", model)
+    save_weights(tmp_path / "four.pt", create_model("lite0", in_channels=4))
     for arguments, words in (
+        (("--weights", tmp_path / "four.pt", "--data", imagenet), ("4 input channels",)),
         (("--weights", tmp_path / "seven.pt", "--data", imagenet), ("7 classes, not ImageNet's 1,000",)),
         (("--weights", "lite0"), ("--weights needs --data",)),
         (("--weights", tmp_path / "none.pth", "--data", imagenet), ("no such file",)),

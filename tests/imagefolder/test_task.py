@@ -166,7 +166,7 @@ def test_a_folder_without_validation_is_split_by_class_and_scored_out_of_fold(tm
     one = run("evaluate.py", "--checkpoint", output / "fold0", "--json", "-")
     assert json.loads(one.stdout)["images"] == 9 and "the others were trained on" in one.stderr
     every = run("evaluate.py", "--checkpoint", output / "fold0", "--split", "all", "--json", "-")
-    assert json.loads(every.stdout)["images"] == 18 and "9 of these images were trained on" in every.stderr
+    assert json.loads(every.stdout)["images"] == 18 and "9 images were trained on" in every.stderr
 
 
 def test_a_resumed_run_keeps_its_images_and_says_what_changed(photographs, finished, tmp_path):
@@ -177,13 +177,15 @@ def test_a_resumed_run_keeps_its_images_and_says_what_changed(photographs, finis
     Image.new("RGB", (40, 40)).save(data / "train" / "red" / "new.png")
     process = run("train.py", "--resume", folder, "--data", data, "--workers", 0)
     assert process.returncode == 0, process.stderr
-    assert "1 images have gone and 1 are new; the new ones are left out" in process.stdout
+    assert "1 image has gone and 1 is new; new ones are left out" in process.stdout
     assert "red/1.jpg" in (folder / "unreadable.txt").read_text()
     strict = stopped_at(finished(0), 3, tmp_path / "strict")
-    assert_one_line_error(run("train.py", "--resume", strict, "--data", data, "--strict"), 1, "1 images have gone")
+    assert_one_line_error(run("train.py", "--resume", strict, "--data", data, "--strict"), 1, "1 image has gone")
     lost = stopped_at(finished(0), 3, tmp_path / "lost")
     (lost / "train.txt.gz").unlink()
-    assert_one_line_error(run("train.py", "--resume", lost, "--data", data), 1, "train.txt.gz", "is missing")
+    assert_one_line_error(run("train.py", "--resume", lost, "--data", data), 1, "train.txt.gz", "cannot be read")
+    (lost / "train.txt.gz").write_bytes((folder / "validation.txt.gz").read_bytes())
+    assert_one_line_error(run("train.py", "--resume", lost, "--data", data), 1, "is not the list that the run began")
 
 
 def test_broken_images_cost_a_line_each_and_not_the_run(photographs, tmp_path):
@@ -196,7 +198,7 @@ def test_broken_images_cost_a_line_each_and_not_the_run(photographs, tmp_path):
     output = tmp_path / "run"
     process = run("train.py", *FAST, "--epochs", 1, "--data", data, "--output", output)
     assert process.returncode == 0, process.stderr
-    assert "1 files are no images and are left out" in process.stdout
+    assert "left out 1 file of other kinds" in process.stdout
     unreadable = (output / "unreadable.txt").read_text()
     assert "blue/1.jpg" in unreadable and "red/1.jpg" in unreadable and len(unreadable.splitlines()) == 2
     assert len(rows(output / "predictions.csv")) == 11
@@ -208,6 +210,10 @@ def test_broken_images_cost_a_line_each_and_not_the_run(photographs, tmp_path):
         ("val", (), 1, ("pink", "has no folder in")),
         ("train", (), 1, ("red", "has no folder in")),
         (None, ("--fold", 1), 1, ("--fold and --folds", "val")),
+        (None, ("--fold", "all"), 2, ("--fold and --folds", "val")),
+        (None, ("--select", "top5"), 1, ("--select top5", "3 classes")),
+        (None, ("--recipe", "paper", "--magnitude", 9), 2, ("--magnitude applies to --auto-augment randaugment",)),
+        (None, ("--decay-rate", 0.9), 2, ("--decay-rate applies to --schedule exponential",)),
         (None, ("--recipe", "transfer"), 2, ("--weights",)),
         (None, ("--crop-scale", 0.9, 0.5), 2, ("--crop-scale",)),
         (None, ("--mean", 0.1, 0.2), 2, ("--mean", "2 values for 3 channels")),
@@ -305,3 +311,100 @@ def test_a_checkpoint_of_the_other_task_is_recognised(finished, tiny_data, tmp_p
     assert process.returncode == 0 and "no scores" in process.stdout, process.stderr
     ranks_process = ranks(2, "train.py", "--resume", finished(0), "--data", tmp_path)
     assert ranks_process.returncode != 0 and "Traceback" not in ranks_process.stderr
+
+
+def test_a_class_may_be_called_train_but_validation_must_not_be_training(photographs, tmp_path):
+    shutil.copytree(photographs / "val", tmp_path / "vehicles")
+    (tmp_path / "vehicles" / "red").rename(tmp_path / "vehicles" / "train")
+    process = run("train.py", "--data", tmp_path / "vehicles", "--dry-run", "--variant", "b0", "--image-size", 32)
+    assert "3 classes: blue, green, train" in process.stdout, process.stderr
+    shutil.copytree(photographs / "train", tmp_path / "same" / "train")
+    (tmp_path / "same" / "val").symlink_to(tmp_path / "same" / "train")
+    process = run("train.py", *FAST, "--data", tmp_path / "same", "--output", tmp_path / "run")
+    assert_one_line_error(process, 1, "is the training folder")
+
+
+def test_a_test_folder_that_validates_is_said_to_have_chosen_the_epoch(photographs, tmp_path):
+    data, output = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(photographs / "train", data / "train")
+    shutil.copytree(photographs / "val", data / "test")
+    process = run("train.py", *FAST, "--epochs", 1, "--data", data, "--output", output)
+    assert process.returncode == 0 and f"{data / 'test'} is used to choose best.pt" in process.stdout, process.stderr
+    process = run("evaluate.py", "--checkpoint", output)
+    assert "test of" in process.stdout and "best.pt was chosen by its score on these images" in process.stdout
+    process = run("evaluate.py", "--checkpoint", output, "--data", data / "train")
+    assert "these images were trained on" in process.stdout
+    assert_one_line_error(
+        run("evaluate.py", "--checkpoint", output, "--split", "all"), 1, "choose --split train or test"
+    )
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory):
+    """A folder of class folders, and runs of its folds 0 and, from the weights of that, 1."""
+    root = tmp_path_factory.mktemp("folds")
+    data, few = write_classes(root / "data", 6), (*FAST, "--epochs", 1, "--folds", 2)
+    for fold, more in ((0, ()), (1, ("--weights", root / "0" / "best.pt"))):
+        process = run("train.py", *few, "--fold", fold, "--data", data, "--output", root / str(fold), *more)
+        assert process.returncode == 0, process.stderr
+    return root, process.stdout
+
+
+def test_images_of_the_same_names_elsewhere_are_other_images_but_copies_are_not(folds, tmp_path):
+    root, _ = folds
+    other = write_classes(tmp_path / "other", 6, seed=5)
+    process = run("evaluate.py", "--checkpoint", root / "0", "--data", other)
+    assert "18 images of 3 classes, " in process.stdout, process.stderr
+    shutil.copytree(root / "data", tmp_path / "moved")
+    process = run("evaluate.py", "--checkpoint", root / "0", "--data", tmp_path / "moved")
+    assert "9 of 18 images of 3 classes (the others were trained on)" in process.stdout, process.stderr
+
+
+def test_held_out_images_that_the_weights_were_trained_on_are_named_for_good(folds):
+    root, said = folds
+    assert "9 held-out images were used to train --weights" in said
+    process = run("evaluate.py", "--checkpoint", root / "1")
+    assert "9 images were used to train the --weights that the run started from" in process.stdout, process.stderr
+
+
+def test_a_classifier_of_other_classes_learns_anew(learned, tmp_path):
+    data = write_photographs(tmp_path / "data", 4, 2)
+    flags = ("--data", data, "--weights", learned / "best.pt", "--image-size", 32, "--dry-run")
+    process = run("train.py", *flags)
+    assert "left fresh" not in process.stdout and "no pretrained layers at first" in process.stdout, process.stderr
+    for part in ("train", "val"):
+        (data / part / "red").rename(data / part / "kiwi")
+    process = run("train.py", *flags)
+    assert "classifier.weight, classifier.bias left fresh" in process.stdout, process.stderr
+    assert "frozen      pretrained layers for the first epoch" in process.stdout
+
+
+def test_a_class_with_one_image_is_refused_whatever_the_fold(tmp_path):
+    data = write_classes(tmp_path / "data", 3)
+    (data / "one").mkdir()
+    Image.new("RGB", (40, 40)).save(data / "one" / "1.png")
+    for fold in (0, 1, "all"):
+        process = run("train.py", *FAST, "--folds", 2, "--fold", fold, "--data", data, "--output", tmp_path / str(fold))
+        assert_one_line_error(process, 1, "the class one has only one image")
+
+
+def test_the_folds_of_one_run_have_the_images_of_the_first(tmp_path):
+    data, output = write_classes(tmp_path / "data", 4), tmp_path / "runs"
+    few = (*FAST, "--epochs", 1, "--folds", 2, "--fold", "all", "--data", data, "--output", output)
+    assert run("train.py", *few).returncode == 0
+    shutil.rmtree(output / "fold1")
+    (output / "summary.json").unlink()
+    Image.new("RGB", (40, 40)).save(data / "red" / "new.png")
+    process = run("train.py", "--resume", output)
+    assert process.returncode == 0 and "0 images have gone and 1 is new" in process.stdout, process.stderr
+    assert json.loads((output / "summary.json").read_text())["images"] == 12
+
+
+def test_a_strict_run_fails_for_changes_only(photographs, tmp_path):
+    data, output = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(photographs, data)
+    shutil.copy(data / "train" / "red" / "1.jpg", data / "train" / "loose.jpg")
+    arguments = (*FAST, "--strict", "--data", data)
+    assert run("train.py", *arguments, "--epochs", 1, "--output", output).returncode == 0
+    process = run("train.py", "--resume", output, "--strict", "--epochs", 2)
+    assert process.returncode == 0 and "left out 1 image outside the class folders" in process.stdout, process.stderr
