@@ -9,6 +9,7 @@ from PIL import Image
 from tiny_photographs import write_classes
 from torch.nn import functional as F
 
+from efficientnet import create_model
 from efficientnet.imagefolder.dataset import IGNORED, Augmentation, FolderDataset, Images, Preprocessing
 from efficientnet.imagefolder.listing import class_folders, list_images
 from efficientnet.imagefolder.settings import RECIPES, ImageFolderSettings
@@ -98,6 +99,13 @@ def test_the_loss_is_smoothed_cross_entropy_over_the_images_with_a_target():
     assert task().loss(logits.half(), targets).dtype == torch.float32
     plain = F.cross_entropy(logits[kept], targets[kept], label_smoothing=0.1)
     assert task().loss(logits, targets).item() == pytest.approx(plain.item(), rel=1e-6)
+
+
+def test_a_new_classifier_of_few_classes_starts_at_chance():
+    for classes, starts_at_zero in ((10, True), (1000, False)):
+        classifier = create_model("lite0", num_classes=classes).classifier
+        task().start_classifier(classifier)
+        assert bool((classifier.weight == 0).all()) == starts_at_zero and (classifier.bias == 0).all()
 
 
 def test_means_fit_the_channels():
