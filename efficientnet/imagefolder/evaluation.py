@@ -120,12 +120,12 @@ class ImageFolderEvaluation:
         if earlier:
             yield f"{counted(earlier, 'image', 'were')} used to train the --weights that the run started from"
         parts = [find_parts(member.data) for member in self.members if member.data]
-        for part, text in (
-            (TRAIN, "these images were trained on, so the scores do not predict those of new images"),
-            (VALIDATION, "best.pt was chosen by its score on these images, which is therefore slightly optimistic"),
+        if any(folder.resolve() == each[TRAIN].resolve() for each in parts if TRAIN in each):
+            yield "these images were trained on, so the scores do not predict those of new images"
+        if self.split == "test" and any(
+            folder.resolve() == each[VALIDATION].resolve() for each in parts if TRAIN in each
         ):
-            if any(part in each and each[part].resolve() == folder.resolve() for each in parts):
-                yield text
+            yield "best.pt was chosen by its score on these images, which is therefore slightly optimistic"
 
     @classmethod
     def from_arguments(

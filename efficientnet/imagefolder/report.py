@@ -13,7 +13,6 @@ from efficientnet.architecture import Architecture
 from efficientnet.common.errors import UserError
 from efficientnet.imagefolder.scoring import (
     SAMPLES,
-    TAIL,
     Prediction,
     Scores,
     as_text,
@@ -22,6 +21,7 @@ from efficientnet.imagefolder.scoring import (
     read_predictions,
     score_line,
 )
+from efficientnet.metrics.bootstrap import interval
 from efficientnet.training.card import architecture_section, recipe_section
 from efficientnet.training.task import Report
 
@@ -43,6 +43,7 @@ def model_card(
     """
     settings, recipe = plan["settings"], plan["recipe"]
     size, channels = tuple(settings["image_size"]), settings["in_channels"]
+    augmentation = {name: settings[name] for name in ("crop_scale", "flip", "auto_augment", "magnitude")}
     shown = ", ".join(classes[:20]) + (f" and {len(classes) - 20} more" if len(classes) > 20 else "")
     rows = "\n".join(f"| {name} | {text} |" for name, text in data)
     start = f"Weights to start from: {plan['weights']}." if plan["weights"] else "Trained from random weights."
@@ -67,7 +68,7 @@ optimistic.
 {as_text(figures)}
 ```
 
-{recipe_section({"recipe": plan["recipe_name"], **recipe, "auto_augment": settings["auto_augment"]})}
+{recipe_section({"recipe": plan["recipe_name"], **recipe, **augmentation})}
 ## Limits
 {start} The figures apply only to images like those of the validation set.
 These weights are subject to the terms of the data that they were trained on.
@@ -76,7 +77,7 @@ These weights are subject to the terms of the data that they were trained on.
 
 def figures_of(predictions: Sequence[Prediction]) -> dict[str, Any]:
     """`Scores.figures` of labelled predictions, in which a rank beyond the listed classes is unknown."""
-    classes = sorted({each.label for each in predictions} | {each.classes[0] for each in predictions})
+    classes = sorted({name for each in predictions for name in (each.label, *each.classes)})
     place = {name: label for label, name in enumerate(classes)}
     labels = np.array([place[each.label] for each in predictions])
     predicted = np.array([place[each.classes[0]] for each in predictions])
@@ -134,19 +135,19 @@ def compare_predictions(names: Sequence[str], files: Sequence[bytes]) -> Report:
     for name, count in (("top1", 1), ("top5", 5)):
         a, b = (rank < count for rank in ranks)
         drawn = drawn_differences(int((b & ~a).sum()), int((a & ~b).sum()), len(common))
-        low, high = np.quantile(drawn, [TAIL, 1 - TAIL])
+        low, high = interval(drawn)
         better = float(((drawn > 0) + 0.5 * (drawn == 0)).mean())
         values["metrics"][name] = {
             "first": float(a.mean()),
             "second": float(b.mean()),
             "difference": float(b.mean() - a.mean()),
-            "difference_interval": [float(low), float(high)],
+            "difference_interval": [low, high],
             "second_is_better": better,
         }
-        interval = f"{100 * low:+.2f} to {100 * high:+.2f}"
+        ends = f"{100 * low:+.2f} to {100 * high:+.2f}"
         lines.append(
             f"top-{count}  {percent(a.mean()):>8}{percent(b.mean()):>8}{100 * (b.mean() - a.mean()):>+8.2f}   "
-            f"{interval:<18}  {100 * better:.1f} %"
+            f"{ends:<18}  {100 * better:.1f} %"
         )
     lines += ["", "Percent; paired bootstrap over images, in which a tie is one half."]
     return Report(values, "\n".join(lines))

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from efficientnet.common.errors import UserError
+from efficientnet.metrics.bootstrap import interval
 
 TOP = 5  # classes in a line of predictions.csv
-SAMPLES, TAIL = 2000, 0.025
+SAMPLES = 2000
 
 
 class Prediction(NamedTuple):
@@ -85,6 +86,7 @@ class Scores:
         """Everything for metrics.json: top-1 and top-5 with their intervals, the classes and the worst confusions."""
         return {
             "images": len(self.labels),
+            "num_classes": len(self.classes),
             "top1": self.top(1),
             "top1_interval": share_interval(self.top(1), len(self.labels)),
             "top5": self.top(5),
@@ -107,7 +109,7 @@ def share_interval(share: float | None, count: int) -> list[float] | None:
     if not count:
         return None
     drawn = np.random.default_rng(0).binomial(count, share, SAMPLES) / count
-    return [float(end) for end in np.quantile(drawn, [TAIL, 1 - TAIL])]
+    return list(interval(drawn))
 
 
 def percent(share: float) -> str:
@@ -115,9 +117,9 @@ def percent(share: float) -> str:
 
 
 def score_line(figures: dict[str, Any]) -> str:
-    """Top-1 and top-5 with their intervals in one line."""
+    """Top-1 and, of more than five classes, top-5, with their intervals in one line."""
     parts = []
-    for name, title in (("top1", "top-1"), ("top5", "top-5")):
+    for name, title in (("top1", "top-1"), ("top5", "top-5"))[: 2 if figures["num_classes"] > TOP else 1]:
         low, high = figures[f"{name}_interval"]
         parts.append(f"{title} {percent(figures[name])} % ({percent(low)} to {percent(high)})")
     return f"{', '.join(parts)}, {figures['images']:,} images"

@@ -24,7 +24,7 @@ from efficientnet.imagefolder.imagenet import imagenet_classes
 from efficientnet.imagefolder.listing import looks_like_image_folder
 from efficientnet.imagefolder.report import PREDICTIONS, compare_predictions, model_card, summarise_folds
 from efficientnet.imagefolder.run_data import VALIDATION, WHOLE, RunData, find_parts, not_split
-from efficientnet.imagefolder.scoring import Scores, percent, predictions_csv, predictions_of, score_line
+from efficientnet.imagefolder.scoring import TOP, Scores, percent, predictions_csv, predictions_of, score_line
 from efficientnet.imagefolder.settings import (
     DEFAULT_RECIPES,
     RECIPES,
@@ -131,7 +131,7 @@ class ImageFolder:
         if checkpoint is not None and list(run.classes) != checkpoint["classes"]:
             raise UserError(f"{self.data}: the class folders have changed since the run began; restore them")
         self.run, self.num_outputs = run, len(run.classes)
-        if self.settings.select == "top5" and self.num_outputs <= 5:
+        if self.settings.select == "top5" and self.num_outputs <= TOP:
             raise UserError(f"--select top5: always 1 with {self.num_outputs} classes; use top1 or val_loss")
         self.warnings = [*run.changes, *run.warnings]
         self.trained_on = fingerprints(run.train if WHOLE in run.listings else None).unique()
@@ -221,7 +221,8 @@ class ImageFolder:
         loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
         scores = Scores.of(self.run.classes, labels, logits)
         values = {"val_loss": loss, "top1": scores.top(1), "top5": scores.top(5)}
-        text = f"{loss:.3f} validation  top-1 {percent(values['top1'])} %, top-5 {percent(values['top5'])} %"
+        text = f"{loss:.3f} validation  top-1 {percent(values['top1'])} %"
+        text += f", top-5 {percent(values['top5'])} %" if self.num_outputs > TOP else ""
         score = -loss if self.settings.select == "val_loss" else values[self.settings.select]
         return ImageFolderMetrics(values, text, score, scores, indices, logits)
 
