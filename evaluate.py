@@ -33,6 +33,7 @@ from efficientnet.common.cpu import keep_freed_memory
 from efficientnet.common.errors import UserError
 from efficientnet.common.files import write_bytes
 from efficientnet.common.options import group_of
+from efficientnet.common.text import counted
 from efficientnet.tasks import task_of_evaluation
 from efficientnet.training.ensemble import (
     Member,
@@ -244,7 +245,7 @@ def read_file(path: Path) -> bytes:
 
 def say_failures(failures: Sequence[str], say: Callable[[str], None]) -> None:
     if failures:
-        say(f"\n{len(failures)} images could not be read; the first:")
+        say(f"\n{counted(len(failures), 'image')} could not be read; the first:")
         say("\n".join(f"  {line}" for line in failures[:5]))
 
 

@@ -124,8 +124,10 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def is_file(name: object) -> bool:
-    """Whether `name_or_stages` is a file: a Path, or a string with a weights file's suffix."""
-    return isinstance(name, Path) or (isinstance(name, str) and Path(name).suffix in WEIGHT_SUFFIXES)
+    """Whether `name_or_stages` is a file: a Path, or a string with a weights file's suffix or of a run folder."""
+    if isinstance(name, str):
+        return Path(name).suffix in WEIGHT_SUFFIXES or Path(name, "best.pt").exists()
+    return isinstance(name, Path)
 
 
 def first_given(*values: Any) -> Any:

@@ -76,7 +76,7 @@ def write_program(program: ExportedProgram, path: Path, properties: dict[str, st
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog=PROGRAM, description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="best.pt of a run")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a run folder, or its best.pt")
     parser.add_argument(
         "--onnx", type=output_file, metavar="FILE.onnx", help="write ONNX (packages onnx and onnxscript)"
     )
@@ -92,8 +92,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 @command(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
-    task = task_of_checkpoint(arguments.checkpoint)
-    member = load_member(arguments.checkpoint, task, torch.device("cpu"), optimize=False)
+    best = arguments.checkpoint / "best.pt"
+    path = best if best.exists() else arguments.checkpoint
+    task = task_of_checkpoint(path)
+    member = load_member(path, task, torch.device("cpu"), optimize=False)
     if isinstance(member.model, JointViews):
         raise UserError(
             f"{member.path}: scores all views of a breast together, which cannot be exported; "

@@ -117,6 +117,10 @@ class Images:
     def path(self, index: int) -> Path:
         return self.root / self.names[index]
 
+    def name_below(self, data: Path, index: int) -> str:
+        """The path relative to the data folder, which contains `root` or is it, with "/" between folders."""
+        return (self.root.relative_to(data) / self.names[index]).as_posix()
+
 
 class FolderDataset(Dataset):
     """One `Item` per image; its target () is its label, or IGNORED if it is unreadable or has none.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import filecmp
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +17,19 @@ import torch
 from efficientnet.common.errors import UserError
 from efficientnet.common.options import given_options
 from efficientnet.common.text import counted
-from efficientnet.imagefolder.dataset import UNKNOWN, FolderDataset, Preprocessing
+from efficientnet.imagefolder.dataset import UNKNOWN, FolderDataset, Images, Preprocessing
 from efficientnet.imagefolder.listing import class_folders, list_images, split_folders
 from efficientnet.imagefolder.pictures import PictureError, read_centre_crop
 from efficientnet.imagefolder.run_data import TRAIN, VALIDATION, WHOLE, find_parts, part_of, warnings_of
-from efficientnet.imagefolder.scoring import Scores, as_text, percent, predictions_csv, predictions_of, score_line
+from efficientnet.imagefolder.scoring import (
+    Prediction,
+    Scores,
+    as_text,
+    percent,
+    predictions_csv,
+    predictions_of,
+    score_line,
+)
 from efficientnet.imagefolder.settings import READING_OPTIONS, ImageFolderSettings
 from efficientnet.imagefolder.trained import Trained, as_one, check_alike, fingerprints
 from efficientnet.inference.prediction import predict
@@ -64,7 +74,7 @@ class ImageFolderEvaluation:
         trained_on = earlier = 0
         if any(len(member.trained_on) or len(member.earlier) for member in members):
             prints = fingerprints(images).numpy()
-            known = np.stack([np.isin(prints, member.trained_on) for member in members])
+            known = np.stack([seen(images, np.isin(prints, member.trained_on), member) for member in members])
             trained_on = int(known.any(axis=0).sum())
             earlier = int(np.isin(prints, np.concatenate([member.earlier for member in members])).sum())
         if self.split == "validation":
@@ -92,14 +102,15 @@ class ImageFolderEvaluation:
         rest = " (the others were trained on)" if whole else ""
         classes = f" of {len(np.unique(images.labels[self.labelled])):,} classes" if self.labelled.any() else ""
         read = self.members[0].preprocessing
+        what = self.split if self.labelled.any() else "images"
         self.description = (
-            f"{self.split} of {folder}: {count:,}{whole} images{classes or ', no classes'}{rest}, "
+            f"{what} of {folder}: {count:,}{whole} images{classes or ', no classes'}{rest}, "
             f"{' x '.join(map(str, read.image_size))} pixels, crop {read.fraction:.3g}, {read.interpolation}"
         )
 
     def warnings_about_classes(self, strange: Sequence[str]) -> Iterator[str]:
         """Yield a warning if images have no class.  strange: the folders that are named after no class."""
-        example = f", such as {strange[0]}" if strange else ""
+        example = f" (such as the folder {strange[0]!r})" if strange else ""
         if not self.labelled.any():
             yield (
                 f"no folder is named after a class of {self.members[0].path}, such as {self.classes[0]}, so there are "
@@ -107,7 +118,8 @@ class ImageFolderEvaluation:
             )
         elif not self.labelled.all():
             count = int((~self.labelled).sum())
-            yield f"{counted(count, 'image', 'are')} in no folder of a class{example}: predicted but not scored"
+            where = f"in no folder that is named after a class{example}"
+            yield f"{counted(count, 'image', 'are')} {where}: predicted but not scored"
 
     def warnings_about_training(self, folder: Path, trained_on: int, earlier: int) -> Iterator[str]:
         """Yield warnings about images that a member has seen.
@@ -125,7 +137,7 @@ class ImageFolderEvaluation:
         if self.split == "test" and any(
             folder.resolve() == each[VALIDATION].resolve() for each in parts if TRAIN in each
         ):
-            yield "best.pt was chosen by its score on these images, which is therefore slightly optimistic"
+            yield "the best epoch was chosen by its score on these images, which is therefore slightly optimistic"
 
     @classmethod
     def from_arguments(
@@ -154,9 +166,13 @@ class ImageFolderEvaluation:
         scores = self.scores(probabilities)
         return {"top1": scores.top(1), "top5": scores.top(5)} if len(scores.labels) else {}
 
-    def predictions(self, probabilities: np.ndarray) -> bytes:
+    def predicted(self, probabilities: np.ndarray) -> list[Prediction]:
         labels = ["" if label == UNKNOWN else self.classes[label] for label in self.images.labels]
-        return predictions_csv(predictions_of(self.images.names, labels, self.classes, probabilities))
+        names = [self.images.name_below(self.root, index) for index in range(len(self.images))]
+        return predictions_of(names, labels, self.classes, probabilities)
+
+    def predictions(self, probabilities: np.ndarray) -> bytes:
+        return predictions_csv(self.predicted(probabilities))
 
     def report(self, probabilities: np.ndarray, failures: Sequence[str]) -> Report:
         readable = int((~np.isnan(probabilities[:, 0])).sum())
@@ -168,15 +184,32 @@ class ImageFolderEvaluation:
             "listed_images": len(self.images),
             "unreadable_images": len(self.images) - readable,
         }
-        lines = [
-            f"{readable:,} images are predicted; without classes there are no scores (--output writes predictions)"
-        ]
+        lines = [f"{counted(readable, 'image', 'are')} predicted; without classes there are no scores"]
+        first = self.predicted(probabilities)[:10]
+        lines += ["", *(f"  {each.file}: {each.classes[0]} {percent(each.probabilities[0])} %" for each in first)]
+        lines += [f"  and {readable - len(first):,} more: --output writes all"] if readable > len(first) else []
         scores = self.scores(probabilities)
         if len(scores.labels):
             figures = scores.figures()
             values |= figures
             lines = [score_line(figures), "", as_text(figures)]
         return Report(values, "\n".join(lines), {Path("predictions.csv"): self.predictions(probabilities)})
+
+
+def seen(images: Images, alike: np.ndarray, member: Trained) -> np.ndarray:
+    """Which of the images the member was trained on, bool (N,).
+
+    alike: those that have the path and the size of a training image. Elsewhere they may be others, such as small files
+    called 0000.jpg: their content counts, if that of the training images can still be read.
+    """
+    before = find_parts(member.data).get(WHOLE) if member.data else None
+    if before is None or not before.is_dir() or before.resolve() == images.root.resolve():
+        return alike
+    same = alike.copy()
+    for index in np.flatnonzero(alike):
+        with contextlib.suppress(OSError):
+            same[index] = filecmp.cmp(images.path(index), before / images.names[index], shallow=False)
+    return same
 
 
 def folder_of(data: Path, split: str | None) -> tuple[Path, str, Path]:

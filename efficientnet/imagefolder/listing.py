@@ -12,8 +12,9 @@ import hashlib
 import heapq
 import os
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -44,7 +45,7 @@ IMAGE_SUFFIXES = frozenset(
 ENCODED_SUFFIXES = frozenset(map(os.fsencode, IMAGE_SUFFIXES))
 # Added by macOS, Windows and Synology (@eaDir holds thumbnails); in lower case.
 IGNORED = frozenset([b"__macosx", b"thumbs.db", b"desktop.ini", b"$recycle.bin", b"@eadir"])
-SPLITS = {"train": ("train", "training"), "validation": ("val", "validation", "valid"), "test": ("test",)}
+SPLITS = {"train": ("train", "training"), "validation": ("val", "validation", "valid"), "test": ("test", "testing")}
 TABLES = ("train.csv", "test.csv")  # of data that is not sorted into folders
 LOOKED_AT = 1000  # entries of a folder, in a quick look
 HEADER = b"images 1\n"  # first line of the text form, with its version
@@ -92,13 +93,13 @@ class Names:
 class Listing:
     """The images below `root`, sorted by the bytes of their names.
 
-    skipped: number of other files.  problems: a line for each reason why something was left out.
+    skipped: numbers of other files by suffix.  problems: a line for each reason why something was left out.
     empty_folders: names of folders that hold no image at any depth; a folder in such a folder is not named.
     """
 
     root: Path
     names: Names
-    skipped: int = 0
+    skipped: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     empty_folders: tuple[str, ...] = ()
 
@@ -148,12 +149,12 @@ def list_images(root: Path) -> Listing:
     """
     check_readable(root)
     problems: dict[str, list[bytes]] = {}
-    images, skipped = [], 0
+    images, skipped = [], Counter()
     listed, occupied = set(), {b""}  # folders: all, and those with an image at any depth
     for folder, files in walk(os.fsencode(root), problems):
         found = [folder + name for name in files if is_image(name)]
         images += found
-        skipped += len(files) - len(found)
+        skipped.update(suffix_of(name) for name in files if not is_image(name))
         listed.add(folder)
         while found and folder not in occupied:
             occupied.add(folder)
@@ -230,13 +231,18 @@ def is_image(name: bytes) -> bool:
     return name[name.rfind(b".") :].lower() in ENCODED_SUFFIXES
 
 
+def suffix_of(name: bytes) -> str:
+    """The suffix in lower case, or the whole name if it has none."""
+    return printable(name[max(0, name.rfind(b".")) :].lower())
+
+
 def parent(folder: bytes) -> bytes:
     return folder[: folder.rfind(b"/", 0, -1) + 1]
 
 
 def printable(path: bytes) -> str:
     """A path in one line, without a final "/"."""
-    return os.fsdecode(path.removesuffix(b"/")).replace("\n", "?")
+    return os.fsdecode(path.removesuffix(b"/")).replace("\n", "?").replace("\r", "?")
 
 
 def split_folders(root: Path) -> dict[str, str]:
@@ -251,14 +257,15 @@ def split_folders(root: Path) -> dict[str, str]:
 
 
 def looks_like_image_folder(root: Path) -> bool:
-    """Whether a folder in the training folder, or two folders in `root`, hold images. A quick look; raises nothing.
+    """Whether `root` holds images, perhaps in class folders or in a training folder. A quick look; raises nothing.
 
     False for a folder with one of TABLES.
     """
     if any(os.path.exists(root / table) for table in TABLES):
         return False
     train = split_folders(root).get("train")
-    return (train is not None and has_image_folders(root / train, 1)) or has_image_folders(root, 2)
+    places = [root] if train is None else [root / train, root]
+    return any(has_image_folders(place, 1) for place in places) or holds_image(os.fsencode(root))
 
 
 def has_image_folders(root: Path, count: int) -> bool:

@@ -13,6 +13,7 @@ from efficientnet.architecture import Architecture
 from efficientnet.common.errors import UserError
 from efficientnet.imagefolder.scoring import (
     SAMPLES,
+    TOP,
     Prediction,
     Scores,
     as_text,
@@ -132,7 +133,8 @@ def compare_predictions(names: Sequence[str], files: Sequence[bytes]) -> Report:
     values: dict[str, Any] = {"compared": list(names), "count": len(common), "metrics": {}}
     lines = [f"A  {names[0]}", f"B  {names[1]}", "", f"{len(common):,} images scored by both", ""]
     lines.append(f"{'':<7}{'A':>8}{'B':>8}{'B - A':>8}   {'95 % interval':<18}  B is better in")
-    for name, count in (("top1", 1), ("top5", 5)):
+    few = max(len(each.classes) for each in first.values()) < TOP
+    for name, count in (("top1", 1), ("top5", TOP))[: 1 if few else 2]:
         a, b = (rank < count for rank in ranks)
         drawn = drawn_differences(int((b & ~a).sum()), int((a & ~b).sum()), len(common))
         low, high = interval(drawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,9 @@ def find_parts(root: Path) -> dict[str, Path]:
 def warnings_of(listing: Listing) -> Iterator[str]:
     """Yield a line for everything below the folder that is left out."""
     if listing.skipped:
-        yield f"{listing.root}: left out {counted(listing.skipped, 'file')} of other kinds"
+        kinds = Counter(listing.skipped).most_common()
+        shown = ", ".join(f"{count:,} {suffix}" for suffix, count in kinds[:5]) + (", ..." if len(kinds) > 5 else "")
+        yield f"{listing.root}: left out {counted(sum(listing.skipped.values()), 'file')} of other kinds: {shown}"
     if empty := [name for name in listing.empty_folders if "/" not in name]:
         more = f" and {len(empty) - 3} more folders" if len(empty) > 3 else ""
         yield f"{listing.root}: no images in {', '.join(empty[:3])}{more}: no class of that name"
@@ -163,7 +166,7 @@ def divide(
     if len(classes) < 2:
         raise UserError(
             f"{first.root}: has images of {len(classes)} class{'' if len(classes) == 1 else 'es'}; expected a folder "
-            "of images for each of two or more"
+            "of images for each of two or more (and mammograms need a train.csv)"
         )
     if unsorted := int((labels == UNKNOWN).sum()):
         warnings = [*warnings, f"{first.root}: left out {counted(unsorted, 'image')} outside the class folders"]

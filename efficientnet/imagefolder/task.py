@@ -80,7 +80,8 @@ class ImageFolder:
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.epilog = (
             "--data is a folder with train/ and val/ (or validation/, test/) that hold a folder for each class, or a\n"
-            "folder of class folders, which is split. The defaults are those of the recipe modern."
+            "folder of class folders, which is split. The defaults shown are those of the recipe modern; --dry-run\n"
+            "prints those of a run."
         )
         add_options(parser, ImageFolderSettings, RECIPES["modern"])
 
@@ -230,7 +231,7 @@ class ImageFolder:
         run, order = self.run, np.argsort(metrics.indices)
         indices = [metrics.indices[place] for place in order]
         predictions = predictions_of(
-            [run.validation.names[index] for index in indices],
+            [run.validation.name_below(self.data, index) for index in indices],
             [run.classes[run.validation.labels[index]] for index in indices],
             run.classes,
             torch.from_numpy(metrics.logits[order]).softmax(1).numpy(),

@@ -59,13 +59,16 @@ class Trained:
             raise misfit(path, error) from None
 
     def labels_of(self, folders: Sequence[str]) -> list[int]:
-        """The label of each class folder: that of the class of its name, or UNKNOWN.
+        """The label of each class folder: that of the class of its name in any case, or UNKNOWN.
 
         Folders of ImageNet's classes may be called by WordNet's ids, by the English names or by the numbers.
         """
         if is_imagenet(self.classes):
             return class_indices(folders, UNKNOWN)
         by_name = {name: label for label, name in enumerate(self.classes)}
+        in_any_case = {name.casefold(): label for name, label in by_name.items()}
+        if len(in_any_case) == len(by_name):
+            return [in_any_case.get(folder.casefold(), UNKNOWN) for folder in folders]
         return [by_name.get(folder, UNKNOWN) for folder in folders]
 
 

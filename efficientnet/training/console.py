@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from efficientnet.common.command_line import program_name
-from efficientnet.common.text import plural
+from efficientnet.common.text import counted, plural
 from efficientnet.complexity import complexity
 from efficientnet.model import JointViews
 from efficientnet.training.distributed import Process
@@ -73,12 +73,13 @@ def print_plan(plan: Plan, loaders: Loaders, learner: Learner, schedule: Schedul
         ("recipe", plan.recipe_name),
         (
             "batches",
-            f"{sampler.global_batch} images per update ({recipe.batch_size} x {process.world_size} ranks x "
-            f"{recipe.accumulate} passes)",
+            f"{sampler.global_batch} images per update ({recipe.batch_size} x {counted(process.world_size, 'rank')} x "
+            f"{recipe.accumulate} pass{'' if recipe.accumulate == 1 else 'es'})",
         ),
         (
             "updates",
-            f"{schedule.updates} = {recipe.epochs} epochs of {sampler.updates}; learning rate {schedule.peak:.2e} "
+            f"{schedule.updates} = {counted(recipe.epochs, 'epoch')} of {sampler.updates}; learning rate "
+            f"{schedule.peak:.2e} ({recipe.learning_rate:g} x {sampler.global_batch} / 16) "
             f"after {schedule.warmup} of warm-up{decay}",
         ),
         (
@@ -170,7 +171,7 @@ def epoch_text(values: dict[str, Any], metrics_text: str, epochs: int, improved:
         f"{100 * values['waiting_share']:.0f} % waiting for data"
     )
     if values["unreadable_images"]:
-        text += f", {values['unreadable_images']} images unreadable so far"
+        text += f", {counted(values['unreadable_images'], 'image')} unreadable so far"
     return f"{text}  best" if improved else text
 
 
@@ -182,7 +183,8 @@ def print_end(plan: Plan, folder: Path, progress: Progress) -> None:
     unreadable = progress.history[-1]["unreadable_images"]
     if unreadable:
         listed = (folder / "unreadable.txt").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-        print(f"\n{unreadable} images could not be read and were replaced or left out; unreadable.txt lists them:")
+        what = counted(unreadable, "image")
+        print(f"\n{what} could not be read; unreadable.txt lists all:")
         print("\n".join(f"  {line}" for line in listed[:5]))
     if not (folder / "best.pt").exists():
         print(f"\nno epoch since the checkpoint improved on the earlier best, and {folder} has no best.pt")

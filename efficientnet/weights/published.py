@@ -105,13 +105,16 @@ PATIENCE = 600
 def find_file(weights: str | Path, variant: str | None = None) -> Path:
     """The path of the local file of `weights`, downloaded if necessary.
 
-    weights: a path, a file: URL, "lite0" to "lite2" for the installed package, or something to download: an https: or
-    http: URL, a name in `PUBLISHED`, or "torchvision" for its IMAGENET1K_V1 weights of the variant.
+    weights: a path, a run folder, which means its best.pt, a file: URL, "lite0" to "lite2" for the installed package,
+        or something to download: an https: or http: URL, a name in `PUBLISHED`, or "torchvision" for its IMAGENET1K_V1
+        weights of the variant.
     Raises WeightsError for an unknown name, a package that is not installed, or a download that fails.
     """
     text = str(weights)
     if text in LITE_VARIANTS:
         return packaged_file(text)
+    if Path(weights).is_dir() and (best := Path(weights, "best.pt")).exists():
+        return best
     if isinstance(weights, Path):
         return weights
     if text.startswith("file:"):

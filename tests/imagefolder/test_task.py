@@ -79,10 +79,10 @@ def test_a_run_learns_the_colours_and_leaves_a_run_folder(learned):
     listed = gzip.decompress((folder / "train.txt.gz").read_bytes()).decode().splitlines()
     assert len(listed) == 1 + 48 and "blue/0.png" in listed
     predictions = rows(folder / "predictions.csv")
-    assert [row["file"] for row in predictions][:3] == ["blue/0.png", "blue/1.jpg", "blue/2.jpg"] and len(
+    assert [row["file"] for row in predictions][:3] == ["val/blue/0.png", "val/blue/1.jpg", "val/blue/2.jpg"] and len(
         predictions
     ) == 12
-    assert all(row["file"].startswith(row["label"]) for row in predictions)
+    assert all(row["file"].startswith(f"val/{row['label']}/") for row in predictions)
     card = (folder / "MODEL_CARD.md").read_text()
     assert "for 3 classes" in card and "blue, green, red" in card and "top-1" in card and "## Recipe" in card
 
@@ -131,7 +131,8 @@ def test_images_without_classes_are_predicted(learned, photographs, tmp_path):
     output = tmp_path / "scored"
     process = run("evaluate.py", "--checkpoint", learned, "--data", tmp_path / "photos", "--output", output)
     assert process.returncode == 0, process.stderr
-    assert "no scores" in process.stdout and "1 images could not be read" in process.stdout
+    assert "no scores" in process.stdout and "1 image could not be read" in process.stdout
+    assert "images of" in process.stdout and "  b.JPG: blue" in process.stdout
     found = {row["file"]: row for row in rows(output / "predictions.csv")}
     assert {name: row["class"] for name, row in found.items()} == {"b.JPG": "blue", "holiday/a.jpg": "red"}
     assert "label" not in found["b.JPG"] and found["b.JPG"]["class_2"] in COLOURS
@@ -198,7 +199,7 @@ def test_broken_images_cost_a_line_each_and_not_the_run(photographs, tmp_path):
     output = tmp_path / "run"
     process = run("train.py", *FAST, "--epochs", 1, "--data", data, "--output", output)
     assert process.returncode == 0, process.stderr
-    assert "left out 1 file of other kinds" in process.stdout
+    assert "left out 1 file of other kinds: 1 .txt" in process.stdout
     unreadable = (output / "unreadable.txt").read_text()
     assert "blue/1.jpg" in unreadable and "red/1.jpg" in unreadable and len(unreadable.splitlines()) == 2
     assert len(rows(output / "predictions.csv")) == 11
@@ -259,7 +260,7 @@ def test_two_models_are_compared_on_the_same_images(finished, photographs, tmp_p
     process = run("evaluate.py", "--compare", finished(0), finished(2), "--json", "-")
     assert process.returncode == 0, process.stderr
     values = json.loads(process.stdout)
-    assert values["count"] == 12 and set(values["metrics"]) == {"top1", "top5"}
+    assert values["count"] == 12 and set(values["metrics"]) == {"top1"}  # top-5 of three is no score
     a, b = (finished(count) / "predictions.csv" for count in (0, 2))
     again = run("evaluate.py", "--compare", a, b, "--json", "-")
     assert json.loads(again.stdout)["metrics"] == values["metrics"]
@@ -269,6 +270,8 @@ def test_the_model_of_a_checkpoint_and_exported_files_carry_its_classes(learned)
     model = create_model(learned / "best.pt")
     assert model.classes == tuple(COLOURS) and create_model("b0", num_classes=2).classes is None
     assert create_model(learned / "best.pt", num_classes=5).classes is None
+    for folder in (learned, str(learned)):
+        assert create_model(folder).classes == tuple(COLOURS)
     content = torch.load(learned / "best.pt", weights_only=True)
     properties = metadata("b0", ImageFolder.exported(learned / "best.pt", content, model), LOGITS)
     assert json.loads(properties["classes"]) == list(COLOURS) and properties["probability"] == "softmax(logits)"
@@ -331,7 +334,7 @@ def test_a_test_folder_that_validates_is_said_to_have_chosen_the_epoch(photograp
     process = run("train.py", *FAST, "--epochs", 1, "--data", data, "--output", output)
     assert process.returncode == 0 and f"{data / 'test'} is used to choose best.pt" in process.stdout, process.stderr
     process = run("evaluate.py", "--checkpoint", output)
-    assert "test of" in process.stdout and "best.pt was chosen by its score on these images" in process.stdout
+    assert "test of" in process.stdout and "the best epoch was chosen by its score on these images" in process.stdout
     process = run("evaluate.py", "--checkpoint", output, "--data", data / "train")
     assert "these images were trained on" in process.stdout
     assert_one_line_error(
@@ -353,11 +356,29 @@ def folds(tmp_path_factory):
 def test_images_of_the_same_names_elsewhere_are_other_images_but_copies_are_not(folds, tmp_path):
     root, _ = folds
     other = write_classes(tmp_path / "other", 6, seed=5)
+    for path in other.rglob("*.*"):  # of the same sizes too
+        path.write_bytes(path.read_bytes().ljust(10**4, b"0"))
+        original = root / "data" / path.relative_to(other)
+        path.write_bytes(path.read_bytes()[: original.stat().st_size].ljust(original.stat().st_size, b"0"))
     process = run("evaluate.py", "--checkpoint", root / "0", "--data", other)
     assert "18 images of 3 classes, " in process.stdout, process.stderr
     shutil.copytree(root / "data", tmp_path / "moved")
     process = run("evaluate.py", "--checkpoint", root / "0", "--data", tmp_path / "moved")
     assert "9 of 18 images of 3 classes (the others were trained on)" in process.stdout, process.stderr
+
+
+def test_images_of_other_splits_are_not_compared(folds, learned):
+    root, _ = folds
+    process = run("evaluate.py", "--compare", root / "0" / "predictions.csv", learned / "predictions.csv")
+    assert_one_line_error(process, 1, "no labelled image was scored by both")
+
+
+def test_class_folders_are_known_in_any_case(learned, photographs, tmp_path):
+    shutil.copytree(photographs / "val" / "red", tmp_path / "data" / "RED")
+    shutil.copytree(photographs / "val" / "blue", tmp_path / "data" / "pink")
+    process = run("evaluate.py", "--checkpoint", learned, "--data", tmp_path / "data", "--json", "-")
+    assert json.loads(process.stdout)["images"] == 4, process.stderr
+    assert "4 images are in no folder that is named after a class (such as the folder 'pink')" in process.stderr
 
 
 def test_held_out_images_that_the_weights_were_trained_on_are_named_for_good(folds):
