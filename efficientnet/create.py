@@ -126,7 +126,9 @@ def list_models(pattern: str = "*") -> list[str]:
 def is_file(name: object) -> bool:
     """Whether `name_or_stages` is a file: a Path, or a string with a weights file's suffix or of a run folder."""
     if isinstance(name, str):
-        return Path(name).suffix in WEIGHT_SUFFIXES or Path(name, "best.pt").exists()
+        return Path(name).suffix in WEIGHT_SUFFIXES or (
+            name not in KNOWN | BASELINES and Path(name, "best.pt").exists()
+        )
     return isinstance(name, Path)
 
 

@@ -134,10 +134,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             text, result = compare(task, peers, arguments.compile, rounds, machine)
         if arguments.data is not None:
-            from efficientnet.benchmark.reading import reading_text
+            from efficientnet.benchmark.reading import measure_reading
 
-            reading = reading_text(arguments.data, variant, task.image_size, task.batch_size, task.seconds, device)
-            text += f"\n\n{reading}"
+            line, reading = measure_reading(
+                arguments.data, variant, task.image_size, task.batch_size, task.seconds, device
+            )
+            text, result = f"{text}\n\n{line}", result | reading
         result = {"machine": machine, "processor": processor(), "torch": torch.__version__, **result}
     print(text)
     if arguments.json is not None:

@@ -51,6 +51,7 @@ TRANSFER: dict[str, Any] = {
     "learning_rate": 5e-4,
     "pretrained_rate": 0.3,
     "freeze_epochs": 1,
+    "freeze_batch_norm": True,
     "weight_decay": 0.01,
     "clip": 1.0,
     "label_smoothing": 0.1,

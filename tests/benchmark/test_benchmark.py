@@ -8,12 +8,14 @@ import re
 import pytest
 import torch
 from commands import assert_one_line_error, python, run
+from tiny_photographs import write_photographs
 from tiny_runs import SMALL
 
 from efficientnet.benchmark import compare as benchmark
 from efficientnet.benchmark import scaling as benchmark_scaling
 from efficientnet.benchmark import worker as benchmark_worker
 from efficientnet.benchmark.compare import Contestant, counts_of, installed_peers, row, run_task, table
+from efficientnet.benchmark.reading import measure_reading
 from efficientnet.benchmark.worker import FAST, PEERS, PLAIN, Task, measure, seconds_of, training_step
 from efficientnet.common.errors import UserError
 
@@ -204,6 +206,14 @@ def test_costs_stand_beside_the_multiply_adds_that_complexity_counts(monkeypatch
     lines = text.splitlines()
     assert re.match(r"b0 +224 +0\.39 +6\.\d +\d+ ", lines[4]) and lines[6].startswith("resnet50 ")
     assert "A ResNet-50 does" in text
+
+
+@pytest.mark.parametrize(("count", "words"), [(12, "augmented, 32 pixels"), (4, "too few images to measure")])
+def test_reading_a_folder_of_images_is_measured_as_train_reads_it(tmp_path, count, words):
+    data = write_photographs(tmp_path / "photos", count, 2)
+    text, result = measure_reading(data, "b0", 32, 2, 0.2, "cpu")
+    assert words in text and str(data) in text
+    assert not result if count == 4 else result["reading"]["images_per_second"] > 0
 
 
 def test_the_metrics_of_a_checkpoint_are_those_of_evaluate_in_each_precision(tiny_data, tmp_path):

@@ -266,12 +266,15 @@ def test_two_models_are_compared_on_the_same_images(finished, photographs, tmp_p
     assert json.loads(again.stdout)["metrics"] == values["metrics"]
 
 
-def test_the_model_of_a_checkpoint_and_exported_files_carry_its_classes(learned):
+def test_the_model_of_a_checkpoint_and_exported_files_carry_its_classes(learned, tmp_path, monkeypatch):
     model = create_model(learned / "best.pt")
     assert model.classes == tuple(COLOURS) and create_model("b0", num_classes=2).classes is None
     assert create_model(learned / "best.pt", num_classes=5).classes is None
     for folder in (learned, str(learned)):
         assert create_model(folder).classes == tuple(COLOURS)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b0").symlink_to(learned)
+    assert create_model("b0").classes is None  # a variant, also where a folder has its name
     content = torch.load(learned / "best.pt", weights_only=True)
     properties = metadata("b0", ImageFolder.exported(learned / "best.pt", content, model), LOGITS)
     assert json.loads(properties["classes"]) == list(COLOURS) and properties["probability"] == "softmax(logits)"
@@ -397,7 +400,7 @@ def test_a_classifier_of_other_classes_learns_anew(learned, tmp_path):
         (data / part / "red").rename(data / part / "kiwi")
     process = run("train.py", *flags)
     assert "classifier.weight, classifier.bias left fresh" in process.stdout, process.stderr
-    assert "frozen      pretrained layers for the first epoch" in process.stdout
+    assert "frozen      batch-norm statistics in every layer; pretrained layers for the first epoch" in process.stdout
 
 
 def test_a_class_with_one_image_is_refused_whatever_the_fold(tmp_path):
