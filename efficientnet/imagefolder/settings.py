@@ -44,7 +44,8 @@ MODERN: dict[str, Any] = {
     "magnitude": 7.0,
     "crop_scale": (0.35, 1.0),
 }
-# From --weights: the new classifier learns alone for an epoch, then all layers do, the pretrained ones more slowly.
+# From --weights: the new classifier learns alone for an epoch, then all layers do, the pretrained ones more slowly and
+# with their batch-norm statistics, which in a short run on small images are better than new ones (README.md).
 TRANSFER: dict[str, Any] = {
     "epochs": 10,
     "batch_size": 64,

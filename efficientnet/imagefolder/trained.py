@@ -81,8 +81,8 @@ def is_imagenet(classes: Sequence[str]) -> bool:
 def fingerprints(images: Images | None) -> Tensor:
     """64 bits of a hash of each image's relative path and size in bytes, int64 (N,).
 
-    They tell whether a checkpoint was trained on an image, also in a copy of the folder. Another folder may have files
-    of the same names, but hardly of the same sizes. None has no images.
+    They tell whether a checkpoint was trained on an image, also in a copy of the folder; `evaluation.seen` looks closer
+    where another folder may have files of the same names and sizes. None has no images.
     """
     if images is None:
         return torch.zeros(0, dtype=torch.int64)
