@@ -43,7 +43,7 @@ def test_commands_parse(readme, tmp_path, monkeypatch):
         raise SystemExit("parsed")
 
     monkeypatch.chdir(tmp_path)  # some name files that they would write
-    for folder in ("PHOTOS", "IMAGENET"):  # the folder decides which flags there are
+    for folder in ("PHOTOS", "IMAGENET", "CIFAR"):  # the folder decides which flags there are
         write_photographs(tmp_path / folder, 1, 1)
     count = 0
     for words in commands(readme):
