@@ -312,7 +312,7 @@ def test_broken_images_are_named_and_counted_and_do_not_end_the_run(damaged, tmp
     mapping = ["--columns", "cancer=malignant,laterality=side"]
     process = run("train.py", *FAST, "--data", folder, *mapping, "--epochs", 1, "--output", tmp_path / "r")
     assert process.returncode == 0, process.stderr
-    assert "1 images could not be read" in process.stdout and broken.name in process.stdout
+    assert "1 image could not be read" in process.stdout and broken.name in process.stdout
     assert "1 rows of the table" in process.stdout
     strict = run("train.py", *FAST, "--data", folder, *mapping, "--epochs", 1, "--output", tmp_path / "s", "--strict")
     assert_one_line_error(strict, 1, "train.py: error:")

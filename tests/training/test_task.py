@@ -34,7 +34,7 @@ def test_it_trains_and_leaves_a_run_folder(finished):
     assert (checkpoint["task"], checkpoint["classes"]) == ("coloured squares", list(COLOURS))
     settings = json.loads((folder / "config.json").read_text())["settings"]
     assert settings == {"image_size": [64, 64], "in_channels": 3, "squares": 48, "noise": 0.1}  # its own size, not B0's
-    assert "1 images could not be read" in process.stdout and "square 7" in process.stdout
+    assert "1 image could not be read" in process.stdout and "square 7" in process.stdout
     assert (folder / "predictions.csv").read_text().startswith("accuracy\n")
 
 
