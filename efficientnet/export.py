@@ -29,7 +29,7 @@ from efficientnet.common.files import atomic_file, write_bytes
 from efficientnet.inference.fast_path import optimize_for_inference
 from efficientnet.model import JointViews
 from efficientnet.tasks import task_of_checkpoint
-from efficientnet.training.ensemble import load_member
+from efficientnet.training.ensemble import find_checkpoints, load_member
 from efficientnet.training.task import Exported
 
 PROGRAM = program_name("python -m efficientnet.export")
@@ -92,8 +92,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 @command(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
-    best = arguments.checkpoint / "best.pt"
-    path = best if best.exists() else arguments.checkpoint
+    path, *folds = find_checkpoints([arguments.checkpoint])
+    if folds:
+        raise UserError(f"{arguments.checkpoint}: has a checkpoint for each fold; name one, such as {path}")
     task = task_of_checkpoint(path)
     member = load_member(path, task, torch.device("cpu"), optimize=False)
     if isinstance(member.model, JointViews):

@@ -265,14 +265,13 @@ def looks_like_image_folder(root: Path) -> bool:
         return False
     train = split_folders(root).get("train")
     places = [root] if train is None else [root / train, root]
-    return any(has_image_folders(place, 1) for place in places) or holds_image(os.fsencode(root))
+    return any(map(has_image_folder, places)) or holds_image(os.fsencode(root))
 
 
-def has_image_folders(root: Path, count: int) -> bool:
-    """Whether at least `count` of the folders among the first LOOKED_AT entries of `root` hold an image."""
+def has_image_folder(root: Path) -> bool:
+    """Whether one of the folders among the first LOOKED_AT entries of `root` holds an image."""
     entries = islice(entries_in(os.fsencode(root)), LOOKED_AT)
-    found = (entry for entry in entries if kind(entry)[0] and holds_image(entry.path))
-    return len(list(islice(found, count))) == count
+    return any(kind(entry)[0] and holds_image(entry.path) for entry in entries)
 
 
 def holds_image(folder: bytes) -> bool:

@@ -19,7 +19,7 @@ from efficientnet.imagefolder.listing import (
     changes,
     class_folders,
     deal_folds,
-    has_image_folders,
+    has_image_folder,
     list_images,
     split_folders,
 )
@@ -93,7 +93,7 @@ def find_parts(root: Path) -> dict[str, Path]:
     """
     splits = split_folders(root)
     train = root / splits.get("train", "")
-    if "train" not in splits or not has_image_folders(train, 1):  # perhaps a class of that name
+    if "train" not in splits or not has_image_folder(train):  # perhaps a class of that name
         return {WHOLE: root}
     held_out = splits.get("validation") or splits.get("test")
     return {TRAIN: train, VALIDATION: root / held_out} if held_out else {WHOLE: train}

@@ -113,7 +113,7 @@ def find_file(weights: str | Path, variant: str | None = None) -> Path:
     text = str(weights)
     if text in LITE_VARIANTS:
         return packaged_file(text)
-    if Path(weights).is_dir() and (best := Path(weights, "best.pt")).exists():
+    if (best := Path(weights, "best.pt")).exists():
         return best
     if isinstance(weights, Path):
         return weights

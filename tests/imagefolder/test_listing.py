@@ -296,7 +296,7 @@ def test_the_quick_look_is_quick(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LOOKED_AT", 5)
     seen.clear()
     write(tmp_path, *(f"other/{number % 10}/{number}.txt" for number in range(200)))
-    assert not module.has_image_folders(tmp_path / "other", 1) and len(seen) < 100
+    assert not module.has_image_folder(tmp_path / "other") and len(seen) < 100
 
 
 def test_classes_are_sorted_by_name_and_images_outside_have_none():
