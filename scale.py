@@ -5,6 +5,7 @@ python scale.py --phi 1 --alpha 1.3            other bases
 python scale.py --variant b3                   a released model
 python scale.py --depth 4                      one dimension alone, as in Figure 3
 python scale.py --baseline resnet50 --phi 2    another baseline (also for factors, searches and --plot)
+python scale.py --baseline mine.json           a baseline in a file, as --json prints it
 python scale.py --table                        B0-B7 against the paper's Table 2
 python scale.py --fit                          why the released coefficients do not follow Equation 3
 python scale.py --paper table3                 the paper's Table 3 (or table7) beside its own rules

@@ -4,16 +4,20 @@
 --phi 1.5 [--alpha 1.3 ...]                 Equation 3 on the baseline
 --depth 0.5 --width 0.25 [--resolution 1]   factors on the baseline, one or more
 --baseline resnet50                         the baseline of the last two (default: B0)
+--baseline mine.json                        a baseline in a file, as scale.py --json prints it
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from efficientnet.baselines.files import read_baseline
 from efficientnet.baselines.stages import BASELINES, get_architecture, get_baseline
 from efficientnet.scaling import (
     ALPHA,
@@ -63,8 +67,10 @@ class Architecture:
     def title(self) -> str:
         """The name as papers write it: "EfficientNet-B3", "EfficientNet-B0 at phi 1.5"."""
         first, space, rest = self.name.partition(" ")
-        known = BASELINES.get(first)
-        return (known.title if known else f"EfficientNet-{first.capitalize()}") + space + rest
+        known = BASELINES.get(first) or self.baseline
+        if known is not None and known.name == first:
+            return known.title + space + rest
+        return f"EfficientNet-{first.capitalize()}{space}{rest}" if first in KNOWN else self.name
 
     @property
     def slug(self) -> str:
@@ -82,7 +88,8 @@ class Architecture:
         named = ("phi", *BASES) if self.coefficients.phi is not None else FACTORS
         usual = {name: 1 for name in FACTORS} | BASES
         values = {name: getattr(self.coefficients, name) for name in named}
-        flags = [] if self.baseline.name == "b0" else ["--baseline", self.baseline.name]
+        baseline = self.baseline.file or self.baseline.name
+        flags = [] if baseline == "b0" else ["--baseline", shlex.quote(baseline)]
         for name, value in values.items():
             flags += [f"--{name}", shortest(value)] if value != usual.get(name) else []
         return " ".join(flags)
@@ -150,7 +157,9 @@ def add_arguments(parser: argparse.ArgumentParser, default: str) -> None:
         text = f"factor on the baseline's {what}, above 0, instead of phi (default: 1)"
         group.add_argument(f"--{name}", type=float, metavar="X", help=text)
     group.add_argument(
-        "--baseline", metavar="NAME", help=f"the baseline to scale: {', '.join(BASELINES)} (default: b0)"
+        "--baseline",
+        metavar="NAME|FILE",
+        help=f"the baseline to scale: {', '.join(BASELINES)}, or a .json file from scale.py --json (default: b0)",
     )
 
 
@@ -195,7 +204,9 @@ def chosen_way(
 
 
 def chosen_baseline(arguments: argparse.Namespace) -> Baseline:
-    return get_baseline(arguments.baseline or "b0")
+    """The baseline of --baseline: that of a file if the name ends in .json. Raises ValueError if there is none."""
+    name = arguments.baseline or "b0"
+    return read_baseline(Path(name)) if name.endswith(".json") else get_baseline(name)
 
 
 def chosen_bases(arguments: argparse.Namespace) -> dict[str, float]:

@@ -120,7 +120,7 @@ def layer_complexity(
 ) -> Complexity:
     """Counts of one layer, without the classifier. entering, leaving: (height, width) of its input and output."""
     out_channels, kernel_size = stage.out_channels, stage.kernel_size
-    if stage.operator in ("conv", "head"):
+    if stage.operator in ("conv", "plain", "head"):
         return convolution(in_channels, out_channels, kernel_size, leaving)
     if stage.operator in ("mbconv", "inverted_residual"):
         return mbconv(in_channels, out_channels, kernel_size, stage.expansion, stage.squeeze_ratio, entering, leaving)

@@ -140,7 +140,8 @@ class MBConv(nn.Module):
         project   1x1 convolution, norm             expanded -> out_channels, no activation
         residual  stochastic depth, plus the input  if the stride is 1 and the channels do not change
 
-    squeezed_channels 0 leaves out the gate; with relu6 as well, this is MobileNetV2's inverted residual.
+    squeezed_channels 0 leaves out the gate; with relu6 as well, this is MobileNetV2's inverted residual. skip False
+    leaves out the residual.
     (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
 
@@ -155,10 +156,11 @@ class MBConv(nn.Module):
         stochastic_depth: float = 0.0,
         convention: Convention = AUTHORS,
         activation: str = "swish",
+        skip: bool = True,
     ) -> None:
         super().__init__()
         expanded = in_channels * expansion
-        self.has_residual = stride == 1 and in_channels == out_channels
+        self.has_residual = skip and stride == 1 and in_channels == out_channels
         conv = functools.partial(ConvNormAct, convention=convention)
         self.expand = conv(in_channels, expanded, 1, activation=activation) if expansion != 1 else nn.Identity()
         self.depthwise = conv(expanded, expanded, kernel_size, stride, groups=expanded, activation=activation)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.utils.checkpoint import checkpoint
 
-from efficientnet.baselines.layers import Bottleneck, DepthwiseSeparable, MaxPool
+from efficientnet.baselines.layers import Bottleneck, DepthwiseSeparable, MaxPool, PlainConvolution
 from efficientnet.complexity import squeezed_channels
 from efficientnet.layers import (
     AUTHORS,
@@ -210,7 +210,9 @@ def build_stage(stage: Stage, rates: Iterator[float], convention: Convention) ->
         rate = next(rates)
         if stage.operator in ("mbconv", "inverted_residual"):
             squeezed = squeezed_channels(channels, stage.squeeze_ratio)
-            layers.append(MBConv(channels, *shape, stride, stage.expansion, squeezed, rate, **common))
+            layers.append(MBConv(channels, *shape, stride, stage.expansion, squeezed, rate, **common, skip=stage.skip))
+        elif stage.operator == "plain":
+            layers.append(PlainConvolution(channels, *shape, stride, rate, **common, skip=stage.skip))
         elif stage.operator == "separable":
             layers.append(DepthwiseSeparable(channels, *shape, stride, **common))
         elif stage.operator == "bottleneck":

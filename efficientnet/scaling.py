@@ -25,7 +25,7 @@ LARGEST_FACTOR = 1e6
 SMALLEST_IMAGE = 32
 
 # Operators that a stage repeats; depth multiplies the number of repeats. The others occur once.
-BLOCKS = ("mbconv", "inverted_residual", "separable", "bottleneck")
+BLOCKS = ("mbconv", "inverted_residual", "separable", "bottleneck", "plain")
 # Operators without a convolution. Their output has the channels of their input, at any width.
 KEEP_CHANNELS = ("max_pool", "classifier")
 OPERATORS = ("conv", *BLOCKS, "head", *KEEP_CHANNELS)
@@ -42,13 +42,15 @@ class Stage:
 
     operator: "conv" (the stem), "mbconv", or "head" (1x1 convolution, global pooling, classifier). The other
         baselines (`baselines/stages.py`) add "max_pool", "separable" (MobileNetV1), "inverted_residual"
-        (MobileNetV2), "bottleneck" (ResNet) and "classifier" (global pooling and classifier without the convolution).
+        (MobileNetV2), "bottleneck" (ResNet) and "classifier" (global pooling and classifier without the convolution),
+        and the search of `studies` adds "plain" (MnasNet's regular convolution, with a residual).
     expansion: factor by which MBConv and the inverted residual widen their input before the depthwise convolution,
         and by which ResNet's bottleneck is narrower than its output; 1 elsewhere.
     squeeze_ratio: width of the squeeze-excitation bottleneck of MBConv and the inverted residual, as a share of the
         channels that *enter* the block; 0 for no squeeze-excitation.
     activation: "swish", "relu" or "relu6".
     fixed_width, fixed_depth: if True, scaling does not change the stage's channels or layers.
+    skip: if False, MBConv, the inverted residual and the plain convolution have no residual connection.
 
     Raises ValueError for a field out of range, so stages that are read from a file are checked too.
     """
@@ -64,6 +66,7 @@ class Stage:
     activation: str = "swish"
     fixed_width: bool = False
     fixed_depth: bool = False
+    skip: bool = True
 
     def __post_init__(self) -> None:
         for name, known in (("operator", OPERATORS), ("activation", ACTIVATIONS)):
@@ -75,6 +78,8 @@ class Stage:
                 raise ValueError(f"a stage's {name} must be a whole number of at least 1, not {value!r}")
         if type(self.squeeze_ratio) not in (int, float) or not 0 <= self.squeeze_ratio <= 1:
             raise ValueError(f"a stage's squeeze_ratio must be a number from 0 to 1, not {self.squeeze_ratio!r}")
+        if type(self.skip) is not bool:
+            raise ValueError(f"a stage's skip must be true or false, not {self.skip!r}")
         if self.layers > MOST_LAYERS:
             raise TooLarge(f"a stage has at most {MOST_LAYERS:,} layers, not {self.layers:,}")
 
@@ -82,8 +87,9 @@ class Stage:
     def label(self) -> str:
         """The operator as Table 1 writes it, such as "MBConv6, k5x5"."""
         kernel = f"{self.kernel_size}x{self.kernel_size}"
-        return {
+        label = {
             "conv": f"Conv{kernel}",
+            "plain": f"Conv{kernel}",
             "mbconv": f"MBConv{self.expansion}, k{kernel}",
             "head": f"Conv{kernel} & Pool & FC",
             "max_pool": f"MaxPool{kernel}",
@@ -92,6 +98,7 @@ class Stage:
             "bottleneck": f"Bottleneck, k{kernel}",
             "classifier": "Pool & FC",
         }[self.operator]
+        return label + ("" if self.skip else ", no skip")
 
     def block_inputs(self) -> list[tuple[int, int]]:
         """The (input channels, stride) of each layer."""
@@ -106,6 +113,7 @@ class Baseline:
     stages: tuple[Stage, ...]
     image_size: int
     title: str  # as its paper writes it
+    file: str = ""  # that it was read from
 
 
 # Table 1 of the paper. The strides come from the released code; table and code agree when the table's resolution

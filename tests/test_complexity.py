@@ -1,5 +1,7 @@
 """complexity.py against the published figures and against the live model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -44,6 +46,12 @@ GIGA_MULTIPLY_ADDS = {
 }
 
 
+WITH_PLAIN = tuple(
+    replace(stage, operator="plain", expansion=1, layers=2, skip=False) if place in (2, 4) else stage
+    for place, stage in enumerate(B0.stages)
+)
+
+
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_of_the_released_variants_are_exact(name):
     variant = get_variant(name)
@@ -74,6 +82,7 @@ def test_architectures_of_equation_3(phi, millions, giga):
         ("b1", (33, 130), 7, 5),
         ("b3", (64, 96), 2, 1),
         ("lite1", (65, 96), 3, 3),
+        (WITH_PLAIN, (65, 96), 3, 3),
     ],
 )
 def test_analytic_counts_equal_the_live_model(name, size, classes, channels):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from efficientnet.baselines.layers import PlainConvolution
 from efficientnet.layers import (
     Convention,
     ConvNormAct,
@@ -97,6 +98,22 @@ def test_residual_only_at_stride_1_with_equal_channels():
     assert MBConv(8, 8, 3, 1, 6, 2).has_residual
     assert not MBConv(8, 8, 3, 2, 6, 2).has_residual
     assert not MBConv(8, 16, 3, 1, 6, 2).has_residual
+
+
+def test_without_skip_nothing_is_added():
+    """The state of a block is the same with and without: only the sum is left out."""
+    x = torch.randn(2, 8, 9, 9)
+    for kind, shape in ((MBConv, (8, 8, 3, 1, 6, 2)), (PlainConvolution, (8, 8, 3, 1))):
+        with_it, without = kind(*shape).eval(), kind(*shape, skip=False).eval()
+        without.load_state_dict(with_it.state_dict())
+        assert torch.equal(with_it(x), x + without(x)) and not without.has_residual
+        assert not kind(8, 8, 3, 2, *shape[4:]).has_residual
+
+
+def test_a_plain_convolution_drops_its_branch_only():
+    x = torch.randn(4, 8, 9, 9)
+    assert torch.equal(PlainConvolution(8, 8, 3, 1, stochastic_depth=0.999999)(x), x)
+    assert PlainConvolution(8, 16, 5, 2)(x).shape == (4, 16, 5, 5)
 
 
 def test_expansion_1_has_no_expansion_convolution():

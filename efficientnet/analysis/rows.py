@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import asdict
 
 from efficientnet.analysis.paper_tables import Reproduction
 from efficientnet.analysis.search import PHI_STEP, Candidate, exceeded, scaled_complexity
@@ -47,13 +48,7 @@ def architecture_row(derived: Architecture) -> dict:
         "image_size": derived.image_size,
         "stages": [
             {
-                "operator": row.stage.operator,
-                "kernel_size": row.stage.kernel_size,
-                "stride": row.stage.stride,
-                "expansion": row.stage.expansion,
-                "in_channels": row.stage.in_channels,
-                "out_channels": row.stage.out_channels,
-                "layers": row.stage.layers,
+                **asdict(row.stage),
                 "input_resolution": row.input_resolution[0],
                 "parameters": row.counts.parameters,
                 "multiply_adds": row.counts.multiply_adds,

@@ -58,7 +58,8 @@ def architecture_text(derived: Architecture) -> str:
     lines = [derived.title, equation_text(coefficients)]
     lines += [f"image size {size} x {size} pixels ({baseline.image_size} * {coefficients.resolution:.4f}, rounded)", ""]
 
-    line = "{:>5}  {:<19} {:>6} {:>6} {:>9}  {:>12} {:>6}  {:>9} {:>13} {:>15}"
+    width = max(19, *(len(stage.label) for stage in derived.stages))
+    line = "{:>5}  {:<" + str(width) + "} {:>6} {:>6} {:>9}  {:>12} {:>6}  {:>9} {:>13} {:>15}"
     header = ("stage", "operator", "kernel", "stride", "expansion", "channels", "layers", "input", "parameters")
     lines.append(line.format(*header, "multiply-adds"))
     for place, row in enumerate(stage_complexities(derived.stages, size), start=1):
@@ -69,7 +70,7 @@ def architecture_text(derived: Architecture) -> str:
                 stage.label,
                 f"{stage.kernel_size}x{stage.kernel_size}" if stage.operator != "classifier" else "-",
                 stage.stride,
-                stage.expansion if stage.operator in BLOCKS and stage.operator != "separable" else "-",
+                stage.expansion if stage.operator in BLOCKS and stage.operator not in ("separable", "plain") else "-",
                 f"{stage.in_channels} > {stage.out_channels}",
                 stage.layers,
                 "{}x{}".format(*row.input_resolution),

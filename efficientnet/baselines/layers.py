@@ -1,4 +1,4 @@
-"""Blocks of the other baselines that the paper scales: MobileNetV1 and ResNet.
+"""Blocks of the other baselines that the paper scales, MobileNetV1 and ResNet, and of MnasNet's search space.
 
 MobileNetV2's inverted residual is `layers.MBConv` without squeeze-excitation and with ReLU6.
 Tensors are (N, C, H, W) throughout.
@@ -71,6 +71,36 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         branch = self.restore(self.spatial(self.reduce(x)))
         return self.act(self.shortcut(x) + self.stochastic_depth(branch))
+
+
+class PlainConvolution(nn.Module):
+    """A kxk convolution with norm and activation, plus the input if its shape does not change and `skip` is True.
+
+    The regular convolution of MnasNet's search space (Tan et al. 2019, arXiv 1807.11626, section 4.1).
+    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int,
+        stochastic_depth: float = 0.0,
+        convention: Convention = AUTHORS,
+        activation: str = "swish",
+        skip: bool = True,
+    ) -> None:
+        super().__init__()
+        self.has_residual = skip and stride == 1 and in_channels == out_channels
+        self.conv = ConvNormAct(
+            in_channels, out_channels, kernel_size, stride, activation=activation, convention=convention
+        )
+        self.stochastic_depth = StochasticDepth(stochastic_depth if self.has_residual else 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.conv(x)
+        return x + self.stochastic_depth(branch) if self.has_residual else branch
 
 
 class MaxPool(nn.Module):

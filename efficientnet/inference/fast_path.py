@@ -29,13 +29,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from efficientnet.baselines.layers import Bottleneck, DepthwiseSeparable, MaxPool
+from efficientnet.baselines.layers import Bottleneck, DepthwiseSeparable, MaxPool, PlainConvolution
 from efficientnet.inference.as_built import changed_layers, check_network
 from efficientnet.inference.folded import (
     AsItIs,
     FoldedBottleneck,
     FoldedConvolution,
     FoldedMBConv,
+    FoldedPlainConvolution,
     Gate,
     copy_of,
     mean_of_pixels,
@@ -225,6 +226,8 @@ def rewritten(
         return FoldedMBConv(module, rewrite)
     if isinstance(module, Bottleneck):
         return FoldedBottleneck(module, rewrite)
+    if isinstance(module, PlainConvolution):
+        return FoldedPlainConvolution(module, rewrite)
     if isinstance(module, DepthwiseSeparable):
         return nn.Sequential(rewrite(module.depthwise), rewrite(module.pointwise))
     if isinstance(module, MaxPool):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from efficientnet.baselines.layers import Bottleneck
+from efficientnet.baselines.layers import Bottleneck, PlainConvolution
 from efficientnet.layers import ConvNormAct, MBConv, SqueezeExcitation, same_padding
 
 
@@ -88,6 +88,17 @@ class FoldedBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.restore(self.spatial(self.reduce(x)), self.shortcut(x))
+
+
+class FoldedPlainConvolution(nn.Module):
+    """`PlainConvolution` in evaluation. Its activation is before the sum."""
+
+    def __init__(self, block: PlainConvolution, rewrite: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.has_residual, self.conv = block.has_residual, rewrite(block.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x) if self.has_residual else self.conv(x)
 
 
 class AsItIs(nn.Module):

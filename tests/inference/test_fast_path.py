@@ -30,6 +30,13 @@ from efficientnet.scaling import LITE0
 needs_fusion = pytest.mark.skipif(not onednn_fuses(torch.float32), reason="this PyTorch fuses no convolutions")
 # Even at every stage, odd at some, odd at all; and not square.
 SMALL = scale(B0, Coefficients(depth=0.5, width=0.25))
+# As the search of `studies` may find it.
+WITH_PLAIN = tuple(
+    replace(stage, operator="plain", expansion=1, squeeze_ratio=0, layers=2, skip=place != 4)
+    if place in (2, 4)
+    else replace(stage, skip=place != 5)
+    for place, stage in enumerate(SMALL)
+)
 SIZES = [(64, 64), (97, 66), (75, 100), (33, 129)]
 
 
@@ -114,6 +121,13 @@ def test_every_variant_is_within_1e_5(name):
 def test_any_scaled_architecture_has_a_fast_path():
     model = randomised(create_model(scale(MOBILENET_V2, compound_coefficients(phi=1.5)), num_classes=3))
     assert_as_exact(optimize_for_inference(model), model, torch.randn(1, 3, 50, 71))
+
+
+@pytest.mark.parametrize("fused", [False, pytest.param(True, marks=needs_fusion)])
+def test_plain_convolutions_and_blocks_without_a_residual(fused):
+    torch.manual_seed(0)
+    model = randomised(create_model(WITH_PLAIN, num_classes=3))
+    assert_as_exact(optimize_for_inference(model, fused=fused), model, torch.randn(2, 3, 66, 97))
 
 
 def blocked(fast: nn.Module) -> set[bool]:
