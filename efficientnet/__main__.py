@@ -20,6 +20,7 @@ COMMANDS = {
     "phantom": ("-m efficientnet.mammography.phantom", "write the embedded data set of synthetic mammograms"),
     "weights": ("-m efficientnet.weights", "show or convert weights of this and other libraries"),
     "export": ("-m efficientnet.export", "write a checkpoint as ONNX or as PyTorch's exported program"),
+    "studies": ("-m efficientnet.studies", "the paper's experiments at desk scale, and a search for a baseline"),
     "benchmark": ("-m efficientnet.benchmark", "measure speed beside torchvision, timm and others"),
 }
 

@@ -24,7 +24,7 @@ LAYERS = [
     {"training"},
     {"mammography", "imagefolder"},
     {"tasks"},
-    {"export", "benchmark", "train", "evaluate", "scale"},
+    {"export", "benchmark", "studies", "train", "evaluate", "scale"},
 ]
 
 

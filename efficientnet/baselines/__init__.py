@@ -2,4 +2,5 @@
 
 stages    their stage tables, and `get_architecture` to find one by name; no torch
 layers    their blocks
+files     baselines in JSON files
 """

@@ -187,6 +187,8 @@ def divide(
                 f"{first.root}: the class {classes[lonely.argmax()]} has only one image, so it cannot be trained and "
                 "validated; add some, or remove the folder"
             )
+    if settings.images_per_class is not None:
+        train = first_of_each_class(train, settings.images_per_class)
     return RunData(classes, train, validation, listings, tuple(changes), tuple(warnings))
 
 
@@ -199,6 +201,14 @@ def part_of(listing: Listing, labels: np.ndarray, chosen: np.ndarray) -> Images:
     """The images of a listing where `chosen`, bool (N,), is True."""
     names = listing.names if chosen.all() else listing.names.take(np.flatnonzero(chosen))
     return Images(listing.root, names, labels[chosen])
+
+
+def first_of_each_class(images: Images, count: int) -> Images:
+    """The first `count` images of each class, in the order of their names."""
+    by_class = np.argsort(images.labels, kind="stable")
+    starts = np.searchsorted(images.labels[by_class], images.labels[by_class])
+    chosen = np.sort(by_class[np.arange(len(by_class)) - starts < count])
+    return Images(images.root, images.names.take(chosen), images.labels[chosen])
 
 
 def validation_of(listing: Listing, classes: tuple[str, ...], trained: Path) -> tuple[Images, list[str]]:

@@ -140,6 +140,9 @@ class ImageFolderSettings:
         0,
         metavar="N|all",
     )
+    images_per_class: int | None = option(
+        number(int, 1), "train on the first images of each class only (default: on all)", None
+    )
     select: str = option(
         str, "metric that decides which epoch becomes best.pt", "top1", choices=["top1", "top5", "val_loss"]
     )

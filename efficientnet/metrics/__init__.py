@@ -13,6 +13,7 @@ give precision t / m and recall t / n. With p in {0, 1} these are the ordinary p
 threshold tuned on held-out patients may be applied before scoring, and why it raises the score so much.
 
 bootstrap        a module: `summarise` computes all metrics at once, each with its interval
+paired           a module: the paired t test, of a number for each seed
 """
 
 from __future__ import annotations

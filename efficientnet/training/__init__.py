@@ -19,6 +19,7 @@ validation      metrics of the validation set, computed by all ranks together
 state           conversion between a run's state and a checkpoint's content
 checkpoint      checkpoint files, verified by checksum
 store           when to save, and a thread that writes
+runs            several runs, each in a process of its own
 folds           `--fold all`: the runs of all folds in one folder
 folder          the run folder: name, lock, logs, launch marks
 signals         requests to stop

@@ -1,4 +1,4 @@
-"""The fast path for training on a CPU: bf16 autocast with faster gradients of depthwise convolutions.
+"""The fast path for training on a CPU: faster gradients of depthwise convolutions, with and without bf16 autocast.
 
 bf16 halves memory traffic, and processors with bf16 units multiply bf16 several times as fast as fp32. For an
 EfficientNet, bf16 autocast alone gains nothing, because two gradients of depthwise convolutions are slow in bf16: the
@@ -8,6 +8,9 @@ gradient of a 5x5 kernel, and the gradient of the input at stride 2. Together th
     - it assembles the gradient of a 5x5 kernel from four gradients of 3x3 kernels, which are fast (see
       `gradient_of_5x5`);
     - it computes the gradient of the input at stride 2 in fp32.
+
+In fp32, the gradient of a 5x5 kernel is as slow on images with a side below 5, which the last stages see when a network
+trains on small images, and is assembled in the same way.
 
 Its results equal PyTorch's up to rounding.
 """
@@ -22,17 +25,20 @@ from torch.nn import functional as F
 from efficientnet.layers import SqueezeExcitation
 
 
-def accelerate_training(model: nn.Module) -> None:
+def accelerate_training(model: nn.Module, precision: str = "bf16") -> None:
     """Replace the model's depthwise convolutions and squeeze-excitations by those of this module, in place.
 
     The computed function, its gradients, and the parameters and their names do not change. The replacement pays off on
-    a CPU with bf16 units (`cpu.has_bf16_units`), in the channels_last layout and under bf16 autocast.
+    a CPU in the channels_last layout: with bf16 units (`cpu.has_bf16_units`) under bf16 autocast, and in fp32, where
+    only 5x5 kernels are replaced.
     """
+    in_bf16 = precision == "bf16"
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):
             if isinstance(module, nn.Conv2d) and is_depthwise(module):
-                setattr(parent, name, DepthwiseConvolution(module))
-            elif isinstance(module, SqueezeExcitation):
+                if in_bf16 or module.kernel_size == (5, 5):
+                    setattr(parent, name, DepthwiseConvolution(module))
+            elif in_bf16 and isinstance(module, SqueezeExcitation):
                 setattr(parent, name, LinearSqueezeExcitation(module))
 
 
@@ -101,7 +107,7 @@ class Depthwise(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_x = gradient_of_input(gradient, x, kernel, stride, padding)
         if ctx.needs_input_grad[1]:
-            if kernel.shape[-1] == 5 and x.dtype != torch.float32:
+            if kernel.shape[-1] == 5 and (x.dtype != torch.float32 or min(x.shape[2:]) < 5):
                 of_kernel = gradient_of_5x5(gradient, x, stride, padding)
             else:
                 of_kernel = gradient_of_kernel(gradient, x, kernel.shape[-1], stride, padding)

@@ -51,8 +51,8 @@ class Learner:
         self.load_report = model.load_report
         if recipe.sync_batch_norm:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        if self.device.type == "cpu" and self.precision == "bf16":
-            accelerate_training(model)
+        if self.device.type == "cpu":
+            accelerate_training(model, self.precision)
         self.model = model.to(self.device, memory_format=torch.channels_last)
         freeze(first_stages(model, recipe.freeze_until))
         self.average = ExponentialMovingAverage(model, recipe.ema_decay) if recipe.ema_decay else None

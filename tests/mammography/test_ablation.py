@@ -1,20 +1,10 @@
 """The ablation's arithmetic, and its runs with a budget of seconds."""
 
-import numpy as np
 import pytest
 from commands import run
 from tiny_runs import SMALL
 
 from efficientnet.mammography.ablation import __main__ as ablation
-
-
-def test_an_interval_is_students():
-    """Against the textbook: the mean of 4 normal numbers, and its coverage over many repetitions."""
-    assert ablation.interval([1.0, 2.0, 3.0, 4.0]) == pytest.approx((2.5, 3.182 * np.std([1, 2, 3, 4], ddof=1) / 2))
-    assert ablation.interval([0.3]) == (0.3, float("inf"))
-    draws = np.random.default_rng(0).normal(size=(4000, 3))
-    inside = [abs(mean) <= half for mean, half in map(ablation.interval, draws.tolist())]
-    assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
 
 
 def test_the_table_pairs_the_seeds():

@@ -12,22 +12,21 @@ The phantoms are drawn: a difference here says that a part works, not what it is
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from efficientnet.common.command_line import SCRIPTS, Parser, command, leave, number, output_folder, program_name
+from efficientnet.common.command_line import Parser, command, leave, number, output_folder, program_name
 from efficientnet.common.cpu import usable_cores
 from efficientnet.common.errors import UserError
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
 from efficientnet.mammography.settings import DEMO_PATIENTS
+from efficientnet.metrics.paired import paired_difference
+from efficientnet.training.runs import Metrics, Run, train_runs
 
 PROGRAM = program_name("python -m efficientnet.mammography.ablation")
 BASE = "unchanged"
@@ -57,60 +56,28 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "joint views": ("--views", "joint", "--batch-size", "2", "--learning-rate", "8e-3"),  # the same images and rate
 }
 METRICS = {"auc": "AUC", "pf1_best": "F1", "pf1": "pF1", "pf1_calibrated": "calibrated pF1"}
-# Two-sided 95 % quantiles of Student's t, by degrees of freedom from 1.
-T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
-def train(name: str, seed: int, output: Path, threads: int) -> None:
-    """Train one run in a process of its own, unless it is finished. Raises UserError if it fails."""
-    folder = run_folder(output, name, seed)
+def run_of(name: str, seed: int, output: Path) -> Run:
+    """The run of a row with a seed."""
     data = str(prepared_folder(output, seed))
-    flags = ("--data", data, *BUDGET, *CHANGES[name], "--seed", str(seed), "--resume", "auto", "--output", str(folder))
-    if not finished(folder):
-        run(f"{name}, seed {seed}", [str(SCRIPTS / "train.py"), *flags], threads)
-    print(".", end="", file=sys.stderr, flush=True)
+    folder = output / f"{name.replace('/', '-').replace(' ', '-')}-{seed}"
+    return Run(f"{name}, seed {seed}", folder, ("--data", data, *BUDGET, *CHANGES[name], "--seed", str(seed)))
 
 
 def prepare(seed: int, output: Path, jobs: int) -> None:
     """Draw the phantoms of a seed, and decode them once."""
     drawn = output / f"phantoms-{seed}"
     write_phantom_dataset(drawn, DEMO_PATIENTS, seed, conspicuity=CONSPICUITY, workers=jobs)
-    command = ["-m", "efficientnet.mammography.prepare", "--data", str(drawn), *SIZE]
-    run(f"preparing {drawn}", [*command, "--output", str(prepared_folder(output, seed))], jobs)
-
-
-def run(what: str, arguments: Sequence[str], threads: int) -> None:
-    """Run Python in a process of its own. Raises UserError with its last message if it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    process = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-m", "efficientnet.mammography.prepare", "--data", str(drawn), *SIZE]
+    command += ["--output", str(prepared_folder(output, seed))]
+    process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:
-        raise UserError(f"{what}: {(process.stderr.splitlines() or ['no message'])[-1]}")
+        raise UserError(f"preparing {drawn}: {(process.stderr.splitlines() or ['no message'])[-1]}")
 
 
 def prepared_folder(output: Path, seed: int) -> Path:
     return output / f"prepared-{seed}"
-
-
-def run_folder(output: Path, name: str, seed: int) -> Path:
-    return output / f"{name.replace('/', '-').replace(' ', '-')}-{seed}"
-
-
-def finished(folder: Path) -> dict[str, float] | None:
-    """The last line of a finished run's metrics; None for any other folder."""
-    try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        epochs = json.loads((folder / "config.json").read_text(encoding="utf-8"))["recipe"]["epochs"]
-    except OSError:
-        return None
-    return json.loads(lines[-1]) if len(lines) == epochs else None
-
-
-def interval(differences: Sequence[float]) -> tuple[float, float]:
-    """The mean of n differences and half the width of its 95 % interval; infinite for a single one."""
-    n = len(differences)
-    if n == 1:
-        return float(differences[0]), math.inf
-    return float(np.mean(differences)), T_QUANTILES[n - 2] * float(np.std(differences, ddof=1)) / math.sqrt(n)
 
 
 def table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
@@ -124,7 +91,8 @@ def table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
             if name == BASE:
                 cells.append(f"{np.mean(values):.3f}")
                 continue
-            mean, half = interval([value - base[metric] for value, base in zip(values, results[BASE], strict=True)])
+            difference = paired_difference(values, [base[metric] for base in results[BASE]])
+            mean, half = difference.mean, difference.half
             cells.append(f"{mean:+.3f}" + (f" ({mean - half:+.2f} to {mean + half:+.2f})" if half < math.inf else ""))
         lines.append(f"{name:<{width}}" + "".join(f"{cell:>26}" for cell in cells))
     return "\n".join(lines)
@@ -134,7 +102,7 @@ def table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(prog=PROGRAM, description=__doc__)
     parser.add_argument("--output", type=output_folder, required=True, metavar="DIR", help="folder of the runs")
-    parser.add_argument("--seeds", type=number(int, 1, 10), default=3, metavar="N", help="runs per row (default: 3)")
+    parser.add_argument("--seeds", type=number(int, 1), default=3, metavar="N", help="runs per row (default: 3)")
     parser.add_argument(
         "--only", nargs="+", choices=list(CHANGES)[1:], metavar="ROW", help=f"rows: {', '.join(list(CHANGES)[1:])}"
     )
@@ -150,12 +118,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     seeds = range(arguments.seeds)
     for seed in seeds:  # before several runs would do so at the same time
         prepare(seed, output, jobs)
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(lambda run: train(*run, output, threads), [(name, seed) for seed in seeds for name in names]))
-    runs = {name: [run_folder(output, name, seed) for seed in seeds] for name in names}
+    waiting = iter([run_of(name, seed, output) for seed in seeds for name in names])
+    results: dict[Run, Metrics] = {}
+    for run, metrics in train_runs(lambda: next(waiting, None), jobs, threads):
+        if metrics is None:
+            raise UserError(f"{run.name}: its loss was not finite; see {run.log}")
+        results[run] = metrics
+        print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     print(f"phantoms, {' '.join((*SIZE, *BUDGET))}, seeds 0 to {arguments.seeds - 1}")
-    print(table({name: [finished(folder) for folder in folders] for name, folders in runs.items()}))
+    print(table({name: [results[run_of(name, seed, output)] for seed in seeds] for name in names}))
 
 
 if __name__ == "__main__":
