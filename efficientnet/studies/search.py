@@ -258,6 +258,7 @@ class Search:
             scored[RANDOM, each.member.number] = each
             del left[each.member.number]
             self.write_history(scored)
+        shutil.rmtree(self.folder / "networks", ignore_errors=True)  # what a killed search has left
         return [scored[key] for key in sorted(scored)]
 
     def random_networks(self, cost: int) -> list[Encoding]:
