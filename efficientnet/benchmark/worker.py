@@ -85,8 +85,8 @@ def training_step(task: Task) -> Callable[[Tensor], Any]:
     """A function that performs a training step on a batch: forward, backward, SGD with momentum."""
     model = build(task).to(task.device).train()
     if task.path == FAST:  # as in train.py
-        if task.device == "cpu" and task.precision == "bf16":
-            accelerate_training(model)
+        if task.device == "cpu":
+            accelerate_training(model, task.precision)
         model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, fused=True if task.path == FAST else None)
     targets = torch.arange(task.batch_size, device=task.device) % 1000

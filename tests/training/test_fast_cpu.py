@@ -93,6 +93,24 @@ def test_a_step_has_the_gradients_of_the_plain_network(padding):
         assert (found[name] - expected).norm() <= 1e-9 * expected.norm() + 1e-12, name
 
 
+def test_in_fp32_only_5x5_kernels_are_replaced_and_a_step_is_as_exact():
+    """At 48 pixels the last stages see images of 3x3 and 2x2 pixels."""
+    torch.manual_seed(0)
+    plain = create_model(SMALL, num_classes=10).train()
+    fast, images = copy.deepcopy(plain), torch.randn(8, 3, 48, 48)
+    exact = step(copy.deepcopy(plain).double(), images.double(), autocast=False)[1]
+    accelerate_training(fast, "fp32")
+    replaced = [module for module in fast.modules() if isinstance(module, DepthwiseConvolution)]
+    assert {module.kernel_size for module in replaced} == {(5, 5)}
+    assert not any(isinstance(module, LinearSqueezeExcitation) for module in fast.modules())
+    logits, gradients = step(plain, images, autocast=False)
+    found_logits, found = step(fast, images, autocast=False)
+    torch.testing.assert_close(found_logits, logits)
+    for name, expected in exact.items():
+        error = (gradients[name] - expected).norm()
+        assert (found[name] - expected).norm() <= 2 * error + 1e-5 * expected.norm(), name
+
+
 def test_a_bf16_step_is_as_near_to_fp32_as_autocast_alone_and_gradients_stay_fp32():
     torch.manual_seed(0)
     plain = create_model(SMALL, num_classes=10).train()
