@@ -206,7 +206,12 @@ def chosen_way(
 def chosen_baseline(arguments: argparse.Namespace) -> Baseline:
     """The baseline of --baseline: that of a file if the name ends in .json. Raises ValueError if there is none."""
     name = arguments.baseline or "b0"
-    return read_baseline(Path(name)) if name.endswith(".json") else get_baseline(name)
+    if name.lower().endswith(".json"):
+        return read_baseline(Path(name))
+    try:
+        return get_baseline(name)
+    except ValueError as error:
+        raise ValueError(f"{error}; a file's name must end in .json") from None
 
 
 def chosen_bases(arguments: argparse.Namespace) -> dict[str, float]:

@@ -28,6 +28,8 @@ SMALLEST_IMAGE = 32
 BLOCKS = ("mbconv", "inverted_residual", "separable", "bottleneck", "plain")
 # Operators without a convolution. Their output has the channels of their input, at any width.
 KEEP_CHANNELS = ("max_pool", "classifier")
+# Operators whose residual connection a stage can leave out.
+CAN_SKIP = ("mbconv", "inverted_residual", "plain")
 OPERATORS = ("conv", *BLOCKS, "head", *KEEP_CHANNELS)
 ACTIVATIONS = ("swish", "relu", "relu6")
 
@@ -78,14 +80,17 @@ class Stage:
                 raise ValueError(f"a stage's {name} must be a whole number of at least 1, not {value!r}")
         if type(self.squeeze_ratio) not in (int, float) or not 0 <= self.squeeze_ratio <= 1:
             raise ValueError(f"a stage's squeeze_ratio must be a number from 0 to 1, not {self.squeeze_ratio!r}")
-        if type(self.skip) is not bool:
-            raise ValueError(f"a stage's skip must be true or false, not {self.skip!r}")
+        for name in ("fixed_width", "fixed_depth", "skip"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"a stage's {name} must be true or false, not {getattr(self, name)!r}")
+        if not self.skip and self.operator not in CAN_SKIP:
+            raise ValueError(f"a stage's skip can be false for {', '.join(CAN_SKIP)}, not for {self.operator}")
         if self.layers > MOST_LAYERS:
             raise TooLarge(f"a stage has at most {MOST_LAYERS:,} layers, not {self.layers:,}")
 
     @property
     def label(self) -> str:
-        """The operator as Table 1 writes it, such as "MBConv6, k5x5"."""
+        """The operator as Table 1 writes it, such as "MBConv6, k5x5"; "no SE" and "no skip" after it say what is left out."""
         kernel = f"{self.kernel_size}x{self.kernel_size}"
         label = {
             "conv": f"Conv{kernel}",
@@ -98,7 +103,8 @@ class Stage:
             "bottleneck": f"Bottleneck, k{kernel}",
             "classifier": "Pool & FC",
         }[self.operator]
-        return label + ("" if self.skip else ", no skip")
+        label += ", no SE" if self.operator == "mbconv" and not self.squeeze_ratio else ""
+        return label if self.skip else f"{label}, no skip"
 
     def block_inputs(self) -> list[tuple[int, int]]:
         """The (input channels, stride) of each layer."""
@@ -227,8 +233,11 @@ def round_layers(layers: int, depth: float) -> int:
 
 
 def scaled_channels(stage: Stage, width: float) -> int:
-    """The stage's channels at `width`. For ResNet's bottleneck, round its inner channels, as in ResNet's own table."""
-    if stage.fixed_width:
+    """The stage's channels at `width`; at 1, its own, even if they are no multiple of 8.
+
+    For ResNet's bottleneck, round its inner channels, as in ResNet's own table.
+    """
+    if stage.fixed_width or width == 1:
         return stage.out_channels
     if stage.operator == "bottleneck":
         return stage.expansion * round_channels(stage.out_channels / stage.expansion * width)

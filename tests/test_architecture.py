@@ -97,6 +97,9 @@ def test_small_factors_leave_every_stage_a_layer_and_eight_channels(baseline):
         ({"stride": 1.0}, "stride"),
         ({"layers": 10**9}, "layers"),
         ({"squeeze_ratio": float("nan")}, "squeeze_ratio"),
+        ({"skip": 1}, "skip must be true or false"),
+        ({"fixed_width": "false"}, "fixed_width must be true or false"),
+        ({"operator": "bottleneck", "skip": False}, "not for bottleneck"),
     ],
 )
 def test_a_stage_that_cannot_be_is_refused(changes, word):
@@ -146,6 +149,8 @@ def test_train_py_and_create_model_agree(flags, stages, size):
         ["--variant", "b1", "--alpha", 1.3],
         ["--width", 0.5, "--gamma", 1.1],
         ["--baseline", "vgg16"],
+        ["--baseline", "missing.json"],
+        ["--baseline", "mine.txt"],
         ["--variant", "b0", "--baseline", "resnet50"],
     ],
 )

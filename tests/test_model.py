@@ -3,12 +3,14 @@
 import copy
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from efficientnet import B0, Coefficients, complexity, compound_coefficients, create_model, list_models, scale
+from efficientnet.baselines.layers import PlainConvolution
 from efficientnet.inference import optimize_for_inference
 from efficientnet.layers import MBConv
 from efficientnet.model import stochastic_depth_rates
@@ -66,6 +68,26 @@ def test_squeeze_width_comes_from_the_channels_entering_the_block():
     for block in blocks(create_model("b0")):
         entering = (block.expand.conv if hasattr(block.expand, "conv") else block.depthwise.conv).in_channels
         assert block.gate.squeeze.out_channels == max(1, int(entering * 0.25))
+
+
+def test_stages_without_skip_have_no_residual_but_the_same_state():
+    with_it = create_model(SMALL, 2)
+    without = create_model([replace(stage, skip=stage.operator != "mbconv") for stage in SMALL], 2)
+    assert any(block.has_residual for block in blocks(create_model(B0.stages)))
+    without.load_state_dict(with_it.state_dict())
+    assert not any(block.has_residual or block.stochastic_depth.rate for block in blocks(without))
+
+
+def test_plain_stages_are_plain_convolutions_with_the_rates_of_their_place():
+    stages = [
+        replace(stage, operator="plain", expansion=1, layers=2) if place == 2 else stage
+        for place, stage in enumerate(SMALL)
+    ]
+    first, second = create_model(stages, 2, stochastic_depth=0.5).body[1]
+    assert isinstance(first, PlainConvolution) and not first.has_residual and second.has_residual
+    assert second.stochastic_depth.rate == pytest.approx(0.5 * 2 / sum(stage.layers for stage in stages[1:-1]))
+    changed = create_model([replace(stage, skip=stage.operator != "plain") for stage in stages], 2)
+    assert not changed.body[1][1].has_residual
 
 
 def test_dropout_is_the_variants_own():

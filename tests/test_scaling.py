@@ -1,11 +1,13 @@
 """scaling.py against the paper: Equation 3, Table 1, Table 2 and the rounding rules of the released code."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from efficientnet.scaling import (
     B0,
+    LITE0,
     LITE_VARIANTS,
     VARIANTS,
     Coefficients,
@@ -77,6 +79,30 @@ def test_table_1():
         ("MBConv6, k3x3", 1, 192, 320, 1),
         ("Conv1x1 & Pool & FC", 1, 320, 1280, 1),
     ]
+
+
+def test_a_label_says_what_a_stage_leaves_out():
+    stage = B0.stages[3]
+    assert replace(stage, skip=False).label == "MBConv6, k5x5, no skip"
+    assert LITE0.stages[3].label == "MBConv6, k5x5, no SE"
+    assert replace(stage, squeeze_ratio=0, skip=False).label == "MBConv6, k5x5, no SE, no skip"
+    plain = replace(stage, operator="plain", expansion=1, squeeze_ratio=0)
+    assert (plain.label, replace(plain, skip=False).label) == ("Conv5x5", "Conv5x5, no skip")
+
+
+def test_plain_convolutions_scale_like_any_block():
+    plain = replace(B0.stages[3], operator="plain", expansion=1, skip=False)
+    baseline = replace(B0, stages=(*B0.stages[:3], plain, *B0.stages[4:]))
+    scaled = scale(baseline, Coefficients(depth=2, width=1.5))[3]
+    assert scaled == replace(plain, in_channels=40, out_channels=64, layers=4)
+
+
+def test_at_width_1_channels_are_the_baselines_own():
+    """Also where they are no multiple of 8, as those of a baseline from a file may be."""
+    stem, first, *others = B0.stages
+    own = replace(B0, stages=(replace(stem, out_channels=12), replace(first, in_channels=12), *others))
+    assert scale(own, Coefficients(depth=1)) == own.stages
+    assert scale(own, Coefficients(width=2))[0].out_channels == 24
 
 
 def test_channels_round_to_the_nearest_multiple_of_8_and_never_lose_a_tenth():

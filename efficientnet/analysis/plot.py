@@ -13,6 +13,7 @@ from typing import Any
 from efficientnet.analysis.paper_tables import TABLE_3, TABLE_7, PaperRow
 from efficientnet.analysis.rows import curve_rows
 from efficientnet.architecture import FACTORS, derive
+from efficientnet.baselines.stages import BASELINES
 from efficientnet.common.extras import require
 from efficientnet.common.files import atomic_file
 from efficientnet.complexity import complexity
@@ -27,12 +28,18 @@ def points(baseline: Baseline) -> list[dict]:
     """The points beside the curve: the released variants for B0, the rows of Table 3 for another baseline.
 
     Each is {name, parameters, multiply_adds}, with our counts. Rows without stated coefficients are left out.
+    Raises ValueError for a baseline that is not in the paper.
     """
     if baseline is B0:
         named = [(variant.name.upper(), variant.coefficients) for variant in VARIANTS.values()]
     else:
         rows = [row for row in TABLE_3 if row.baseline is baseline and row.coefficients is not None]
         named = [(row_name(row), row.coefficients) for row in rows]
+    if not named:
+        raise ValueError(
+            f"--plot shows the paper's figures, and it has none for {baseline.file or baseline.name}: choose one of "
+            f"{', '.join(BASELINES)}"
+        )
     result = []
     for name, coefficients in named:
         derived = derive(baseline, coefficients)

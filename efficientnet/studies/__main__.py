@@ -26,7 +26,7 @@ from efficientnet.common.errors import UserError
 from efficientnet.common.extras import MissingExtra
 from efficientnet.common.files import write_bytes
 from efficientnet.common.text import counted
-from efficientnet.studies.budget import Machine, fit, possible_designs
+from efficientnet.studies.budget import fit, loader_flags, machine_for, possible_designs
 from efficientnet.studies.design import BASELINES, FIG8, RECIPE, STEP1, TABLE3, Data, Design
 from efficientnet.studies.networks import SIZES
 from efficientnet.studies.results import Row, plot_png, results_text, table
@@ -34,6 +34,7 @@ from efficientnet.studies.search import EVOLUTION, SHORT_IMAGES, Search, Setting
 from efficientnet.studies.search_results import search_png, search_text
 from efficientnet.studies.speed import measured_seconds
 from efficientnet.studies.study import Study, duration
+from efficientnet.training.runs import Machine
 
 PROGRAM = program_name("python -m efficientnet.studies")
 SEARCH = "search"
@@ -123,29 +124,28 @@ def data_of(arguments: argparse.Namespace) -> Data:
     return Data.of(arguments.data)
 
 
-def begin(arguments: argparse.Namespace, folder: Path) -> Study:
+def begin(arguments: argparse.Namespace, folder: Path) -> tuple[Study, Machine]:
     """Decide what the study compares, so that it fits the budget. Raises ValueError for sizes that do not work."""
     design = Design(data=data_of(arguments), **asked(arguments, Design))
     if design.sizes:
         design.networks()
     designs = [design] if design.sizes else possible_designs(design)
-    print("measuring how fast this machine trains", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        machine = machine_for(Study(Path(scratch), designs[0], ()), arguments.jobs)
+        machine = machine_of(Study(Path(scratch), designs[0], ()), arguments.jobs)
 
         def measure(design: Design) -> list[float]:
             study = Study(Path(scratch), design, ())
             study.write_baselines()
-            flags = [study.flags(network, machine) for network in study.networks]
-            return measured_seconds(flags, machine.jobs, machine.threads)
+            return measured_seconds([study.flags(network, machine) for network in study.networks], machine)
 
-        return Study(folder, *fit(designs, machine.jobs, arguments.epochs, measure))
+        return Study(folder, *fit(designs, machine.jobs, arguments.epochs, measure)), machine
 
 
-def machine_for(study: Study, jobs: int | None) -> Machine:
+def machine_of(study: Study, jobs: int | None) -> Machine:
     """How this machine trains the networks of the study fastest, judged by its first one."""
+    print("measuring how fast this machine trains", flush=True)
     study.write_baselines()
-    return Machine.of(jobs, lambda machine: study.flags(study.networks[0], machine))
+    return machine_for(jobs, lambda: study.flags(study.networks[0], Machine(1, 1)))
 
 
 def description(study: Study, machine: Machine) -> str:
@@ -169,11 +169,10 @@ def run_study(arguments: argparse.Namespace, folder: Path) -> None:
     """Begin or continue fig8, step1 or table3. Raises ValueError for flags that do not fit."""
     study = Study.read(folder)
     if study is None:
-        study = begin(arguments, folder)
+        study, machine = begin(arguments, folder)
     else:
         check_continued(folder, study.design, arguments)
-    with tempfile.TemporaryDirectory() as scratch:
-        machine = machine_for(replace(study, folder=Path(scratch)), arguments.jobs)
+        machine = machine_of(study, arguments.jobs)
     print(f"{description(study, machine)}\n", flush=True)
     if arguments.dry_run:
         return
@@ -193,9 +192,9 @@ def run_search(arguments: argparse.Namespace, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         start = Path(scratch) / "start.json"
         write_baseline(start, search.space.baseline)
-        machine = Machine.of(arguments.jobs, lambda machine: (*search.flags(start), *machine.flags))
-        flags = (*search.flags(start), *machine.flags)
-        (second,) = measured_seconds([flags], machine.jobs, machine.threads)
+        flags = search.flags(start)
+        machine = machine_for(arguments.jobs, lambda: (*flags, *loader_flags(Machine(1, 1))))
+        (second,) = measured_seconds([(*flags, *loader_flags(machine))], machine)
     if begun is None:
         search = search.fitted(machine, second)
     print(f"{search.description(machine, second)}\n", flush=True)

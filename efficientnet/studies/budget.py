@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from efficientnet.common.cpu import usable_cores
 from efficientnet.common.errors import UserError
-from efficientnet.common.text import counted
 from efficientnet.studies.design import BASELINES, Design
 from efficientnet.studies.networks import SIZES, small_baseline
 from efficientnet.studies.speed import measured_seconds
+from efficientnet.training.runs import Machine
 
 ENOUGH_EPOCHS = 5  # for which time is left before a larger baseline is taken
 FEWEST_IMAGES = 10  # of a class
@@ -21,36 +21,23 @@ START_SECONDS = 10.0  # of a run: imports, listing the images, recalibrating bat
 VALIDATION = 1 / 3  # the time of an image in validation, as a share of that in training
 
 
-@dataclass(frozen=True)
-class Machine:
-    """How runs share this machine.  gpus: values of CUDA_VISIBLE_DEVICES, one for each run at a time."""
+def machine_for(jobs: int | None, flags: Callable[[], Sequence[str]]) -> Machine:
+    """One run on each GPU; without GPUs, one on each of at most 8 cores, or one on all, whichever trains faster.
 
-    jobs: int
-    threads: int
-    gpus: tuple[str, ...] = ()
+    jobs: runs at a time, if given.  flags: returns those of train.py for the network to measure.
+    """
+    cores, gpus = usable_cores(), visible_gpus()
+    if jobs is not None or gpus or cores == 1:
+        jobs = jobs or len(gpus) or 1
+        return Machine(jobs, max(1, cores // jobs), gpus)
+    apart, together = Machine(min(8, cores), cores // min(8, cores)), Machine(1, cores)
+    (slower,), (faster,) = (measured_seconds([flags()], each) for each in (apart, together))
+    return apart if slower / apart.jobs < faster else together
 
-    @classmethod
-    def of(cls, jobs: int | None, flags: Callable[[Machine], Sequence[str]]) -> Machine:
-        """One run on each GPU; without GPUs, one on each of at most 8 cores, or one on all, whichever trains faster.
 
-        jobs: runs at a time, if given.  flags: returns those of train.py for the network to measure.
-        """
-        cores, gpus = usable_cores(), visible_gpus()
-        if jobs is not None or gpus or cores == 1:
-            jobs = jobs or len(gpus) or 1
-            return cls(jobs, max(1, cores // jobs), gpus)
-        apart, together = cls(min(8, cores), cores // min(8, cores)), cls(1, cores)
-        (slower,), (faster,) = (measured_seconds([flags(each)], each.jobs, each.threads) for each in (apart, together))
-        return apart if slower / apart.jobs < faster else together
-
-    def __str__(self) -> str:
-        where = f" on {counted(len(self.gpus), 'GPU')}" if self.gpus else ""
-        return f"{counted(self.jobs, 'run')} at a time{where}, {counted(self.threads, 'thread')} each"
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """Without a GPU, a run reads its own images: a loader process would take a core from another run."""
-        return () if self.gpus else ("--workers", "0")
+def loader_flags(machine: Machine) -> tuple[str, ...]:
+    """Without a GPU, a run reads its own images: a loader process would take a core from another run."""
+    return () if machine.gpus else ("--workers", "0")
 
 
 def visible_gpus() -> tuple[str, ...]:

@@ -104,7 +104,8 @@ def small_baseline(baseline: Baseline, width: float, image_size: int) -> Baselin
 
 
 def unscaled_network(baseline: Baseline, classes: int) -> Network:
-    counts = counted(baseline, Coefficients(), classes)
+    """The baseline itself."""
+    counts = counts_of(baseline, Coefficients(), classes)
     return Network(BASELINE, baseline, Coefficients(), counts, 1.0, counts.multiply_adds)
 
 
@@ -115,7 +116,7 @@ def matched_networks(baseline: Baseline, growth: float, classes: int) -> list[Ne
     target is the one near `growth` that the four match best.
     Raises ValueError if they cannot be matched within `TOLERANCE`.
     """
-    wanted = growth * counted(baseline, Coefficients(), classes).multiply_adds
+    wanted = growth * counts_of(baseline, Coefficients(), classes).multiply_adds
     reached = {way: reachable(baseline, make, wanted, classes) for way, make in WAYS.items()}
 
     def nearest(cost: float) -> list[Network]:
@@ -140,7 +141,7 @@ def distance(network: Network, cost: float) -> float:
     return abs(math.log(network.counts.multiply_adds / cost))
 
 
-def counted(baseline: Baseline, coefficients: Coefficients, classes: int) -> Complexity:
+def counts_of(baseline: Baseline, coefficients: Coefficients, classes: int) -> Complexity:
     return complexity(scale(baseline, coefficients), scaled_image_size(baseline, coefficients), classes)
 
 
@@ -151,10 +152,10 @@ def reachable(baseline: Baseline, make: Callable[[float], Coefficients], wanted:
     little else; such networks are left out.
     """
     found: dict[int, Network] = {}
-    unscaled = counted(baseline, Coefficients(), classes).multiply_adds
+    unscaled = counts_of(baseline, Coefficients(), classes).multiply_adds
     for step in itertools.count(1):
         coefficients = make(round(1 + step * STEP, 6))
-        counts = counted(baseline, coefficients, classes)
+        counts = counts_of(baseline, coefficients, classes)
         if counts.multiply_adds > (1 + LEEWAY) * wanted:
             return list(found.values())
         growth, phi = counts.multiply_adds / unscaled, coefficients.phi
@@ -173,7 +174,7 @@ def step1_networks(baseline: Baseline, count: int, classes: int, step: float = 0
     Raises ValueError if rounding leaves no network of the paper's choice near that cost.
     """
     paper = (ALPHA, BETA, GAMMA)
-    doubled = 2 * counted(baseline, Coefficients(), classes).multiply_adds
+    doubled = 2 * counts_of(baseline, Coefficients(), classes).multiply_adds
     bases = [paper, *sorted(candidate.bases for candidate in grid_search(baseline, step) if not candidate.is_papers)]
     reached = {each: reachable(baseline, partial(compound_step, bases=each), doubled, classes) for each in bases}
 

@@ -27,14 +27,14 @@ from efficientnet.common.text import counted
 from efficientnet.complexity import complexity
 from efficientnet.imagefolder.run_data import TRAIN, find_parts
 from efficientnet.scaling import B0, Baseline, Coefficients, mnasnet_objective
-from efficientnet.studies.budget import START_SECONDS, VALIDATION, Machine
+from efficientnet.studies.budget import START_SECONDS, VALIDATION, loader_flags
 from efficientnet.studies.design import RECIPE, Data
 from efficientnet.studies.evolution import Member, propose_at_random, propose_by_evolution, ready
 from efficientnet.studies.networks import SIZES, Network, small_baseline
 from efficientnet.studies.results import Row
 from efficientnet.studies.space import Encoding, SearchSpace, write
 from efficientnet.studies.study import duration, train_with_progress
-from efficientnet.training.runs import Run, train_runs
+from efficientnet.training.runs import Machine, Run, train_runs
 
 EVOLUTION, RANDOM, START = "evolution", "random", "start"
 FILES = {EVOLUTION: "found", RANDOM: "random", START: "start"}
@@ -123,9 +123,8 @@ class Search:
     def check(self) -> None:
         """Raise ValueError for settings with which the evolution could not go on."""
         settings = self.settings
-        most = settings.population - settings.lag + 1
-        if settings.sample > most:
-            raise ValueError(f"--sample {settings.sample}: at most {most} of a population of {settings.population}")
+        if settings.sample > settings.population:
+            raise ValueError(f"--sample {settings.sample} of a population of {settings.population}: sample fewer")
 
     def begin(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +177,9 @@ class Search:
 
     def fitted(self, machine: Machine, of_an_image: float) -> Search:
         """The search with what is not given chosen to fit the budget. Raises UserError if it is too small."""
-        data, settings = self.settings.data, replace(self.settings, lag=2 * machine.jobs)
+        data, settings = self.settings.data, self.settings
+        most = settings.population - settings.sample + 1  # see `propose_by_evolution`
+        settings = replace(settings, lag=min(2 * machine.jobs, most))
         if settings.images_per_class is None and data.train > SHORT_IMAGES:
             settings = replace(settings, images_per_class=-(-SHORT_IMAGES // data.classes))
         room = 3600 * settings.budget_hours * machine.jobs
@@ -294,11 +295,13 @@ class Search:
             baseline = self.space.build(encoding, name)
             place = self.folder / "networks" / name
             write_baseline(place.with_suffix(".json"), baseline)
-            run = Run(f"{search}, network {number}", place, (*self.flags(place.with_suffix(".json")), *machine.flags))
+            run = Run(
+                f"{search}, network {number}", place, (*self.flags(place.with_suffix(".json")), *loader_flags(machine))
+            )
             training[run] = number, encoding, baseline
             return run
 
-        for run, metrics in train_runs(next_run, machine.jobs, machine.threads, machine.gpus):
+        for run, metrics in train_runs(next_run, machine):
             number, encoding, baseline = training.pop(run)
             cost, top1 = self.multiply_adds(baseline), 0.0 if metrics is None else metrics["top1"]
             scored = Scored(search, Member(number, encoding, mnasnet_objective(top1, cost, self.target)), top1, cost)
@@ -338,7 +341,14 @@ class Search:
         for seed in range(settings.seeds):
             for name, baseline in networks.items():
                 write_baseline(self.file(name), baseline)
-                flags = ("--data", self.settings.data.path, "--baseline", str(self.file(name)), *RECIPE, *machine.flags)
+                flags = (
+                    "--data",
+                    self.settings.data.path,
+                    "--baseline",
+                    str(self.file(name)),
+                    *RECIPE,
+                    *loader_flags(machine),
+                )
                 flags = (*flags, *long, "--seed", str(seed))
                 run = Run(f"{name}, seed {seed}", self.folder / "final" / f"{name}-{seed}", flags)
                 estimates[run], known[run] = self.seconds(of_an_image)[1], name

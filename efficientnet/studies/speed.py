@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import subprocess
 import sys
 import time
@@ -25,26 +24,27 @@ from efficientnet.training.learner import Learner
 from efficientnet.training.loaders import Loaders
 from efficientnet.training.plan import make_parser, make_plan
 from efficientnet.training.progress import Progress
+from efficientnet.training.runs import Machine
 
 WARM_UP, UPDATES, SECONDS = 2, 3, 1.0  # uncounted updates, the least number of counted ones, and their least time
 
 
-def measured_seconds(flags: Sequence[Sequence[str]], jobs: int, threads: int) -> list[float]:
-    """Seconds per training image of each network, on average over `jobs` processes at the same time.
+def measured_seconds(flags: Sequence[Sequence[str]], machine: Machine) -> list[float]:
+    """Seconds per training image of each network, on average over as many processes as the machine runs at a time.
 
     flags: of train.py, for each network.  Raises UserError.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     worker = [sys.executable, "-m", "efficientnet.studies.speed", json.dumps([list(each) for each in flags])]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     root = Path(__file__).parents[2]  # where the package is, in a clone that is not installed
-    processes = [subprocess.Popen(worker, env=environment, cwd=root, **pipes) for _ in range(jobs)]
+    environments = map(machine.environment, range(machine.jobs))
+    processes = [subprocess.Popen(worker, env=environment, cwd=root, **pipes) for environment in environments]
     printed = [process.communicate() for process in processes]
     for process, (_, errors) in zip(processes, printed, strict=True):
         if process.returncode:
             raise UserError(f"measuring the speed: {(errors.splitlines() or ['no message'])[-1]}")
     results = [json.loads(output) for output, _ in printed]
-    return [sum(seconds) / jobs for seconds in zip(*results, strict=True)]
+    return [sum(seconds) / machine.jobs for seconds in zip(*results, strict=True)]
 
 
 def seconds_per_image(flags: Sequence[str]) -> float:

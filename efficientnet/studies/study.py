@@ -22,11 +22,11 @@ from efficientnet.baselines.files import write_baseline
 from efficientnet.common.errors import UserError
 from efficientnet.common.files import write_bytes, write_json
 from efficientnet.common.text import counted
-from efficientnet.studies.budget import Machine
+from efficientnet.studies.budget import loader_flags
 from efficientnet.studies.design import Data, Design
 from efficientnet.studies.networks import Network
 from efficientnet.studies.results import Trained, results_csv
-from efficientnet.training.runs import Metrics, Run, train_runs
+from efficientnet.training.runs import Machine, Metrics, Run, train_runs
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Study:
 
     def flags(self, network: Network, machine: Machine) -> tuple[str, ...]:
         """Of train.py, without the seed."""
-        return (*self.design.flags(network, self.folder), *machine.flags)
+        return (*self.design.flags(network, self.folder), *loader_flags(machine))
 
     def write_baselines(self) -> None:
         """Write the files that the flags of the runs name."""
@@ -101,7 +101,7 @@ def train_with_progress(estimates: Mapping[Run, float], machine: Machine) -> Ite
         print(f"{len(before)} of {counted(len(estimates), 'run', 'are')} finished already", flush=True)
     waiting, took, done = iter(estimates), 0.0, set()
     with tqdm(total=sum(estimates.values()), disable=None, bar_format="{percentage:3.0f}%|{bar}| {desc}") as bar:
-        for run, metrics in train_runs(lambda: next(waiting, None), machine.jobs, machine.threads, machine.gpus):
+        for run, metrics in train_runs(lambda: next(waiting, None), machine):
             if metrics is None:
                 raise UserError(f"{run.name}: its loss was not finite; see {run.log}")
             done.add(run)

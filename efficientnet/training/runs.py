@@ -17,6 +17,7 @@ from typing import Any
 
 from efficientnet.common.command_line import SCRIPTS
 from efficientnet.common.errors import UserError
+from efficientnet.common.text import counted
 
 POLL = 0.1  # seconds between two looks at the processes
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
@@ -52,14 +53,33 @@ class Run:
         return json.loads(lines[-1]) if len(lines) == epochs else None
 
 
-def train_runs(
-    next_run: Callable[[], Run | None], jobs: int, threads: int, gpus: tuple[str, ...] = ()
-) -> Iterator[tuple[Run, Metrics | None]]:
+@dataclass(frozen=True)
+class Machine:
+    """How processes share this machine.
+
+    jobs: processes at a time.  threads: of each.  gpus: values of CUDA_VISIBLE_DEVICES, which the processes take in
+    turn; none without CUDA.
+    """
+
+    jobs: int
+    threads: int
+    gpus: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        where = f" on {counted(len(self.gpus), 'GPU')}" if self.gpus else ""
+        return f"{counted(self.jobs, 'run')} at a time{where}, {counted(self.threads, 'thread')} each"
+
+    def environment(self, slot: int) -> dict[str, str]:
+        """The environment variables of process `slot`, which is below `jobs`."""
+        visible = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}
+        return {**os.environ, "OMP_NUM_THREADS": str(self.threads), **visible}
+
+
+def train_runs(next_run: Callable[[], Run | None], machine: Machine) -> Iterator[tuple[Run, Metrics | None]]:
     """Train runs until there are none left; yield each as it ends, with its `result`, or None if it diverged.
 
     Finished runs are not trained again, and begun ones are resumed.
     next_run: returns the next run to start, or None if there is none before another one has been yielded.
-    jobs: processes at a time.  threads: of each.  gpus: the values of CUDA_VISIBLE_DEVICES that they take in turn.
     Raises UserError if a run fails. The others are then stopped, which saves their state, as they also are when the
     iterator is closed or, on Linux, when this process dies.
     """
@@ -67,12 +87,12 @@ def train_runs(
     try:
         while True:
             done = []
-            while len(running) < jobs and (run := next_run()) is not None:
+            while len(running) < machine.jobs and (run := next_run()) is not None:
                 if run.result() is not None or run.diverged:
                     yield run, None if run.diverged else run.result()
                     continue
-                slot = min({*range(jobs)} - running.keys())
-                running[slot] = run, start(run, threads, gpus[slot % len(gpus)] if gpus else None)
+                slot = min({*range(machine.jobs)} - running.keys())
+                running[slot] = run, start(run, machine.environment(slot))
             if not running:
                 return
             while not done:
@@ -90,19 +110,19 @@ def train_runs(
             process.wait()
 
 
-def start(run: Run, threads: int, gpu: str | None) -> subprocess.Popen:
-    """Start the run's process, or resume it, on so many threads."""
+def start(run: Run, environment: dict[str, str]) -> subprocess.Popen:
+    """Start the run's process, or resume it.
+
+    In a session of its own, it does not get the Ctrl-C of the terminal: `train_runs` stops it, once.
+    """
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(SCRIPTS / "train.py"), *run.flags, "--output", str(run.folder), "--resume", "auto"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    if gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = gpu
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"env": environment, "start_new_session": True}
     if platform.system() == "Linux":  # stop with this process, even if it is killed
         prctl = ctypes.CDLL(None).prctl
         options["preexec_fn"] = lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     with open(run.log, "ab") as log:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, **options)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options)
 
 
 def last_line(log: Path) -> str:

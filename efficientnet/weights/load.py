@@ -321,12 +321,14 @@ def export_state_dict(model: EfficientNet, library: str, any_convention: bool = 
     """The model's tensors under the library's names, for `load_state_dict` of the library's own model of the variant.
 
     library: one of `CONVENTIONS`. The tensors are the model's own, not copies.
-    Raises ValueError if the library has no such networks or no such pooling and, unless `any_convention`, if its
+    Raises ValueError if the library has no such networks, blocks or pooling and, unless `any_convention`, if its
     padding or batch-norm eps differs, since it would then compute other logits.
     """
     if library not in CONVENTIONS:
         raise ValueError(f"unknown library {library!r}: the known ones are {', '.join(CONVENTIONS)}")
     names = find_names(library, operator_of(model.stages))
+    if library != OURS.library and any(s.operator == "plain" or not s.skip for s in model.stages):
+        raise ValueError(f"{library} has no plain convolutions and no blocks without a residual, so no such network")
     if library in WITHOUT_LITE and any(s.operator == "mbconv" and not s.squeeze_ratio for s in model.stages):
         others = ", ".join(name for name in CONVENTIONS if name not in WITHOUT_LITE)
         raise ValueError(f"{library} has no EfficientNet-Lite (no squeeze-excitation); these have: {others}")

@@ -13,10 +13,10 @@ from efficientnet.baselines.files import read_baseline
 from efficientnet.common.errors import UserError
 from efficientnet.common.extras import MissingExtra
 from efficientnet.studies import search as module
-from efficientnet.studies.budget import Machine
 from efficientnet.studies.design import Data
 from efficientnet.studies.search import EVOLUTION, RANDOM, Search, Settings
 from efficientnet.studies.search_results import search_png, search_text
+from efficientnet.training.runs import Machine
 
 MACHINE = Machine(2, 1)
 SETTINGS = Settings(
@@ -32,10 +32,10 @@ def made_up_trainings(monkeypatch, end_after=None, seed=0):
     """Let trainings end at once, in random order of those in flight, and kill the search after so many of them."""
     order, count = np.random.default_rng(seed), itertools.count(1)
 
-    def train_runs(next_run, jobs, threads, gpus):
+    def train_runs(next_run, machine):
         running = []
         while True:
-            while len(running) < jobs and (run := next_run()) is not None:
+            while len(running) < machine.jobs and (run := next_run()) is not None:
                 running.append(run)
             if not running:
                 return

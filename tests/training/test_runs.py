@@ -7,7 +7,9 @@ from tiny_photographs import write_photographs
 from tiny_runs import SMALL
 
 from efficientnet.common.errors import UserError
-from efficientnet.training.runs import Run, train_runs
+from efficientnet.training.runs import Machine, Run, train_runs
+
+MACHINE = Machine(2, 1)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def in_turn(runs):
 
 def test_runs_are_trained_once_and_a_failure_is_named_and_stops_the_others(flags, tmp_path):
     good = Run("good", tmp_path / "good", flags)
-    ((run, metrics),) = train_runs(in_turn([good]), 2, 1)
+    ((run, metrics),) = train_runs(in_turn([good]), MACHINE)
     assert run == good and metrics == good.result() and metrics["epoch"] == 1 and "top1" in metrics
     assert "run folder" in good.log.read_text() or str(good.folder) in good.log.read_text()
     time = (good.folder / "last.pt").stat().st_mtime_ns
@@ -32,7 +34,7 @@ def test_runs_are_trained_once_and_a_failure_is_named_and_stops_the_others(flags
     endless = Run("endless", tmp_path / "endless", (*flags, "--epochs", "100000"))
     found = []
     with pytest.raises(UserError, match=r"bad, seed 1: .*--fold.*exit code 1.*bad\.log"):
-        for run, _ in train_runs(in_turn([good, endless, bad]), 2, 1):
+        for run, _ in train_runs(in_turn([good, endless, bad]), MACHINE):
             found.append(run)
     assert found == [good] and (good.folder / "last.pt").stat().st_mtime_ns == time
     assert endless.result() is None
@@ -47,6 +49,6 @@ def test_no_more_runs_start_while_there_is_none_to_start(flags, tmp_path):
     def next_run():
         return waiting.pop(0) if waiting and len(ended) == 2 - len(waiting) else None
 
-    for run, _ in train_runs(next_run, 2, 1):
+    for run, _ in train_runs(next_run, MACHINE):
         ended.append(run)
     assert ended == runs

@@ -1,5 +1,7 @@
 """Files of weights: recognised, loaded whole or not at all, adapted, written, and never executed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from commands import assert_one_line_error, run
@@ -10,6 +12,7 @@ from efficientnet.training.checkpoint import serialise, write_checkpoint
 from efficientnet.weights.conventions import CONVENTIONS
 from efficientnet.weights.load import WeightsError, export_state_dict, read_weights, save_weights
 
+SMALL = scale(B0, Coefficients(depth=0.5, width=0.25))
 LIBRARIES = [library for library in CONVENTIONS if library != "ours"]
 
 
@@ -209,6 +212,19 @@ def test_a_library_without_lite_gets_none(library):
     with pytest.raises(ValueError, match=f"{library}.*Lite") as caught:
         export_state_dict(model, library, any_convention=True)
     assert "timm, timm_tf, lukemelas" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("changes", [{"skip": False}, {"operator": "plain", "expansion": 1, "squeeze_ratio": 0}])
+def test_no_library_has_plain_convolutions_or_blocks_without_a_residual(library, changes, tmp_path):
+    stages = [replace(stage, **changes) if place == 3 else stage for place, stage in enumerate(SMALL)]
+    model = random_model(stages, library)
+    with pytest.raises(ValueError, match=f"{library} has no plain convolutions"):
+        export_state_dict(model, library)
+    save_weights(tmp_path / "ours.pt", model)
+    again = create_model(tmp_path / "ours.pt")
+    assert again.stages == model.stages
+    assert_same_tensors(model, again)
 
 
 def test_export_refuses_a_library_that_would_compute_something_else(plain):

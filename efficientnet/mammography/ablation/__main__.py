@@ -26,7 +26,7 @@ from efficientnet.common.errors import UserError
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
 from efficientnet.mammography.settings import DEMO_PATIENTS
 from efficientnet.metrics.paired import paired_difference
-from efficientnet.training.runs import Metrics, Run, train_runs
+from efficientnet.training.runs import Machine, Metrics, Run, train_runs
 
 PROGRAM = program_name("python -m efficientnet.mammography.ablation")
 BASE = "unchanged"
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     names = [BASE, *(arguments.only or list(CHANGES)[1:])]
     jobs = arguments.jobs or min(8, usable_cores())
-    threads = max(1, usable_cores() // jobs)
+    machine = Machine(jobs, max(1, usable_cores() // jobs))
     output = arguments.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     seeds = range(arguments.seeds)
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prepare(seed, output, jobs)
     waiting = iter([run_of(name, seed, output) for seed in seeds for name in names])
     results: dict[Run, Metrics] = {}
-    for run, metrics in train_runs(lambda: next(waiting, None), jobs, threads):
+    for run, metrics in train_runs(lambda: next(waiting, None), machine):
         if metrics is None:
             raise UserError(f"{run.name}: its loss was not finite; see {run.log}")
         results[run] = metrics
