@@ -52,7 +52,8 @@ class Stage:
         channels that *enter* the block; 0 for no squeeze-excitation.
     activation: "swish", "relu" or "relu6".
     fixed_width, fixed_depth: if True, scaling does not change the stage's channels or layers.
-    skip: if False, MBConv, the inverted residual and the plain convolution have no residual connection.
+    skip: if False, MBConv, the inverted residual and the plain convolution have no residual connection; ignored
+        elsewhere.
 
     Raises ValueError for a field out of range, so stages that are read from a file are checked too.
     """
@@ -83,14 +84,12 @@ class Stage:
         for name in ("fixed_width", "fixed_depth", "skip"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"a stage's {name} must be true or false, not {getattr(self, name)!r}")
-        if not self.skip and self.operator not in CAN_SKIP:
-            raise ValueError(f"a stage's skip can be false for {', '.join(CAN_SKIP)}, not for {self.operator}")
         if self.layers > MOST_LAYERS:
             raise TooLarge(f"a stage has at most {MOST_LAYERS:,} layers, not {self.layers:,}")
 
     @property
     def label(self) -> str:
-        """The operator as Table 1 writes it, such as "MBConv6, k5x5"; "no SE" and "no skip" after it say what is left out."""
+        """The operator as Table 1 writes it, such as "MBConv6, k5x5", and what it lacks: "no SE", "no skip"."""
         kernel = f"{self.kernel_size}x{self.kernel_size}"
         label = {
             "conv": f"Conv{kernel}",
@@ -104,7 +103,7 @@ class Stage:
             "classifier": "Pool & FC",
         }[self.operator]
         label += ", no SE" if self.operator == "mbconv" and not self.squeeze_ratio else ""
-        return label if self.skip else f"{label}, no skip"
+        return label if self.skip or self.operator not in CAN_SKIP else f"{label}, no skip"
 
     def block_inputs(self) -> list[tuple[int, int]]:
         """The (input channels, stride) of each layer."""

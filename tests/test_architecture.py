@@ -99,7 +99,6 @@ def test_small_factors_leave_every_stage_a_layer_and_eight_channels(baseline):
         ({"squeeze_ratio": float("nan")}, "squeeze_ratio"),
         ({"skip": 1}, "skip must be true or false"),
         ({"fixed_width": "false"}, "fixed_width must be true or false"),
-        ({"operator": "bottleneck", "skip": False}, "not for bottleneck"),
     ],
 )
 def test_a_stage_that_cannot_be_is_refused(changes, word):

@@ -88,6 +88,7 @@ def test_a_label_says_what_a_stage_leaves_out():
     assert replace(stage, squeeze_ratio=0, skip=False).label == "MBConv6, k5x5, no SE, no skip"
     plain = replace(stage, operator="plain", expansion=1, squeeze_ratio=0)
     assert (plain.label, replace(plain, skip=False).label) == ("Conv5x5", "Conv5x5, no skip")
+    assert replace(B0.stages[-1], skip=False).label == B0.stages[-1].label  # which has none in any case
 
 
 def test_plain_convolutions_scale_like_any_block():

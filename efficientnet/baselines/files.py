@@ -11,7 +11,7 @@ from typing import Any
 
 from efficientnet.baselines.stages import get_architecture
 from efficientnet.common.files import write_json
-from efficientnet.scaling import BLOCKS, KEEP_CHANNELS, SMALLEST_IMAGE, Baseline, Stage
+from efficientnet.scaling import BLOCKS, CAN_SKIP, KEEP_CHANNELS, SMALLEST_IMAGE, Baseline, Stage
 
 LARGEST_FILE = 1_000_000  # bytes
 # Larger numbers in a file are damage, not architectures.
@@ -82,6 +82,8 @@ def read_stage(place: int, record: Any) -> Stage:
         raise ValueError(f"stage {place} must have an odd kernel_size and a stride of 1 or 2")
     if stage.layers > 1 and stage.operator not in BLOCKS:
         raise ValueError(f"stage {place}, {stage.operator}, must have 1 layer, not {stage.layers}")
+    if not stage.skip and stage.operator not in CAN_SKIP:
+        raise ValueError(f"stage {place}: skip can be false for {', '.join(CAN_SKIP)}, not for {stage.operator}")
     if stage.operator == "bottleneck" and stage.expansion > stage.out_channels:
         raise ValueError(f"stage {place} has an expansion above its out_channels")
     return stage
