@@ -122,7 +122,7 @@ def train(plan: Plan, arguments: argparse.Namespace, process: Process, request: 
                             store.save(loaders.number(progress), state())
                         bar.show(progress, mean_loss, rate)
                 if progress.update == 0 and not learner.scaler.is_enabled():  # fp16 may still be lowering its scale
-                    raise UserError("no update of the first epoch had finite gradients: lower --learning-rate")
+                    raise folder.not_finite(progress.suspects, process)
 
                 # Validate the averaged weights. This forks loader processes, so no thread may be writing at the time.
                 store.wait()

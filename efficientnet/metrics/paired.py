@@ -13,17 +13,12 @@ import numpy as np
 class PairedDifference:
     """The mean of n differences, half the width of its 95 % interval, and the two-sided p value of a mean of 0.
 
-    With a single pair, half is infinite and p is nan.
+    With a single pair, the half-width is infinite and p is nan.
     """
 
     mean: float
-    half: float
+    half_width: float
     p: float
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return abs(self.mean) > self.half
 
 
 def paired_difference(values: Sequence[float], others: Sequence[float]) -> PairedDifference:
@@ -53,3 +48,16 @@ def t_distribution(degrees: int) -> tuple[np.ndarray, np.ndarray]:
     density = np.cos(theta) ** (degrees - 1)
     area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
     return area / (area[-1] + density[-1] / 2), math.sqrt(degrees) * np.tan(theta)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p values, adjusted so that a family of tests at 5 % finds anything by chance in at most 5 % of cases.
+
+    nan stays nan and is not counted. Source: S. Holm (1979), "A simple sequentially rejective multiple test procedure".
+    """
+    order = [place for place in np.argsort(p_values) if not math.isnan(p_values[place])]
+    adjusted, largest = [math.nan] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted

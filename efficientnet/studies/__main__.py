@@ -22,10 +22,10 @@ from typing import Any
 
 from efficientnet.baselines.files import write_baseline
 from efficientnet.common.command_line import Parser, command, leave, number, output_folder, program_name
-from efficientnet.common.errors import UserError
 from efficientnet.common.extras import MissingExtra
 from efficientnet.common.files import write_bytes
 from efficientnet.common.text import counted
+from efficientnet.scaling import SMALLEST_IMAGE
 from efficientnet.studies.budget import fit, loader_flags, machine_for, possible_designs
 from efficientnet.studies.design import BASELINES, FIG8, RECIPE, STEP1, TABLE3, Data, Design
 from efficientnet.studies.networks import SIZES
@@ -34,6 +34,7 @@ from efficientnet.studies.search import EVOLUTION, SHORT_IMAGES, Search, Setting
 from efficientnet.studies.search_results import search_png, search_text
 from efficientnet.studies.speed import measured_seconds
 from efficientnet.studies.study import Study, duration
+from efficientnet.training.folder import RunFolder
 from efficientnet.training.runs import Machine
 
 PROGRAM = program_name("python -m efficientnet.studies")
@@ -61,9 +62,11 @@ def make_parser() -> Parser:
         one.add_argument("--seeds", type=whole, metavar="N", help="runs of each compared network (default: 3)")
         of = "short training" if name == SEARCH else "run"
         fits = "1" if name == SEARCH else "what fits"
-        one.add_argument("--epochs", type=whole, metavar="N", help=f"of each {of} (default: {fits})")
+        one.add_argument("--epochs", type=whole, metavar="N", help=f"epochs of each {of} (default: {fits})")
         fits = f"about {SHORT_IMAGES:,} in all" if name == SEARCH else "all, or what fits"
-        one.add_argument("--images-per-class", type=whole, metavar="N", help=f"of each {of} (default: {fits})")
+        one.add_argument(
+            "--images-per-class", type=whole, metavar="N", help=f"images of each class for each {of} (default: {fits})"
+        )
         one.add_argument(
             "--size",
             nargs=2,
@@ -73,13 +76,19 @@ def make_parser() -> Parser:
             + (f"{SIZES[0][0]:g} {SIZES[0][1]})" if name == SEARCH else "what fits)"),
         )
         if name == STEP1:
-            one.add_argument("--candidates", type=number(int, 2), metavar="N", help="to train (default: 8)")
+            one.add_argument("--candidates", type=number(int, 2), metavar="N", help="candidates to train (default: 8)")
         elif name == SEARCH:
-            one.add_argument("--networks", type=whole, metavar="N", help="of the evolution (default: what fits)")
+            one.add_argument(
+                "--networks", type=whole, metavar="N", help="networks of the evolution (default: what fits)"
+            )
             one.add_argument("--population", type=number(int, 2), metavar="N", help="living networks (default: 16)")
-            one.add_argument("--sample", type=whole, metavar="N", help="of which the best is mutated (default: 5)")
-            one.add_argument("--final-epochs", type=whole, metavar="N", help="of the best (default: what fits)")
-            one.add_argument("--seed", type=number(int, 0), metavar="N", help="of the search (default: 0)")
+            one.add_argument(
+                "--sample", type=whole, metavar="N", help="living networks of which the best is mutated (default: 5)"
+            )
+            one.add_argument(
+                "--final-epochs", type=whole, metavar="N", help="epochs of the best networks (default: what fits)"
+            )
+            one.add_argument("--seed", type=number(int, 0), metavar="N", help="seed of the search (default: 0)")
         else:
             one.add_argument(
                 "--growth",
@@ -93,29 +102,48 @@ def make_parser() -> Parser:
     return parser
 
 
+# Fields of a design or of a search's settings whose flag has another name, and those that may grow later.
+FLAGS = {"growths": "growth", "sizes": "size"}
+MAY_GROW = ("seeds", "networks")
+
+
 def asked(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
-    """The fields of a `Design` or of a search's `Settings` whose flags are given."""
+    """The fields of a `Design` or of a search's `Settings` whose flags are given. ValueError for a size of no image."""
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     if "growth" in given:
-        given["growths"] = tuple(given["growth"])
+        given["growths"] = tuple(sorted(set(given["growth"])))
     if "size" in given:
-        size = given["size"] = (given["size"][0], int(given["size"][1]))
-        given["sizes"] = (size,) * len(BASELINES.get(arguments.study, ()))
+        width, pixels = given["size"]
+        if pixels != int(pixels) or pixels < SMALLEST_IMAGE:
+            raise ValueError(f"--size: {pixels:g} pixels: give a whole number of at least {SMALLEST_IMAGE}")
+        given["size"] = (width, int(pixels))
+        given["sizes"] = (given["size"],) * len(BASELINES.get(arguments.study, ()))
     return {item.name: given[item.name] for item in fields(kind) if item.name in given and item.name != "data"}
 
 
-def check_continued(folder: Path, begun: Any, arguments: argparse.Namespace) -> None:
-    """Raise ValueError if the flags contradict the design or the settings that were begun in the folder."""
+def continued(folder: Path, begun: Any, arguments: argparse.Namespace) -> Any:
+    """The design or the settings that were begun in the folder, with data that have moved, and with more seeds.
+
+    Raises ValueError if the flags contradict them, or if the data have changed.
+    """
+    data = Data.of(arguments.data or Path(begun.data.path))
+    if replace(data, path=begun.data.path) != begun.data:
+        raise ValueError(f"{folder} was begun with {begun.data}; {data.path} differs: choose another --output")
     given = asked(arguments, type(begun))
-    if arguments.data is not None:
-        given["data"] = replace(begun.data, path=str(arguments.data.resolve()))
     for name, value in given.items():
-        if getattr(begun, name) != value:
-            had, has = (each.path if name == "data" else each for each in (getattr(begun, name), value))
+        before = getattr(begun, name)
+        if value != before and not (name in MAY_GROW and value > before):
             raise ValueError(
-                f"{folder} was begun with {name.replace('_', ' ')} {had}, not {has}: omit the flag, or choose another "
-                "--output"
+                f"--{FLAGS.get(name, name).replace('_', '-')}: {folder} was begun with {before}, not {value}; omit the "
+                "flag, or choose another --output"
             )
+    return replace(begun, **given, data=data)
+
+
+def check_free(folder: Path, other: str) -> None:
+    """Raise ValueError for a folder in which a new study cannot begin.  other: the file of the other kind of study."""
+    if (folder / other).exists() or (folder.exists() and any(folder.iterdir())):
+        raise ValueError(f"{folder} already contains other files: choose another --output")
 
 
 def data_of(arguments: argparse.Namespace) -> Data:
@@ -143,14 +171,13 @@ def begin(arguments: argparse.Namespace, folder: Path) -> tuple[Study, Machine]:
 
 def machine_of(study: Study, jobs: int | None) -> Machine:
     """How this machine trains the networks of the study fastest, judged by its first one."""
-    print("measuring how fast this machine trains", flush=True)
     study.write_baselines()
     return machine_for(jobs, lambda: study.flags(study.networks[0], Machine(1, 1)))
 
 
 def description(study: Study, machine: Machine) -> str:
     """What the study compares, and how long it takes."""
-    design, hours = study.design, study.design.seeds * sum(study.seconds) / machine.jobs / 3600
+    design, seconds = study.design, study.design.seeds * sum(study.seconds) / machine.jobs
     rows = table([Row(network, []) for network in study.networks])
     runs = design.seeds * len(study.networks)
     what = f"{counted(runs, 'run')} ({counted(len(study.networks), 'network')}, {counted(design.seeds, 'seed')})"
@@ -158,37 +185,45 @@ def description(study: Study, machine: Machine) -> str:
         [
             f"data     {design.data}",
             f"recipe   {counted(design.epochs, 'epoch')} of {design.train_images:,} images; {' '.join(RECIPE)}",
-            f"time     {what}, {machine}: about {duration(3600 * hours)}",
+            f"time     {what}, {machine}: about {duration(seconds)}",
             "",
             *rows,
         ]
     )
 
 
-def run_study(arguments: argparse.Namespace, folder: Path) -> None:
-    """Begin or continue fig8, step1 or table3. Raises ValueError for flags that do not fit."""
+def plan_study(arguments: argparse.Namespace, folder: Path) -> Callable[[], None]:
+    """Begin or continue fig8, step1 or table3: print it, and return what trains it.
+
+    Raises ValueError for flags that do not fit.
+    """
     study = Study.read(folder)
     if study is None:
+        check_free(folder, "search.json")
         study, machine = begin(arguments, folder)
     else:
-        check_continued(folder, study.design, arguments)
+        study = replace(study, design=continued(folder, study.design, arguments))
         machine = machine_of(study, arguments.jobs)
     print(f"{description(study, machine)}\n", flush=True)
-    if arguments.dry_run:
-        return
-    study.write()
-    trained = study.train(machine)
-    report(folder, results_text(study.design, trained), lambda: plot_png(study.design, trained))
+
+    def train() -> None:
+        study.write()
+        with RunFolder(folder).lock():
+            trained = study.train(machine)
+            report(folder, results_text(study.design, trained), lambda: plot_png(study.design, trained))
+
+    return train
 
 
-def run_search(arguments: argparse.Namespace, folder: Path) -> None:
-    """Begin or continue a search. Raises ValueError for flags that do not fit."""
+def plan_search(arguments: argparse.Namespace, folder: Path) -> Callable[[], None]:
+    """The same for a search."""
     begun = Search.read(folder)
-    if begun is not None:
-        check_continued(folder, begun.settings, arguments)
-    search = begun or Search(folder, Settings(data=data_of(arguments), **asked(arguments, Settings)))
+    if begun is None:
+        check_free(folder, "study.json")
+        search = Search(folder, Settings(data=data_of(arguments), **asked(arguments, Settings)))
+    else:
+        search = replace(begun, settings=continued(folder, begun.settings, arguments))
     search.check()
-    print("measuring how fast this machine trains", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         start = Path(scratch) / "start.json"
         write_baseline(start, search.space.baseline)
@@ -198,13 +233,16 @@ def run_search(arguments: argparse.Namespace, folder: Path) -> None:
     if begun is None:
         search = search.fitted(machine, second)
     print(f"{search.description(machine, second)}\n", flush=True)
-    if arguments.dry_run:
-        return
-    search.begin()
-    scored = search.train(machine)
-    rows = search.train_finalists(scored, machine, second)
-    report(folder, search_text(search, scored, rows), lambda: search_png(search, scored))
-    print(f"next     {program_name('python scale.py')} --baseline {shlex.quote(str(search.file(EVOLUTION)))}")
+
+    def train() -> None:
+        search.begin()
+        with RunFolder(folder).lock():
+            scored = search.train(machine)
+            rows = search.train_finalists(scored, machine, second)
+            report(folder, search_text(search, scored, rows), lambda: search_png(search, scored))
+        print(f"next     {program_name('python scale.py')} --baseline {shlex.quote(str(search.file(EVOLUTION)))}")
+
+    return train
 
 
 def report(folder: Path, text: str, plot: Callable[[], bytes]) -> None:
@@ -224,11 +262,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     folder = (arguments.output or Path("runs") / arguments.study).resolve()
     try:
-        (run_search if arguments.study == SEARCH else run_study)(arguments, folder)
-    except UserError:
-        raise
+        train = (plan_search if arguments.study == SEARCH else plan_study)(arguments, folder)
     except ValueError as error:
         parser.error(str(error))
+    if not arguments.dry_run:
+        train()
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from efficientnet.training.runs import Machine
 ENOUGH_EPOCHS = 5  # for which time is left before a larger baseline is taken
 FEWEST_IMAGES = 10  # of a class
 START_SECONDS = 10.0  # of a run: imports, listing the images, recalibrating batch norm
-VALIDATION = 1 / 3  # the time of an image in validation, as a share of that in training
+VALIDATION_COST = 1 / 3  # the time of an image in validation, as a share of that in training
 
 
 def machine_for(jobs: int | None, flags: Callable[[], Sequence[str]]) -> Machine:
-    """One run on each GPU; without GPUs, one on each of at most 8 cores, or one on all, whichever trains faster.
+    """One run on each GPU; without GPUs, up to 8 runs on a share of the cores each, or one on all, measured.
 
     jobs: runs at a time, if given.  flags: returns those of train.py for the network to measure.
     """
@@ -30,14 +30,15 @@ def machine_for(jobs: int | None, flags: Callable[[], Sequence[str]]) -> Machine
     if jobs is not None or gpus or cores == 1:
         jobs = jobs or len(gpus) or 1
         return Machine(jobs, max(1, cores // jobs), gpus)
-    apart, together = Machine(min(8, cores), cores // min(8, cores)), Machine(1, cores)
+    threads = -(-cores // 8)
+    apart, together = Machine(cores // threads, threads), Machine(1, cores)
     (slower,), (faster,) = (measured_seconds([flags()], each) for each in (apart, together))
     return apart if slower / apart.jobs < faster else together
 
 
 def loader_flags(machine: Machine) -> tuple[str, ...]:
-    """Without a GPU, a run reads its own images: a loader process would take a core from another run."""
-    return () if machine.gpus else ("--workers", "0")
+    """On a GPU, a run has its share of the cores for loading; on a CPU it loads by itself, or it would take others'."""
+    return ("--workers", str(min(8, machine.threads) if machine.gpus else 0))
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -78,15 +79,20 @@ def fit(
     """
     best: tuple[Design, tuple[float, ...]] | None = None
     for design in designs:
-        data, seconds = design.data, measure(design)
+        try:
+            data, seconds = design.data, measure(design)
+        except UserError:  # such as too little memory for a larger one
+            if best is None:
+                raise
+            break
         room = 3600 * design.budget_hours * jobs / design.seeds - START_SECONDS * len(seconds)
         images = max(0.0, room) / sum(seconds)  # that a run of each network has time for
-        an_epoch = design.train_images + VALIDATION * data.validation
+        an_epoch = design.train_images + VALIDATION_COST * data.validation
         if best is not None and images < (epochs or ENOUGH_EPOCHS) * an_epoch:
             break
         chosen = replace(design, epochs=epochs or max(1, int(images / an_epoch)))
         if images < chosen.epochs * an_epoch:
-            few = int((images / chosen.epochs - VALIDATION * data.validation) / data.classes)
+            few = int((images / chosen.epochs - VALIDATION_COST * data.validation) / data.classes)
             if few < FEWEST_IMAGES or design.images_per_class is not None:
                 needed = design.seeds * sum(run_seconds(chosen, seconds)) / jobs / 3600
                 raise UserError(
@@ -102,5 +108,5 @@ def fit(
 
 def run_seconds(design: Design, seconds: Sequence[float]) -> list[float]:
     """The time of one run of each network.  seconds: of a training image, for each."""
-    images = design.train_images + VALIDATION * design.data.validation
+    images = design.train_images + VALIDATION_COST * design.data.validation
     return [START_SECONDS + design.epochs * images * each for each in seconds]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from efficientnet.baselines.stages import MOBILENET_V2, RESNET_50
+from efficientnet.common.cpu import has_bf16_units
 from efficientnet.imagefolder.run_data import RunData
 from efficientnet.imagefolder.settings import ImageFolderSettings
 from efficientnet.scaling import B0, Baseline
@@ -31,27 +35,45 @@ RECIPE = (
 
 @dataclass(frozen=True)
 class Data:
-    """An image folder, with its numbers of classes, training and validation images."""
+    """An image folder.  class_images: training images of each class.  validation: images."""
 
     path: str
-    classes: int
-    train: int
+    class_images: tuple[int, ...]
     validation: int
-
-    def __str__(self) -> str:
-        numbers = f"{self.train:,} training and {self.validation:,} validation images of {self.classes:,} classes"
-        return f"{self.path}: {numbers}"
-
-    def first(self, images_per_class: int | None) -> int:
-        """How many images --images-per-class trains on; about, if classes have different numbers of them."""
-        return min(self.train, (images_per_class or self.train) * self.classes)
 
     @classmethod
     def of(cls, path: Path) -> Data:
         """Raises UserError for a folder that train.py could not train on as an image folder."""
         settings = ImageFolderSettings(image_size=(64, 64))
         run = RunData.find(path, settings, 0, Process(0, 1, 0, 1, torch.device("cpu")), None, None)
-        return cls(str(path.resolve()), len(run.classes), len(run.train.labels), len(run.validation.labels))
+        counts = np.bincount(run.train.labels, minlength=len(run.classes))
+        return cls(str(path.resolve()), tuple(counts.tolist()), len(run.validation.labels))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Data:
+        """The inverse of `dataclasses.asdict`, from JSON."""
+        return cls(values["path"], tuple(values["class_images"]), values["validation"])
+
+    def __str__(self) -> str:
+        numbers = f"{self.train:,} training and {self.validation:,} validation images of {self.classes:,} classes"
+        return f"{self.path}: {numbers}"
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_images)
+
+    @property
+    def train(self) -> int:
+        return sum(self.class_images)
+
+    def first(self, images_per_class: int | None) -> int:
+        """How many images --images-per-class trains on; None for all."""
+        return sum(min(count, images_per_class or count) for count in self.class_images)
+
+
+def usual_precision() -> str:
+    """What train.py uses here. A study keeps it where it is continued, or its runs could not be compared."""
+    return "fp16" if torch.cuda.is_available() else "bf16" if has_bf16_units() else "fp32"
 
 
 @dataclass(frozen=True)
@@ -60,7 +82,7 @@ class Design:
 
     growths: multiply-adds of the scaled networks, in those of their baseline.  candidates: of STEP 1.
     sizes: width and image size of each small baseline.
-    images_per_class: to train on; None for all.
+    images_per_class: to train on; None for all.  precision: see `usual_precision`.
     """
 
     study: str
@@ -72,6 +94,7 @@ class Design:
     sizes: tuple[tuple[float, int], ...] = ()
     epochs: int = 1
     images_per_class: int | None = None
+    precision: str = field(default_factory=usual_precision)
 
     @property
     def train_images(self) -> int:
@@ -100,5 +123,5 @@ class Design:
         baseline = str(folder / f"{network.baseline.name}.json")
         return (
             *("--data", self.data.path, "--baseline", baseline, *network.flags.split()),
-            *(*RECIPE, *few, "--epochs", str(self.epochs)),
+            *(*RECIPE, *few, "--epochs", str(self.epochs), "--precision", self.precision),
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 from efficientnet.analysis.paper_tables import TABLE_3, TABLE_7
 from efficientnet.analysis.plot import row_name
 from efficientnet.common.extras import require
-from efficientnet.metrics.paired import PairedDifference, paired_difference
+from efficientnet.common.text import counted
+from efficientnet.metrics.paired import holm, paired_difference
 from efficientnet.studies.design import BASELINES, STEP1, Design
 from efficientnet.studies.networks import BASELINE, COMPOUND, WAYS, Network
 
@@ -23,7 +25,7 @@ COLORS = dict(zip((*WAYS, BASELINE), ("tab:green", "tab:blue", "tab:orange", "ta
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run.  top1: the share of the validation images that it gets right, after the last epoch."""
+    """A finished run.  top1: the share of the validation images right after the last epoch; nan if it diverged."""
 
     network: Network
     seed: int
@@ -72,9 +74,9 @@ def results_text(design: Design, trained: Iterable[Trained]) -> str:
     rows = rows_of(trained)
     few = "" if design.images_per_class is None else f" (the first {design.images_per_class:,} of each class)"
     lines = [
-        f"{design.epochs} epoch{'' if design.epochs == 1 else 's'} of {design.train_images:,} images{few}, "
-        f"{design.seeds} seed{'' if design.seeds == 1 else 's'}; top-1 on {design.data.validation:,} validation images "
-        "after the last epoch"
+        f"{counted(design.epochs, 'epoch')} of {design.train_images:,} images{few}, {counted(design.seeds, 'seed')}; "
+        f"top-1 on {design.data.validation:,} validation images after the last epoch; differences with 95 % intervals, "
+        "p values adjusted for the number of tests (Holm)"
     ]
     for _, group in itertools.groupby(rows, lambda row: row.network.baseline.name):
         of_baseline = list(group)
@@ -93,7 +95,8 @@ def table(rows: Sequence[Row]) -> list[str]:
     lines = [line.format(*header, *(("top-1 %, by seed", "mean +- s.d.") if has_results else ("", ""))).rstrip()]
     for row in rows:
         one, counts = row.network, row.network.counts
-        mean = f"{row.mean:.1f}" if row.top1 else ""
+        shown = ["diverged" if math.isnan(value) else f"{value:.1f}" for value in row.top1]
+        mean = f"{row.mean:.1f}" if row.top1 and not math.isnan(row.mean) else ""
         lines.append(
             line.format(
                 one.way,
@@ -103,57 +106,59 @@ def table(rows: Sequence[Row]) -> list[str]:
                 f"{counts.parameters:,}",
                 f"{counts.multiply_adds / 1e6:.2f} M",
                 "" if one.way == BASELINE else f"{one.target / 1e6:.2f} M",
-                " ".join(f"{value:.1f}" for value in row.top1),
-                mean + (f" +- {row.deviation:.1f}" if len(row.top1) > 1 else ""),
+                " ".join(shown),
+                mean + (f" +- {row.deviation:.1f}" if mean and len(row.top1) > 1 else ""),
             ).rstrip()
         )
     return lines
 
 
 def verdicts(design: Design, rows: Sequence[Row]) -> Iterator[str]:
-    """A line for each comparison with compound scaling or with the paper's choice, and one that sums them up."""
+    """The comparisons with compound scaling or with the paper's choice, and what they come to."""
+    scaled = [row for row in rows if row.network.way != BASELINE]
     if design.study == STEP1:
-        chosen = [row for row in rows if row.network.way != BASELINE]
-        paper = next(row for row in chosen if row.network.is_papers)
-        groups = [("the paper's choice", paper, [row for row in chosen if row is not paper])]
+        groups = {"the paper's choice": scaled}
     else:
-        groups = []
+        groups = {}
         for growth in design.growths:
-            chosen = [row for row in rows if row.network.growth == growth and row.network.way != BASELINE]
-            compound = next(row for row in chosen if row.network.way == COMPOUND)
-            at = f" at {compound.network.target / 1e6:.1f} M" if len(design.growths) > 1 else ""
-            groups.append((f"compound scaling{at}", compound, [row for row in chosen if row is not compound]))
-    for title, first, others in groups:
-        found: dict[str, list[str]] = {}
-        for other in others:
-            difference = paired_difference(first.top1, other.top1)
-            found.setdefault(verdict_of(difference), []).append(other.network.way)
-            yield f"{title} - {other.network.way:<14} {difference_text(difference)}: {verdict_of(difference)}"
-        parts = [SUMMARY[verdict].format(" and ".join(names)) for verdict, names in found.items()]
-        yield f"So {title} is {'; it is '.join(parts)}."
+            group = [row for row in scaled if row.network.growth == growth]
+            at = f" at {group[0].network.target / 1e6:.1f} M" if len(design.growths) > 1 else ""
+            groups[f"compound scaling{at}"] = group
+    for title, group in groups.items():
+        first = next(row for row in group if row.network.is_papers)
+        others = {row.network.way: row.top1 for row in group if row is not first}
+        yield from comparisons(title, first.top1, others)
 
 
 WITHIN, BETTER, WORSE = "within the spread of the seeds", "better", "worse"
-SUMMARY = {
-    WITHIN: "no different from {} beyond the spread of the seeds",
-    BETTER: "better than {}",
-    WORSE: "worse than {}",
-}
+SUMMARY = {WITHIN: "not distinguishable from {}", BETTER: "better than {}", WORSE: "worse than {}"}
 
 
-def verdict_of(difference: PairedDifference) -> str:
-    if not difference.is_significant:
-        return WITHIN
-    return BETTER if difference.mean > 0 else WORSE
+def comparisons(title: str, values: Sequence[float], others: Mapping[str, Sequence[float]]) -> Iterator[str]:
+    """A line for each paired test of the values, by seed, against others, and one that sums them up.
+
+    The difference has its 95 % interval; the p values are adjusted for the number of tests (`holm`).
+    """
+    differences = {name: paired_difference(values, each) for name, each in others.items()}
+    found: dict[str, list[str]] = {}
+    for (name, difference), p in zip(differences.items(), holm([each.p for each in differences.values()]), strict=True):
+        start, mean, half = f"{title} - {name:<14}", difference.mean, difference.half_width
+        if math.isnan(p):
+            yield f"{start} no test: {'a run diverged' if math.isnan(mean) else f'{mean:+.1f} with one seed'}"
+            continue
+        verdict = WITHIN if p >= 0.05 else BETTER if mean > 0 else WORSE
+        found.setdefault(verdict, []).append(name)
+        shown = f"p {p:.3f}" if p >= 0.001 else "p < 0.001"
+        yield f"{start} {mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f}, {shown}): {verdict}"
+    if found:
+        parts = [SUMMARY[verdict].format(in_words(names)) for verdict, names in found.items()]
+        yield f"So {title} is {'; it is '.join(parts)}."
 
 
-def difference_text(difference: PairedDifference) -> str:
-    """In percentage points, with the 95 % interval and the p value."""
-    mean, half = difference.mean, difference.half
-    if half == float("inf"):
-        return f"{mean:+.1f} (one seed)"
-    p = f"p {difference.p:.3f}" if difference.p >= 0.001 else "p < 0.001"
-    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f}, {p})"
+def in_words(names: Sequence[str]) -> str:
+    """ "depth, width and resolution"; with semicolons if the names have commas."""
+    comma = "; " if any("," in name for name in names) else ", "
+    return " and ".join(filter(None, [comma.join(names[:-1]), names[-1]]))
 
 
 def plot_png(design: Design, trained: Iterable[Trained]) -> bytes:

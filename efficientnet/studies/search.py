@@ -15,10 +15,12 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from efficientnet.baselines.files import write_baseline
 from efficientnet.common.errors import UserError
@@ -27,8 +29,8 @@ from efficientnet.common.text import counted
 from efficientnet.complexity import complexity
 from efficientnet.imagefolder.run_data import TRAIN, find_parts
 from efficientnet.scaling import B0, Baseline, Coefficients, mnasnet_objective
-from efficientnet.studies.budget import START_SECONDS, VALIDATION, loader_flags
-from efficientnet.studies.design import RECIPE, Data
+from efficientnet.studies.budget import FEWEST_IMAGES, START_SECONDS, VALIDATION_COST, loader_flags
+from efficientnet.studies.design import RECIPE, Data, usual_precision
 from efficientnet.studies.evolution import Member, propose_at_random, propose_by_evolution, ready
 from efficientnet.studies.networks import SIZES, Network, small_baseline
 from efficientnet.studies.results import Row
@@ -66,6 +68,7 @@ class Settings:
     final_epochs: int = 0
     final_images_per_class: int | None = None
     seeds: int = 3
+    precision: str = field(default_factory=usual_precision)
 
 
 @dataclass(frozen=True)
@@ -97,15 +100,19 @@ class Search:
 
     @cached_property
     def space(self) -> SearchSpace:
-        return SearchSpace(small_baseline(B0, *self.settings.size))
+        return SearchSpace(small_baseline(B0, *self.settings.size), classes=self.settings.data.classes)
 
     @cached_property
     def target(self) -> int:
         """The multiply-adds T of the objective: those of the baseline."""
-        return self.multiply_adds(self.space.baseline)
+        return self.space.multiply_adds(self.space.baseline)
 
-    def multiply_adds(self, baseline: Baseline) -> int:
-        return complexity(baseline.stages, baseline.image_size, self.settings.data.classes).multiply_adds
+    @cached_property
+    def mean_cost(self) -> float:
+        """The mean multiply-adds of some random networks, in those of the baseline."""
+        generator = np.random.default_rng(0)
+        networks = [self.space.build(self.space.random(generator), "") for _ in range(200)]
+        return sum(map(self.space.multiply_adds, networks)) / len(networks) / self.target
 
     @classmethod
     def read(cls, folder: Path) -> Search | None:
@@ -116,13 +123,18 @@ class Search:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             width, size = values["size"]
-            return cls(folder, Settings(**{**values, "data": Data(**values["data"]), "size": (width, size)}))
+            return cls(folder, Settings(**{**values, "data": Data.from_dict(values["data"]), "size": (width, size)}))
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise UserError(f"{path}: damaged ({error}); restore it, or choose another --output") from None
 
     def check(self) -> None:
-        """Raise ValueError for settings with which the evolution could not go on."""
+        """Raise ValueError for settings with which the search could not go on."""
         settings = self.settings
+        if TRAIN not in find_parts(Path(settings.data.path)):
+            raise ValueError(
+                f"--data {settings.data.path}: a search needs a train/ folder, of which it holds out a part, and val/ "
+                "or test/, which it must not see"
+            )
         if settings.sample > settings.population:
             raise ValueError(f"--sample {settings.sample} of a population of {settings.population}: sample fewer")
 
@@ -145,14 +157,12 @@ class Search:
 
     def flags(self, baseline: Path) -> tuple[str, ...]:
         """Of train.py, for a short training: on the training images alone, some of which are held out."""
-        data, settings = self.settings.data, self.settings
-        train = find_parts(Path(data.path)).get(TRAIN)
-        fold = "0" if train else "1"  # without a validation folder, fold 0 is that of the long trainings
+        settings = self.settings
         few = () if settings.images_per_class is None else ("--images-per-class", str(settings.images_per_class))
         return (
-            *("--data", str(train or data.path), "--folds", str(self.folds), "--fold", fold),
-            *("--baseline", str(baseline), *RECIPE, *few, "--epochs", str(settings.epochs)),
-            *("--seed", str(settings.seed)),
+            *("--data", str(find_parts(Path(settings.data.path))[TRAIN]), "--folds", str(self.folds)),
+            *("--baseline", str(baseline), *RECIPE, "--precision", settings.precision, *few),
+            *("--epochs", str(settings.epochs), "--seed", str(settings.seed)),
         )
 
     @property
@@ -163,16 +173,16 @@ class Search:
     def seconds(self, of_an_image: float) -> tuple[float, float]:
         """Of a short and of a long training.  of_an_image: seconds of a training image."""
         data, settings = self.settings.data, self.settings
-        short = settings.epochs * (data.first(settings.images_per_class) + VALIDATION * data.train / self.folds)
+        short = settings.epochs * (data.first(settings.images_per_class) + VALIDATION_COST * data.train / self.folds)
         images = data.first(settings.final_images_per_class)
-        long = settings.final_epochs * (images + VALIDATION * data.validation)
-        return START_SECONDS + short * of_an_image, START_SECONDS + long * of_an_image
+        long = settings.final_epochs * (images + VALIDATION_COST * data.validation)
+        return START_SECONDS + short * self.mean_cost * of_an_image, START_SECONDS + long * of_an_image
 
     def hours(self, machine: Machine, of_an_image: float) -> float:
         """Of the whole search, of which the random one shares the first networks with the evolution."""
         short, long = self.seconds(of_an_image)
         settings = self.settings
-        trained = 2 * settings.networks - settings.population
+        trained = settings.networks + max(0, settings.networks - settings.population)
         return (trained * short + len(FILES) * settings.seeds * long) / machine.jobs / 3600
 
     def fitted(self, machine: Machine, of_an_image: float) -> Search:
@@ -185,11 +195,11 @@ class Search:
         room = 3600 * settings.budget_hours * machine.jobs
         if not settings.final_epochs:
             each = FINAL_SHARE * room / (len(FILES) * settings.seeds) - START_SECONDS
-            images, an_epoch = each / of_an_image, data.train + VALIDATION * data.validation
+            images, an_epoch = each / of_an_image, data.train + VALIDATION_COST * data.validation
             settings = replace(settings, final_epochs=max(1, int(images / an_epoch)))
             if images < an_epoch:
-                few = int((images - VALIDATION * data.validation) / data.classes)
-                settings = replace(settings, final_images_per_class=max(1, few))
+                few = int((images - VALIDATION_COST * data.validation) / data.classes)
+                settings = replace(settings, final_images_per_class=max(FEWEST_IMAGES, few))
         if not settings.networks:
             short, long = replace(self, settings=settings).seconds(of_an_image)
             fit = int(((room - len(FILES) * settings.seeds * long) / short + settings.population) / 2)
@@ -207,8 +217,8 @@ class Search:
         few, many = (settings.data.first(n) for n in (settings.images_per_class, settings.final_images_per_class))
         lines = {
             "data": str(settings.data),
-            "space": f"{space.size:.1e} networks around {space.baseline.title}; target T: its "
-            f"{self.target / 1e6:.2f} M multiply-adds, twice as many at most",
+            "space": f"{space.size:.1e} networks around {space.baseline.title}, without regard to cost",
+            "target": f"T: its {self.target / 1e6:.2f} M multiply-adds; networks above twice that are left out",
             "search": f"{settings.networks} networks by evolution (population {settings.population}, sample "
             f"{settings.sample}), then random ones of the same total multiply-adds",
             "short": f"{counted(settings.epochs, 'epoch')} of {few:,} training images, scored on "
@@ -243,7 +253,7 @@ class Search:
         def next_evolved(running: Collection[int]) -> tuple[int, Encoding] | None:
             return next(iter(ready(propose, finished, running, settings.lag, total).items()), None)
 
-        for each in self.train_networks(EVOLUTION, next_evolved, total - len(finished), machine):
+        for each in self.train_networks(EVOLUTION, next_evolved, list(finished.values()), total, machine):
             scored[EVOLUTION, each.member.number] = each
             finished[each.member.number] = each.member
             self.write_history(scored)
@@ -255,7 +265,8 @@ class Search:
         def next_random(running: Collection[int]) -> tuple[int, Encoding] | None:
             return next(((number, encoding) for number, encoding in left.items() if number not in running), None)
 
-        for each in self.train_networks(RANDOM, next_random, len(left), machine):
+        begun = [each.member for (search, _), each in scored.items() if search == RANDOM]
+        for each in self.train_networks(RANDOM, next_random, begun, len(random), machine):
             scored[RANDOM, each.member.number] = each
             del left[each.member.number]
             self.write_history(scored)
@@ -269,22 +280,24 @@ class Search:
             number = len(members)
             encoding = self.propose(RANDOM, members, number)
             members.append(Member(number, encoding, 0.0))
-            cost -= self.multiply_adds(self.space.build(encoding, RANDOM))
+            cost -= self.space.multiply_adds(self.space.build(encoding, RANDOM))
         return [member.encoding for member in members]
 
     def train_networks(
         self,
         search: str,
         next_network: Callable[[Collection[int]], tuple[int, Encoding] | None],
-        count: int,
+        begun: Sequence[Member],
+        total: int,
         machine: Machine,
     ) -> Iterator[Scored]:
-        """Train `count` networks of one search and yield each as it ends, with its score; prints it.
+        """Train networks of one search and yield each as it ends, with its score; prints it.
 
         next_network: returns the next one's number and encoding, given the numbers in training, or None.
+        begun: the networks that were trained before, of `total`.
         """
         training: dict[Run, tuple[int, Encoding, Baseline]] = {}
-        began, done, best = time.monotonic(), 0, 0.0
+        began, done, best = time.monotonic(), 0, max((member.score for member in begun), default=0.0)
 
         def next_run() -> Run | None:
             found = next_network([number for number, _, _ in training.values()])
@@ -303,14 +316,16 @@ class Search:
 
         for run, metrics in train_runs(next_run, machine):
             number, encoding, baseline = training.pop(run)
-            cost, top1 = self.multiply_adds(baseline), 0.0 if metrics is None else metrics["top1"]
+            cost, top1 = self.space.multiply_adds(baseline), 0.0 if metrics is None else metrics["top1"]
             scored = Scored(search, Member(number, encoding, mnasnet_objective(top1, cost, self.target)), top1, cost)
             yield scored
             done, best = done + 1, max(best, scored.member.score)
-            left = duration((time.monotonic() - began) / done * (count - done)) if done < count else "no time"
+            number = len(begun) + done
+            left = duration((time.monotonic() - began) / done * (total - number))
             print(
-                f"[{done:>{len(str(count))}}/{count}] {run.name:<24} top-1 {100 * top1:4.1f} %, {cost / 1e6:5.2f} M, "
-                f"objective {100 * scored.member.score:4.1f}; best {100 * best:4.1f}; about {left} left",
+                f"[{number:>{len(str(total))}}/{total}] {run.name:<24} top-1 {100 * top1:4.1f} %, {cost / 1e6:5.2f} M, "
+                f"objective {100 * scored.member.score:4.1f}, best {100 * best:4.1f}; "
+                + (f"about {left} left of the {search}" if number < total else "done"),
                 flush=True,
             )
             shutil.rmtree(run.folder, ignore_errors=True)
@@ -331,31 +346,28 @@ class Search:
     def train_finalists(self, scored: Sequence[Scored], machine: Machine, of_an_image: float) -> list[Row]:
         """Train the baseline and the best network of each search for longer, with several seeds."""
         settings = self.settings
-        few = settings.final_images_per_class
-        long = () if few is None else ("--images-per-class", str(few))
-        long = (*long, "--epochs", str(settings.final_epochs))
-        networks = {START: self.space.baseline}
+        long = ("--epochs", str(settings.final_epochs), "--precision", settings.precision)
+        if settings.final_images_per_class is not None:
+            long = (*long, "--images-per-class", str(settings.final_images_per_class))
+        networks, slugs = {START: self.space.baseline}, {START: START}
         for search in (RANDOM, EVOLUTION):
-            networks[search] = self.space.build(self.best(scored, search).member.encoding, search)
+            member = self.best(scored, search).member
+            slugs[search] = f"{search}-{member.number:04}"
+            title = f"{self.space.baseline.title}, changed by {search} search"
+            networks[search] = replace(self.space.build(member.encoding, search), title=title)
         estimates, known = {}, {}
         for seed in range(settings.seeds):
             for name, baseline in networks.items():
-                write_baseline(self.file(name), baseline)
-                flags = (
-                    "--data",
-                    self.settings.data.path,
-                    "--baseline",
-                    str(self.file(name)),
-                    *RECIPE,
-                    *loader_flags(machine),
-                )
+                file = self.file(name)
+                write_baseline(file, baseline)
+                flags = ("--data", settings.data.path, "--baseline", str(file), *RECIPE, *loader_flags(machine))
                 flags = (*flags, *long, "--seed", str(seed))
-                run = Run(f"{name}, seed {seed}", self.folder / "final" / f"{name}-{seed}", flags)
+                run = Run(f"{name}, seed {seed}", self.folder / "final" / f"{slugs[name]}-{seed}", flags)
                 estimates[run], known[run] = self.seconds(of_an_image)[1], name
-        results = {run: metrics["top1"] for run, metrics in train_with_progress(estimates, machine)}
+        results = dict(train_with_progress(estimates, machine))
         rows = []
         for name, baseline in networks.items():
-            counts = complexity(baseline.stages, baseline.image_size, self.settings.data.classes)
+            counts = complexity(baseline.stages, baseline.image_size, settings.data.classes)
             network = Network(name, baseline, Coefficients(), counts, target=self.target)
             rows.append(Row(network, [100 * results[run] for run in estimates if known[run] == name]))
         return rows

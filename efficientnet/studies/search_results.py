@@ -9,9 +9,8 @@ from typing import Any
 
 from efficientnet.common.extras import require
 from efficientnet.common.text import counted
-from efficientnet.metrics.paired import paired_difference
 from efficientnet.scaling import mnasnet_objective
-from efficientnet.studies.results import Row, difference_text, table, verdict_of
+from efficientnet.studies.results import Row, comparisons, table
 from efficientnet.studies.search import EVOLUTION, RANDOM, START, Scored, Search
 
 COLORS = {EVOLUTION: "tab:red", RANDOM: "tab:blue"}
@@ -38,11 +37,9 @@ def search_text(search: Search, scored: Sequence[Scored], rows: Sequence[Row]) -
         *table(rows),
         "",
     ]
-    objectives = {row.network.way: objectives_of(row, search.target) for row in rows}
-    for other in (RANDOM, START):
-        difference = paired_difference(objectives[EVOLUTION], objectives[other])
-        lines.append(f"objective, {EVOLUTION} - {other:<7} {difference_text(difference)}: {verdict_of(difference)}")
-    return "\n".join(lines)
+    by_name = {row.network.way: objectives_of(row, search.target) for row in rows}
+    others = {name: by_name[name] for name in (RANDOM, START)}
+    return "\n".join([*lines, *comparisons("the objective of evolution", by_name[EVOLUTION], others)])
 
 
 def objectives_of(row: Row, target: int) -> list[float]:

@@ -37,9 +37,6 @@ class Choice:
     out_channels: int  # about 0.75, 1 or 1.25 times the baseline's
     layers: int  # the baseline's, or one less or more
 
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {getattr(self, name)}" for name in ATTRIBUTES)
-
 
 ATTRIBUTES = tuple(field.name for field in fields(Choice))
 # A network of the space: the choice of each stage between stem and head.
@@ -97,13 +94,13 @@ class SearchSpace:
     Raises ValueError for another baseline or a smaller `most`.
     """
 
-    def __init__(self, baseline: Baseline, most: float = 2.0) -> None:
+    def __init__(self, baseline: Baseline, most: float = 2.0, classes: int = 1000) -> None:
         if not most >= 1:
             raise ValueError(f"most must be at least 1, or the baseline itself is too large, not {most}")
         operators = [stage.operator for stage in baseline.stages]
         if len(operators) < 3 or operators[0] != "conv" or operators[-1] != "head":
             raise ValueError(f"a search needs a baseline of a conv stem, MBConv stages and a head, not {baseline.name}")
-        self.baseline = baseline
+        self.baseline, self.classes = baseline, classes
         self.most_multiply_adds = most * self.multiply_adds(baseline)
         self.choices = tuple(stage_choices(stage) for stage in baseline.stages[1:-1])
         self.by_text = [{as_text(vars(choice)): choice for choice in choices} for choices in self.choices]
@@ -198,9 +195,9 @@ class SearchSpace:
             return False
         return self.multiply_adds(self.build(encoding, "")) <= self.most_multiply_adds
 
-    @staticmethod
-    def multiply_adds(baseline: Baseline) -> int:
-        return complexity(baseline.stages, baseline.image_size).multiply_adds
+    def multiply_adds(self, baseline: Baseline) -> int:
+        """Of the baseline, with the classifier for the classes."""
+        return complexity(baseline.stages, baseline.image_size, self.classes).multiply_adds
 
 
 def write(encoding: Encoding) -> list[dict[str, Any]]:

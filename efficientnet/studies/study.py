@@ -10,6 +10,7 @@ FOLDER/results.txt       the table; results.png: the plot
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from efficientnet.studies.budget import loader_flags
 from efficientnet.studies.design import Data, Design
 from efficientnet.studies.networks import Network
 from efficientnet.studies.results import Trained, results_csv
-from efficientnet.training.runs import Machine, Metrics, Run, train_runs
+from efficientnet.training.runs import Machine, Run, train_runs
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,20 @@ class Study:
             return None
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            values = {**content["design"], "data": Data(**content["design"]["data"])}
+            values = {**content["design"], "data": Data.from_dict(content["design"]["data"])}
             values["growths"] = tuple(values["growths"])
             values["sizes"] = tuple((width, size) for width, size in values["sizes"])
-            return cls(folder, Design(**values), tuple(content["seconds"]))
+            study = cls(folder, Design(**values), tuple(content["seconds"]))
+            recorded = content["networks"]
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise UserError(f"{path}: damaged ({error}); restore it, or choose another --output") from None
+        if recorded != study.network_flags:
+            raise UserError(f"{folder}: was begun with other networks by another version; choose another --output")
+        return study
+
+    @property
+    def network_flags(self) -> dict[str, str]:
+        return {network.slug: network.flags for network in self.networks}
 
     def flags(self, network: Network, machine: Machine) -> tuple[str, ...]:
         """Of train.py, without the seed."""
@@ -64,18 +73,17 @@ class Study:
 
     def write(self) -> None:
         """Write study.json, with which the study has begun."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = {"design": asdict(self.design), "seconds": self.seconds, "networks": self.network_flags}
+        write_json(self.folder / "study.json", content)
         self.write_baselines()
-        write_json(self.folder / "study.json", {"design": asdict(self.design), "seconds": self.seconds})
 
     @cached_property
     def networks(self) -> list[Network]:
         return self.design.networks()
 
     def train(self, machine: Machine) -> list[Trained]:
-        """Train what is not trained yet, and return all runs.  Prints each run as it ends, and the time left.
-
-        Raises UserError if a run fails or diverges.
-        """
+        """Train what is not trained yet, and return all runs.  Prints each run as it ends, and the time left."""
         estimates: dict[Run, float] = {}
         known: dict[Run, tuple[Network, int]] = {}
         for seed in range(self.design.seeds):  # so that a study that is not finished has compared all networks
@@ -84,37 +92,36 @@ class Study:
                 run = Run(f"{network.slug}, seed {seed}", self.folder / "runs" / f"{network.slug}-{seed}", flags)
                 known[run], estimates[run] = (network, seed), seconds
         results = {}
-        for run, metrics in train_with_progress(estimates, machine):
-            results[run] = Trained(*known[run], metrics["top1"])
+        for run, top1 in train_with_progress(estimates, machine):
+            results[run] = Trained(*known[run], top1)
             in_order = [results[run] for run in known if run in results]
             write_bytes(self.folder / "results.csv", results_csv(in_order))
         return in_order
 
 
-def train_with_progress(estimates: Mapping[Run, float], machine: Machine) -> Iterator[tuple[Run, Metrics]]:
-    """Train the runs and yield each with its metrics as it ends. Prints that, and the time left.
+def train_with_progress(estimates: Mapping[Run, float], machine: Machine) -> Iterator[tuple[Run, float]]:
+    """Train the runs and yield each with its top-1, nan if it diverged, as it ends. Prints that, and the time left.
 
-    estimates: the seconds that each may take.  Raises UserError if a run fails or diverges.
+    estimates: the seconds that each may take.  Raises UserError if a run fails.
     """
-    before = {run for run in estimates if run.result() is not None}
+    before = {run for run in estimates if run.result() is not None or run.diverged}
     if before:
         print(f"{len(before)} of {counted(len(estimates), 'run', 'are')} finished already", flush=True)
     waiting, took, done = iter(estimates), 0.0, set()
     with tqdm(total=sum(estimates.values()), disable=None, bar_format="{percentage:3.0f}%|{bar}| {desc}") as bar:
         for run, metrics in train_runs(lambda: next(waiting, None), machine):
-            if metrics is None:
-                raise UserError(f"{run.name}: its loss was not finite; see {run.log}")
             done.add(run)
             bar.update(estimates[run])
             if run not in before:
-                took += metrics["epoch"] * metrics["seconds"]
+                took += estimates[run] if metrics is None else metrics["epoch"] * metrics["seconds"]
                 pace = took / sum(estimates[each] for each in done - before)
                 seconds = pace * sum(estimates[each] for each in estimates.keys() - done) / machine.jobs
                 left = f"about {duration(seconds)} left" if len(done) < len(estimates) else "done"
-                text = f"{run.name}: top-1 {100 * metrics['top1']:.1f} %"
-                bar.write(f"[{len(done):>{len(str(len(estimates)))}}/{len(estimates)}] {text:<50} {left}", sys.stdout)
+                found = f"diverged (see {run.log})" if metrics is None else f"top-1 {100 * metrics['top1']:.1f} %"
+                number = f"[{len(done):>{len(str(len(estimates)))}}/{len(estimates)}]"
+                bar.write(f"{number} {run.name + ': ' + found:<50} {left}", sys.stdout)
                 bar.set_description_str(left)
-            yield run, metrics
+            yield run, math.nan if metrics is None else metrics["top1"]
 
 
 def duration(seconds: float) -> str:

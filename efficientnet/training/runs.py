@@ -48,9 +48,9 @@ class Run:
         try:
             lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
             epochs = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["recipe"]["epochs"]
-        except OSError:
+            return json.loads(lines[-1]) if len(lines) == epochs else None
+        except (OSError, ValueError, LookupError):  # a damaged file is train.py's to report
             return None
-        return json.loads(lines[-1]) if len(lines) == epochs else None
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,8 @@ def train_runs(next_run: Callable[[], Run | None], machine: Machine) -> Iterator
                     raise UserError(f"{run.name}: {last_line(run.log)} (exit code {process.returncode}; see {run.log})")
                 yield run, None if run.diverged else run.result()
     finally:
+        if running:
+            print(f"stopping and saving {counted(len(running), 'run')}", file=sys.stderr, flush=True)
         for _, process in running.values():
             process.terminate()
         for _, process in running.values():

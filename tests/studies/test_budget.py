@@ -8,7 +8,7 @@ from efficientnet.common.errors import UserError
 from efficientnet.studies.budget import ENOUGH_EPOCHS, fit, possible_designs
 from efficientnet.studies.design import FIG8, STEP1, TABLE3, Data, Design
 
-CIFAR = Data("/cifar", 10, 50_000, 10_000)
+CIFAR = Data("/cifar", (5000,) * 10, 10_000)
 
 
 def measure(design):
@@ -59,3 +59,19 @@ def test_the_images_of_a_run():
     assert design.train_images == 50_000
     assert replace(design, images_per_class=1000).train_images == 10_000
     assert replace(design, images_per_class=9000).train_images == 50_000
+    uneven = replace(design, data=Data("/photographs", (10_000, 100), 10), images_per_class=1000)
+    assert uneven.train_images == 1100
+
+
+def test_a_larger_baseline_that_cannot_be_measured_is_not_taken():
+    """Such as one that takes too much memory."""
+    designs = possible_designs(Design(FIG8, CIFAR, budget_hours=100))
+
+    def up_to_the_second(design):
+        if design not in designs[:2]:
+            raise UserError("out of memory")
+        return measure(design)
+
+    assert fit(designs, 2, None, up_to_the_second)[0].sizes == designs[1].sizes
+    with pytest.raises(UserError, match="out of memory"):
+        fit(designs[2:], 2, None, up_to_the_second)

@@ -63,8 +63,10 @@ def test_a_study_is_killed_resumed_and_reported(photographs, tmp_path):
 
     again = run("efficientnet.studies", *arguments, "--dry-run")
     assert "3 runs (3 networks, 1 seed), 2 runs at a time, 1 thread each" in again.stdout
-    refused = run("efficientnet.studies", *arguments[:-1], "2", "--epochs", 3)
-    assert_one_line_error(refused, 2, "epochs 1, not 3", "--output")
+    refused = run("efficientnet.studies", *arguments, "--epochs", 3)
+    assert_one_line_error(refused, 2, "--epochs", "begun with 1, not 3", "--output")
+    other = run("efficientnet.studies", "search", *arguments[1:5], *SMALL)
+    assert_one_line_error(other, 2, "already contains other files")
 
 
 @pytest.mark.nightly  # test_search.py has a sample, with trainings that are made up
@@ -93,7 +95,7 @@ def test_a_search_is_killed_and_goes_on_as_if_it_had_not_been(photographs, tmp_p
         finished = {earlier: evolved[earlier] for earlier in range(number)}
         assert ready(propose, finished, (), search.settings.lag, 6)[number] == member.encoding
     for each in history:
-        cost = search.multiply_adds(search.space.build(each.member.encoding, ""))
+        cost = search.space.multiply_adds(search.space.build(each.member.encoding, ""))
         assert cost == each.multiply_adds
         assert each.member.score == pytest.approx(mnasnet_objective(each.top1, cost, search.target))
     spent = {name: sum(each.multiply_adds for each in history if each.search == name) for name in (EVOLUTION, RANDOM)}
@@ -125,12 +127,15 @@ def test_a_dry_run_writes_nothing(photographs, tmp_path, monkeypatch):
         (["fig8", "--data", "nowhere"], 1, ["nowhere"]),
         (["fig9"], 2, ["fig9"]),
         (["search", "--data", "DATA", "--population", 4, "--sample", 9], 2, ["--sample 9", "population of 4"]),
+        (["search", "--data", "WHOLE"], 2, ["a search needs a train/ folder"]),
+        (["fig8", "--data", "DATA", "--size", 0.5, 48.5], 2, ["--size", "whole number"]),
         (["fig8", "--data", "DATA", "--growth", 4, "--size", 0.25, 64], 2, ["4 times"]),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(arguments, code, words, photographs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = [photographs if argument == "DATA" else argument for argument in arguments]
+    places = {"DATA": photographs, "WHOLE": photographs / "train"}
+    arguments = [places.get(argument, argument) for argument in arguments]
     assert_one_line_error(run("efficientnet.studies", *arguments), code, *words)
     assert not list(tmp_path.iterdir())
 

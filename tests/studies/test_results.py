@@ -1,7 +1,9 @@
 """Tables, verdicts and plots of made-up results."""
 
+import contextlib
 import csv
 import io
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -12,7 +14,7 @@ from efficientnet.studies.design import FIG8, STEP1, TABLE3, Data, Design
 from efficientnet.studies.networks import COMPOUND
 from efficientnet.studies.results import Trained, plot_png, results_csv, results_text
 
-CIFAR = Data("/cifar", 10, 50_000, 10_000)
+CIFAR = Data("/cifar", (5000,) * 10, 10_000)
 DESIGNS = {
     FIG8: Design(FIG8, CIFAR, sizes=((0.35, 48),)),
     STEP1: Design(STEP1, CIFAR, sizes=((0.35, 48),), candidates=4),
@@ -37,9 +39,23 @@ def test_a_clear_lead_is_called_so_and_a_small_one_is_not(study):
     assert "is better than" in clear and "spread of the seeds" not in clear and "worse" not in clear
     assert "is worse than" in results_text(design, results(design, -0.1, 0.001))
     unclear = results_text(design, results(design, 0.001, 0.02))
-    assert "beyond the spread of the seeds" in unclear
+    assert "within the spread of the seeds" in unclear and "is not distinguishable from" in unclear
     assert "better than" not in unclear and "worse than" not in unclear
-    assert "(one seed)" in results_text(design, results(design, 0.1, 0.001, seeds=1))
+    alone = results_text(design, results(design, 0.1, 0.001, seeds=1))
+    assert "with one seed" in alone and "So " not in alone
+
+
+def test_a_run_that_diverged_is_shown_and_not_tested():
+    design = DESIGNS[FIG8]
+    trained = results(design, 0.1, 0.001)
+    deep = next(number for number, each in enumerate(trained) if each.network.way == "depth")
+    trained[deep] = replace(trained[deep], top1=float("nan"))
+    lines = results_text(design, trained).splitlines()
+    assert "diverged" in next(line for line in lines if line.startswith("depth "))
+    assert any("- depth" in line and "no test: a run diverged" in line for line in lines)
+    assert "better than width and resolution" in lines[-1]
+    with contextlib.suppress(MissingExtra):
+        assert plot_png(design, trained)
 
 
 def test_every_network_has_a_line_with_its_true_cost_beside_the_target():

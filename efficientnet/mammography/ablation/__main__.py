@@ -92,7 +92,7 @@ def table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
                 cells.append(f"{np.mean(values):.3f}")
                 continue
             difference = paired_difference(values, [base[metric] for base in results[BASE]])
-            mean, half = difference.mean, difference.half
+            mean, half = difference.mean, difference.half_width
             cells.append(f"{mean:+.3f}" + (f" ({mean - half:+.2f} to {mean + half:+.2f})" if half < math.inf else ""))
         lines.append(f"{name:<{width}}" + "".join(f"{cell:>26}" for cell in cells))
     return "\n".join(lines)
