@@ -409,12 +409,12 @@ def test_a_killed_command_is_done_again(tmp_path):
     killed = tmp_path / "killed"
     root = Path(__file__).resolve().parents[2]
     arguments = ["--output", str(killed), "--patients", "12", "--workers", "2"]
-    process = subprocess.Popen([*COMMAND, *arguments], cwd=root, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*COMMAND, *arguments], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list(killed.glob("train_images/*/*.dcm")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
-    process.wait()
+    process.communicate()  # until its workers, which have the same output, have ended too
     assert not (killed / "phantom.json").exists()
     (killed / "train_images" / f".half.dcm.0123{UNFINISHED}").touch()
     for path in killed.rglob(f".*{UNFINISHED}"):
