@@ -12,3 +12,8 @@ def counted(count: int, noun: str, verb: str = "") -> str:
     return " ".join(
         filter(None, [f"{count:,} {noun}{plural(count)}", singular.get(verb, verb) if count == 1 else verb])
     )
+
+
+def last_line(text: str) -> str:
+    """The last line that is not blank, such as the message of a process that failed."""
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "no message")

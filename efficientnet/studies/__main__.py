@@ -26,7 +26,7 @@ from efficientnet.common.extras import MissingExtra
 from efficientnet.common.files import write_bytes
 from efficientnet.common.text import counted
 from efficientnet.scaling import SMALLEST_IMAGE
-from efficientnet.studies.budget import fit, loader_flags, machine_for, possible_designs
+from efficientnet.studies.budget import fit, machine_for, possible_designs
 from efficientnet.studies.design import BASELINES, FIG8, RECIPE, STEP1, TABLE3, Data, Design
 from efficientnet.studies.networks import SIZES
 from efficientnet.studies.results import Row, plot_png, results_text, table
@@ -140,9 +140,9 @@ def continued(folder: Path, begun: Any, arguments: argparse.Namespace) -> Any:
     return replace(begun, **given, data=data)
 
 
-def check_free(folder: Path, other: str) -> None:
-    """Raise ValueError for a folder in which a new study cannot begin.  other: the file of the other kind of study."""
-    if (folder / other).exists() or (folder.exists() and any(folder.iterdir())):
+def check_free(folder: Path) -> None:
+    """Raise ValueError for a folder in which a new study cannot begin, such as that of a study of another kind."""
+    if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} already contains other files: choose another --output")
 
 
@@ -164,7 +164,7 @@ def begin(arguments: argparse.Namespace, folder: Path) -> tuple[Study, Machine]:
         def measure(design: Design) -> list[float]:
             study = Study(Path(scratch), design, ())
             study.write_baselines()
-            return measured_seconds([study.flags(network, machine) for network in study.networks], machine)
+            return measured_seconds([study.flags(network) for network in study.networks], machine)
 
         return Study(folder, *fit(designs, machine.jobs, arguments.epochs, measure)), machine
 
@@ -172,7 +172,7 @@ def begin(arguments: argparse.Namespace, folder: Path) -> tuple[Study, Machine]:
 def machine_of(study: Study, jobs: int | None) -> Machine:
     """How this machine trains the networks of the study fastest, judged by its first one."""
     study.write_baselines()
-    return machine_for(jobs, lambda: study.flags(study.networks[0], Machine(1, 1)))
+    return machine_for(jobs, lambda: study.flags(study.networks[0]))
 
 
 def description(study: Study, machine: Machine) -> str:
@@ -199,7 +199,7 @@ def plan_study(arguments: argparse.Namespace, folder: Path) -> Callable[[], None
     """
     study = Study.read(folder)
     if study is None:
-        check_free(folder, "search.json")
+        check_free(folder)
         study, machine = begin(arguments, folder)
     else:
         study = replace(study, design=continued(folder, study.design, arguments))
@@ -219,7 +219,7 @@ def plan_search(arguments: argparse.Namespace, folder: Path) -> Callable[[], Non
     """The same for a search."""
     begun = Search.read(folder)
     if begun is None:
-        check_free(folder, "study.json")
+        check_free(folder)
         search = Search(folder, Settings(data=data_of(arguments), **asked(arguments, Settings)))
     else:
         search = replace(begun, settings=continued(folder, begun.settings, arguments))
@@ -227,9 +227,8 @@ def plan_search(arguments: argparse.Namespace, folder: Path) -> Callable[[], Non
     with tempfile.TemporaryDirectory() as scratch:
         start = Path(scratch) / "start.json"
         write_baseline(start, search.space.baseline)
-        flags = search.flags(start)
-        machine = machine_for(arguments.jobs, lambda: (*flags, *loader_flags(Machine(1, 1))))
-        (second,) = measured_seconds([(*flags, *loader_flags(machine))], machine)
+        machine = machine_for(arguments.jobs, lambda: search.flags(start))
+        (second,) = measured_seconds([search.flags(start)], machine)
     if begun is None:
         search = search.fitted(machine, second)
     print(f"{search.description(machine, second)}\n", flush=True)

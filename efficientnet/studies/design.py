@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from efficientnet.baselines.stages import MOBILENET_V2, RESNET_50
-from efficientnet.common.cpu import has_bf16_units
 from efficientnet.imagefolder.run_data import RunData
 from efficientnet.imagefolder.settings import ImageFolderSettings
 from efficientnet.scaling import B0, Baseline
@@ -23,6 +22,7 @@ from efficientnet.studies.networks import (
     unscaled_network,
 )
 from efficientnet.training.distributed import Process
+from efficientnet.training.learner import default_precision
 
 FIG8, STEP1, TABLE3 = "fig8", "step1", "table3"
 BASELINES = {FIG8: (B0,), STEP1: (B0,), TABLE3: (MOBILENET_V2, RESNET_50)}
@@ -73,7 +73,13 @@ class Data:
 
 def usual_precision() -> str:
     """What train.py uses here. A study keeps it where it is continued, or its runs could not be compared."""
-    return "fp16" if torch.cuda.is_available() else "bf16" if has_bf16_units() else "fp32"
+    return default_precision(Process(0, 1, 0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+
+
+def recipe_flags(epochs: int, images_per_class: int | None, precision: str) -> tuple[str, ...]:
+    """Of train.py.  images_per_class: None for all."""
+    few = () if images_per_class is None else ("--images-per-class", str(images_per_class))
+    return (*RECIPE, *few, "--epochs", str(epochs), "--precision", precision)
 
 
 @dataclass(frozen=True)
@@ -119,9 +125,8 @@ class Design:
 
     def flags(self, network: Network, folder: Path) -> tuple[str, ...]:
         """Of train.py, without seed and machine.  folder: of the study, with the files of the baselines."""
-        few = () if self.images_per_class is None else ("--images-per-class", str(self.images_per_class))
         baseline = str(folder / f"{network.baseline.name}.json")
         return (
             *("--data", self.data.path, "--baseline", baseline, *network.flags.split()),
-            *(*RECIPE, *few, "--epochs", str(self.epochs), "--precision", self.precision),
+            *recipe_flags(self.epochs, self.images_per_class, self.precision),
         )

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -109,6 +109,7 @@ def unscaled_network(baseline: Baseline, classes: int) -> Network:
     return Network(BASELINE, baseline, Coefficients(), counts, 1.0, counts.multiply_adds)
 
 
+@cache
 def matched_networks(baseline: Baseline, growth: float, classes: int) -> list[Network]:
     """The baseline scaled in each of the `WAYS` to about `growth` times its multiply-adds, all to the same target.
 
@@ -164,6 +165,7 @@ def reachable(baseline: Baseline, make: Callable[[float], Coefficients], wanted:
             found.setdefault(counts.multiply_adds, Network("", baseline, coefficients, counts))
 
 
+@cache
 def step1_networks(baseline: Baseline, count: int, classes: int, step: float = 0.1) -> list[Network]:
     """Candidates of STEP 1 (section 4), the paper's first: alpha, beta, gamma on a grid where they double the cost.
 

@@ -19,6 +19,7 @@ from efficientnet.common.text import counted
 from efficientnet.metrics.paired import holm, paired_difference
 from efficientnet.studies.design import BASELINES, STEP1, Design
 from efficientnet.studies.networks import BASELINE, COMPOUND, WAYS, Network
+from efficientnet.training.curves import png_of
 
 COLORS = dict(zip((*WAYS, BASELINE), ("tab:green", "tab:blue", "tab:orange", "tab:red", "0.3"), strict=True))
 
@@ -178,9 +179,7 @@ def plot_png(design: Design, trained: Iterable[Trained]) -> bytes:
         for (ours, papers), full, group in zip(axes, BASELINES[design.study], groups, strict=True):
             draw_ours(ours, group)
             draw_papers(papers, full)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
+    return png_of(figure)
 
 
 def draw_ours(axes: Any, rows: Sequence[Row]) -> None:
@@ -197,7 +196,9 @@ def draw_ours(axes: Any, rows: Sequence[Row]) -> None:
             capsize=4,
             label=way,
         )
-    finish(axes, "M", "validation", f"{baseline.network.baseline.title}\n(bars: standard deviation over seeds)")
+    title = f"{baseline.network.baseline.title}\n(bars: standard deviation over seeds)"
+    label(axes, "multiply-adds for one image, M", "top-1 % on validation", title)
+    axes.legend()
 
 
 def draw_papers(axes: Any, full: Any) -> None:
@@ -208,15 +209,16 @@ def draw_papers(axes: Any, full: Any) -> None:
         points = [rows[0], *(row for row, name in zip(rows, names, strict=True) if name == way)]
         where = [row.giga_flops for row in points], [row.top1 for row in points]
         axes.plot(*where, color=COLORS[way], marker="o", label=way)
-    finish(axes, "G", "ImageNet", f"{full.title} in the paper, Table {7 if rows[0] in TABLE_7 else 3}")
+    title = f"{full.title} in the paper, Table {7 if rows[0] in TABLE_7 else 3}"
+    label(axes, "multiply-adds for one image, G", "top-1 % on ImageNet", title)
+    axes.legend()
 
 
-def finish(axes: Any, unit: str, images: str, title: str) -> None:
-    axes.set_xlabel(f"multiply-adds for one image, {unit}")
-    axes.set_ylabel(f"top-1 % on {images}")
+def label(axes: Any, x: str, y: str, title: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
     axes.set_title(title, fontsize=11)
     axes.grid(linewidth=0.3)
-    axes.legend()
 
 
 def draw_ranking(axes: Any, rows: Sequence[Row]) -> None:
@@ -229,7 +231,5 @@ def draw_ranking(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_yticks(
         range(len(ordered)), [row.network.way + (" (paper)" if row.network.is_papers else "") for row in ordered]
     )
-    axes.set_xlabel("top-1 % on validation: each seed, and the mean")
-    axes.set_ylabel("alpha, beta, gamma")
-    axes.set_title(f"{rows[0].network.baseline.title}: STEP 1", fontsize=11)
-    axes.grid(linewidth=0.3)
+    title = f"{rows[0].network.baseline.title}: STEP 1"
+    label(axes, "top-1 % on validation: each seed, and the mean", "alpha, beta, gamma", title)

@@ -30,12 +30,12 @@ from efficientnet.complexity import complexity
 from efficientnet.imagefolder.run_data import TRAIN, find_parts
 from efficientnet.scaling import B0, Baseline, Coefficients, mnasnet_objective
 from efficientnet.studies.budget import FEWEST_IMAGES, START_SECONDS, VALIDATION_COST, loader_flags
-from efficientnet.studies.design import RECIPE, Data, usual_precision
+from efficientnet.studies.design import RECIPE, Data, recipe_flags, usual_precision
 from efficientnet.studies.evolution import Member, propose_at_random, propose_by_evolution, ready
 from efficientnet.studies.networks import SIZES, Network, small_baseline
 from efficientnet.studies.results import Row
 from efficientnet.studies.space import Encoding, SearchSpace, write
-from efficientnet.studies.study import duration, train_with_progress
+from efficientnet.studies.study import duration, train_seeds, undamaged
 from efficientnet.training.runs import Machine, Run, train_runs
 
 EVOLUTION, RANDOM, START = "evolution", "random", "start"
@@ -120,12 +120,10 @@ class Search:
         path = folder / "search.json"
         if not path.exists():
             return None
-        try:
+        with undamaged(path):
             values = json.loads(path.read_text(encoding="utf-8"))
             width, size = values["size"]
             return cls(folder, Settings(**{**values, "data": Data.from_dict(values["data"]), "size": (width, size)}))
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise UserError(f"{path}: damaged ({error}); restore it, or choose another --output") from None
 
     def check(self) -> None:
         """Raise ValueError for settings with which the search could not go on."""
@@ -146,23 +144,20 @@ class Search:
         """The networks that were trained. Raises UserError for a damaged file."""
         path = self.folder / "history.jsonl"
         found = []
-        try:
+        with undamaged(path):
             for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
                 values = json.loads(line)
                 member = Member(values["number"], self.space.read(values["stages"]), values["objective"])
                 found.append(Scored(values["search"], member, values["top1"], values["multiply_adds"]))
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise UserError(f"{path}: damaged ({error}); restore it, or choose another --output") from None
         return found
 
     def flags(self, baseline: Path) -> tuple[str, ...]:
         """Of train.py, for a short training: on the training images alone, some of which are held out."""
         settings = self.settings
-        few = () if settings.images_per_class is None else ("--images-per-class", str(settings.images_per_class))
         return (
             *("--data", str(find_parts(Path(settings.data.path))[TRAIN]), "--folds", str(self.folds)),
-            *("--baseline", str(baseline), *RECIPE, "--precision", settings.precision, *few),
-            *("--epochs", str(settings.epochs), "--seed", str(settings.seed)),
+            *("--baseline", str(baseline), "--seed", str(settings.seed)),
+            *recipe_flags(settings.epochs, settings.images_per_class, settings.precision),
         )
 
     @property
@@ -243,10 +238,8 @@ class Search:
         Raises UserError if a run fails for another reason than a loss that is not finite.
         """
         scored = {(each.search, each.member.number): each for each in self.history()}
-        settings, finished = self.settings, {}
-        for (search, number), each in scored.items():
-            if search == EVOLUTION:
-                finished[number] = each.member
+        settings = self.settings
+        finished = {number: each.member for (search, number), each in scored.items() if search == EVOLUTION}
         propose = partial(self.propose, EVOLUTION)
         total = settings.networks
 
@@ -346,28 +339,24 @@ class Search:
     def train_finalists(self, scored: Sequence[Scored], machine: Machine, of_an_image: float) -> list[Row]:
         """Train the baseline and the best network of each search for longer, with several seeds."""
         settings = self.settings
-        long = ("--epochs", str(settings.final_epochs), "--precision", settings.precision)
-        if settings.final_images_per_class is not None:
-            long = (*long, "--images-per-class", str(settings.final_images_per_class))
+        long = recipe_flags(settings.final_epochs, settings.final_images_per_class, settings.precision)
         networks, slugs = {START: self.space.baseline}, {START: START}
         for search in (RANDOM, EVOLUTION):
             member = self.best(scored, search).member
             slugs[search] = f"{search}-{member.number:04}"
             title = f"{self.space.baseline.title}, changed by {search} search"
             networks[search] = replace(self.space.build(member.encoding, search), title=title)
-        estimates, known = {}, {}
-        for seed in range(settings.seeds):
-            for name, baseline in networks.items():
-                file = self.file(name)
-                write_baseline(file, baseline)
-                flags = ("--data", settings.data.path, "--baseline", str(file), *RECIPE, *loader_flags(machine))
-                flags = (*flags, *long, "--seed", str(seed))
-                run = Run(f"{name}, seed {seed}", self.folder / "final" / f"{slugs[name]}-{seed}", flags)
-                estimates[run], known[run] = self.seconds(of_an_image)[1], name
-        results = dict(train_with_progress(estimates, machine))
+        plan, seconds = {}, self.seconds(of_an_image)[1]
+        for name, baseline in networks.items():
+            write_baseline(self.file(name), baseline)
+            flags = ("--data", settings.data.path, "--baseline", str(self.file(name)), *long)
+            plan[slugs[name]] = flags, seconds
+        top1 = {}
+        for slug, seed, share in train_seeds(plan, settings.seeds, self.folder / "final", machine):
+            top1[slug, seed] = 100 * share
         rows = []
         for name, baseline in networks.items():
             counts = complexity(baseline.stages, baseline.image_size, settings.data.classes)
             network = Network(name, baseline, Coefficients(), counts, target=self.target)
-            rows.append(Row(network, [100 * results[run] for run in estimates if known[run] == name]))
+            rows.append(Row(network, [top1[slugs[name], seed] for seed in range(settings.seeds)]))
         return rows

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 from efficientnet.common.extras import require
 from efficientnet.common.text import counted
 from efficientnet.scaling import mnasnet_objective
-from efficientnet.studies.results import Row, comparisons, table
+from efficientnet.studies.results import Row, comparisons, label, table
 from efficientnet.studies.search import EVOLUTION, RANDOM, START, Scored, Search
+from efficientnet.training.curves import png_of
 
 COLORS = {EVOLUTION: "tab:red", RANDOM: "tab:blue"}
 
@@ -65,14 +64,6 @@ def search_png(search: Search, scored: Sequence[Scored]) -> bytes:
     costs.axvline(search.target / 1e6, color="0.6", linewidth=1, label="target T")
     label(course, "network", "objective, ACC (M / T)^-0.07, %", "The course of the searches")
     label(costs, "multiply-adds for one image, M", "top-1 % on held-out training images", "Accuracy and cost")
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
-
-
-def label(axes: Any, x: str, y: str, title: str) -> None:
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.set_title(title, fontsize=11)
-    axes.grid(linewidth=0.3)
-    axes.legend(fontsize=8)
+    for axes in (course, costs):
+        axes.legend(fontsize=8)
+    return png_of(figure)

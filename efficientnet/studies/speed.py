@@ -13,13 +13,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from efficientnet.common.command_line import command, leave
-from efficientnet.common.cpu import keep_freed_memory
 from efficientnet.common.errors import UserError
+from efficientnet.common.text import last_line
 from efficientnet.tasks import task_of_training
-from efficientnet.training.distributed import Process
+from efficientnet.training.distributed import start
 from efficientnet.training.learner import Learner
 from efficientnet.training.loaders import Loaders
 from efficientnet.training.plan import make_parser, make_plan
@@ -42,7 +40,7 @@ def measured_seconds(flags: Sequence[Sequence[str]], machine: Machine) -> list[f
     printed = [process.communicate() for process in processes]
     for process, (_, errors) in zip(processes, printed, strict=True):
         if process.returncode:
-            raise UserError(f"measuring the speed: {(errors.splitlines() or ['no message'])[-1]}")
+            raise UserError(f"measuring the speed: {last_line(errors)}")
     results = [json.loads(output) for output, _ in printed]
     return [sum(seconds) / machine.jobs for seconds in zip(*results, strict=True)]
 
@@ -51,8 +49,7 @@ def seconds_per_image(flags: Sequence[str]) -> float:
     """Train a few batches as train.py does, with the same reading of the images, and return the mean time."""
     task = task_of_training(flags)
     plan = make_plan(make_parser("", task).parse_args(flags), task)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    process = Process(0, 1, 0, 1, device)
+    process = start(None, None)
     plan.task.load(process, False, None, None, None)
     loaders = Loaders(plan.task, plan.recipe, process, 0, strict=False)
     learner = Learner(plan, process)
@@ -79,7 +76,6 @@ def seconds_per_image(flags: Sequence[str]) -> float:
 @command("studies.speed")
 def main(argv: Sequence[str] | None = None) -> None:
     (text,) = sys.argv[1:] if argv is None else argv
-    keep_freed_memory()
     print(json.dumps([seconds_per_image(flags) for flags in json.loads(text)]))
 
 

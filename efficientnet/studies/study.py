@@ -9,10 +9,11 @@ FOLDER/results.txt       the table; results.png: the plot
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,15 @@ from efficientnet.studies.results import Trained, results_csv
 from efficientnet.training.runs import Machine, Run, train_runs
 
 
+@contextlib.contextmanager
+def undamaged(path: Path) -> Iterator[None]:
+    """Raise UserError if the block finds that the file does not hold what a study wrote into it."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); restore it, or choose another --output") from None
+
+
 @dataclass(frozen=True)
 class Study:
     """A design in a folder.  seconds: of one run of each network, as estimated when the study began."""
@@ -44,15 +54,13 @@ class Study:
         path = folder / "study.json"
         if not path.exists():
             return None
-        try:
+        with undamaged(path):
             content = json.loads(path.read_text(encoding="utf-8"))
             values = {**content["design"], "data": Data.from_dict(content["design"]["data"])}
             values["growths"] = tuple(values["growths"])
             values["sizes"] = tuple((width, size) for width, size in values["sizes"])
             study = cls(folder, Design(**values), tuple(content["seconds"]))
             recorded = content["networks"]
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise UserError(f"{path}: damaged ({error}); restore it, or choose another --output") from None
         if recorded != study.network_flags:
             raise UserError(f"{folder}: was begun with other networks by another version; choose another --output")
         return study
@@ -61,9 +69,9 @@ class Study:
     def network_flags(self) -> dict[str, str]:
         return {network.slug: network.flags for network in self.networks}
 
-    def flags(self, network: Network, machine: Machine) -> tuple[str, ...]:
-        """Of train.py, without the seed."""
-        return (*self.design.flags(network, self.folder), *loader_flags(machine))
+    def flags(self, network: Network) -> tuple[str, ...]:
+        """Of train.py, without seed and machine."""
+        return self.design.flags(network, self.folder)
 
     def write_baselines(self) -> None:
         """Write the files that the flags of the runs name."""
@@ -84,19 +92,39 @@ class Study:
 
     def train(self, machine: Machine) -> list[Trained]:
         """Train what is not trained yet, and return all runs.  Prints each run as it ends, and the time left."""
-        estimates: dict[Run, float] = {}
-        known: dict[Run, tuple[Network, int]] = {}
-        for seed in range(self.design.seeds):  # so that a study that is not finished has compared all networks
-            for network, seconds in zip(self.networks, self.seconds, strict=True):
-                flags = (*self.flags(network, machine), "--seed", str(seed))
-                run = Run(f"{network.slug}, seed {seed}", self.folder / "runs" / f"{network.slug}-{seed}", flags)
-                known[run], estimates[run] = (network, seed), seconds
-        results = {}
-        for run, top1 in train_with_progress(estimates, machine):
-            results[run] = Trained(*known[run], top1)
-            in_order = [results[run] for run in known if run in results]
+        by_slug = {network.slug: network for network in self.networks}
+        plan = {
+            slug: (self.flags(network), seconds)
+            for (slug, network), seconds in zip(by_slug.items(), self.seconds, strict=True)
+        }
+        results: dict[tuple[str, int], Trained] = {}
+        for slug, seed, top1 in train_seeds(plan, self.design.seeds, self.folder / "runs", machine):
+            results[slug, seed] = Trained(by_slug[slug], seed, top1)
+            in_order = [results[key] for key in seeds_of(plan, self.design.seeds) if key in results]
             write_bytes(self.folder / "results.csv", results_csv(in_order))
         return in_order
+
+
+def seeds_of(names: Iterable[str], seeds: int) -> list[tuple[str, int]]:
+    """Each name with each seed. All names have the first seed first, so that they can be compared early."""
+    return [(name, seed) for seed in range(seeds) for name in names]
+
+
+def train_seeds(
+    plan: Mapping[str, tuple[Sequence[str], float]], seeds: int, folder: Path, machine: Machine
+) -> Iterator[tuple[str, int, float]]:
+    """Train each network with each seed, and yield its name, the seed and its top-1, nan if it diverged, as it ends.
+
+    plan: flags of train.py and the seconds of a run, by the name of the network.  folder: of the run folders.
+    Raises UserError if a run fails.
+    """
+    known = {}
+    for name, seed in seeds_of(plan, seeds):
+        flags = (*plan[name][0], *loader_flags(machine), "--seed", str(seed))
+        known[Run(f"{name}, seed {seed}", folder / f"{name}-{seed}", flags)] = name, seed
+    estimates = {run: plan[name][1] for run, (name, _) in known.items()}
+    for run, top1 in train_with_progress(estimates, machine):
+        yield *known[run], top1
 
 
 def train_with_progress(estimates: Mapping[Run, float], machine: Machine) -> Iterator[tuple[Run, float]]:
@@ -104,7 +132,7 @@ def train_with_progress(estimates: Mapping[Run, float], machine: Machine) -> Ite
 
     estimates: the seconds that each may take.  Raises UserError if a run fails.
     """
-    before = {run for run in estimates if run.result() is not None or run.diverged}
+    before = {run for run in estimates if run.has_ended}
     if before:
         print(f"{len(before)} of {counted(len(estimates), 'run', 'are')} finished already", flush=True)
     waiting, took, done = iter(estimates), 0.0, set()

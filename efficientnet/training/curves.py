@@ -92,6 +92,11 @@ def curves_png(history: History) -> bytes | None:
         draw_panel(axes, panel, ticker)
         if len(panel.lines) > 1:
             axes.legend(fontsize=8)
+    return png_of(figure)
+
+
+def png_of(figure: Any) -> bytes:
+    """A figure of matplotlib as a PNG file, the same for the same figure whichever version draws it."""
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()

@@ -17,7 +17,7 @@ from typing import Any
 
 from efficientnet.common.command_line import SCRIPTS
 from efficientnet.common.errors import UserError
-from efficientnet.common.text import counted
+from efficientnet.common.text import counted, last_line
 
 POLL = 0.1  # seconds between two looks at the processes
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
@@ -43,8 +43,14 @@ class Run:
         """Whether the run gave up because its loss or gradients were not finite."""
         return (self.folder / "not_finite.json").exists()
 
+    @property
+    def has_ended(self) -> bool:
+        return self.diverged or self.result() is not None
+
     def result(self) -> Metrics | None:
-        """The last line of metrics.jsonl; None if the run is not finished."""
+        """The last line of metrics.jsonl; None if the run is not finished, or diverged."""
+        if self.diverged:
+            return None
         try:
             lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
             epochs = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["recipe"]["epochs"]
@@ -88,8 +94,8 @@ def train_runs(next_run: Callable[[], Run | None], machine: Machine) -> Iterator
         while True:
             done = []
             while len(running) < machine.jobs and (run := next_run()) is not None:
-                if run.result() is not None or run.diverged:
-                    yield run, None if run.diverged else run.result()
+                if run.has_ended:
+                    yield run, run.result()
                     continue
                 slot = min({*range(machine.jobs)} - running.keys())
                 running[slot] = run, start(run, machine.environment(slot))
@@ -100,9 +106,10 @@ def train_runs(next_run: Callable[[], Run | None], machine: Machine) -> Iterator
                 time.sleep(0 if done else POLL)
             for slot in done:
                 run, process = running.pop(slot)
-                if run.result() is None and not run.diverged:
-                    raise UserError(f"{run.name}: {last_line(run.log)} (exit code {process.returncode}; see {run.log})")
-                yield run, None if run.diverged else run.result()
+                if not run.has_ended:
+                    printed = run.log.read_text(encoding="utf-8", errors="replace")
+                    raise UserError(f"{run.name}: {last_line(printed)} (exit code {process.returncode}; see {run.log})")
+                yield run, run.result()
     finally:
         if running:
             print(f"stopping and saving {counted(len(running), 'run')}", file=sys.stderr, flush=True)
@@ -125,9 +132,3 @@ def start(run: Run, environment: dict[str, str]) -> subprocess.Popen:
         options["preexec_fn"] = lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     with open(run.log, "ab") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options)
-
-
-def last_line(log: Path) -> str:
-    """The last line of a log that is not empty."""
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "no message"

@@ -13,6 +13,7 @@ from efficientnet.baselines.files import read_baseline
 from efficientnet.common.errors import UserError
 from efficientnet.common.extras import MissingExtra
 from efficientnet.studies import search as module
+from efficientnet.studies import study
 from efficientnet.studies.design import Data
 from efficientnet.studies.search import EVOLUTION, RANDOM, Search, Settings
 from efficientnet.studies.search_results import search_png, search_text
@@ -98,7 +99,7 @@ def test_its_report(tmp_path, monkeypatch):
         for number, run in enumerate(estimates):
             yield run, 0.4 + 0.2 * ("evolution" in run.name) + 0.001 * number % 0.004
 
-    monkeypatch.setattr(module, "train_with_progress", train_with_progress)
+    monkeypatch.setattr(study, "train_with_progress", train_with_progress)
     rows = search.train_finalists(scored, MACHINE, 0.01)
     text = search_text(search, scored, rows)
     assert "20 networks" in text and "better than random and start" in text

@@ -23,6 +23,7 @@ import numpy as np
 from efficientnet.common.command_line import Parser, command, leave, number, output_folder, program_name
 from efficientnet.common.cpu import usable_cores
 from efficientnet.common.errors import UserError
+from efficientnet.common.text import last_line
 from efficientnet.mammography.phantom.dataset import write_phantom_dataset
 from efficientnet.mammography.settings import DEMO_PATIENTS
 from efficientnet.metrics.paired import paired_difference
@@ -73,7 +74,7 @@ def prepare(seed: int, output: Path, jobs: int) -> None:
     command += ["--output", str(prepared_folder(output, seed))]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:
-        raise UserError(f"preparing {drawn}: {(process.stderr.splitlines() or ['no message'])[-1]}")
+        raise UserError(f"preparing {drawn}: {last_line(process.stderr)}")
 
 
 def prepared_folder(output: Path, seed: int) -> Path:
