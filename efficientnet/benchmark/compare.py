@@ -22,6 +22,7 @@ from tqdm import tqdm
 from efficientnet.baselines.stages import get_architecture
 from efficientnet.benchmark.worker import COMPILED, FAST, PEERS, Task
 from efficientnet.common.errors import UserError
+from efficientnet.common.text import last_line
 from efficientnet.complexity import Complexity, complexity
 
 OURS = "efficientnet"
@@ -68,10 +69,9 @@ def run_task(task: Task) -> dict[str, Any]:
     if process.returncode < 0:
         raise UserError(f"{what}: the process was killed (signal {-process.returncode}); try a smaller --batch-size")
     if process.returncode:
-        lines = process.stderr.strip().splitlines() or ["no message"]
         # torch.compile prints advice after the error.
-        reasons = [line for line in lines if re.match(r"\S*(Error|Exception): ", line)]
-        raise UserError(f"{what}: {(reasons or lines)[-1]}")
+        reasons = [line for line in process.stderr.splitlines() if re.match(r"\S*(Error|Exception): ", line)]
+        raise UserError(f"{what}: {reasons[-1] if reasons else last_line(process.stderr)}")
     return json.loads(process.stdout.splitlines()[-1])
 
 

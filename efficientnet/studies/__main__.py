@@ -27,7 +27,7 @@ from efficientnet.common.files import write_bytes
 from efficientnet.common.text import counted
 from efficientnet.scaling import SMALLEST_IMAGE
 from efficientnet.studies.budget import fit, machine_for, possible_designs
-from efficientnet.studies.design import BASELINES, FIG8, RECIPE, STEP1, TABLE3, Data, Design
+from efficientnet.studies.design import FIG8, RECIPE, SCALED_BASELINES, STEP1, TABLE3, Data, Design
 from efficientnet.studies.networks import SIZES
 from efficientnet.studies.results import Row, plot_png, results_text, table
 from efficientnet.studies.search import EVOLUTION, SHORT_IMAGES, Search, Settings
@@ -117,7 +117,7 @@ def asked(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
         if pixels != int(pixels) or pixels < SMALLEST_IMAGE:
             raise ValueError(f"--size: {pixels:g} pixels: give a whole number of at least {SMALLEST_IMAGE}")
         given["size"] = (width, int(pixels))
-        given["sizes"] = (given["size"],) * len(BASELINES.get(arguments.study, ()))
+        given["sizes"] = (given["size"],) * len(SCALED_BASELINES.get(arguments.study, ()))
     return {item.name: given[item.name] for item in fields(kind) if item.name in given and item.name != "data"}
 
 

@@ -10,7 +10,7 @@ import torch
 
 from efficientnet.common.cpu import usable_cores
 from efficientnet.common.errors import UserError
-from efficientnet.studies.design import BASELINES, Design
+from efficientnet.studies.design import SCALED_BASELINES, Design
 from efficientnet.studies.networks import SIZES, small_baseline
 from efficientnet.studies.speed import measured_seconds
 from efficientnet.training.runs import Machine
@@ -52,7 +52,7 @@ def possible_designs(design: Design) -> list[Design]:
     Raises UserError if a baseline cannot be at any size.
     """
     possible = []
-    for full in BASELINES[design.study]:
+    for full in SCALED_BASELINES[design.study]:
         sizes, problem = [], ""
         for size in SIZES:
             try:
@@ -94,19 +94,23 @@ def fit(
         if images < chosen.epochs * an_epoch:
             few = int((images / chosen.epochs - VALIDATION_COST * data.validation) / data.classes)
             if few < FEWEST_IMAGES or design.images_per_class is not None:
-                needed = design.seeds * sum(run_seconds(chosen, seconds)) / jobs / 3600
+                needed = design.seeds * sum(seconds_of_runs(chosen, seconds)) / jobs / 3600
                 raise UserError(
                     f"{design.budget_hours:g} hours are too few: the smallest networks take about {needed:.2g}; raise "
                     "--budget-hours, or lower --seeds, --epochs or --images-per-class"
                 )
             chosen = replace(chosen, images_per_class=few)
-        best = chosen, tuple(run_seconds(chosen, seconds))
+        best = chosen, tuple(seconds_of_runs(chosen, seconds))
         if chosen.images_per_class != design.images_per_class:  # a larger one has even less time
             break
     return best
 
 
-def run_seconds(design: Design, seconds: Sequence[float]) -> list[float]:
+def seconds_of_runs(design: Design, seconds: Sequence[float]) -> list[float]:
     """The time of one run of each network.  seconds: of a training image, for each."""
-    images = design.train_images + VALIDATION_COST * design.data.validation
-    return [START_SECONDS + design.epochs * images * each for each in seconds]
+    return [run_seconds(design.epochs, design.train_images, design.data.validation, each) for each in seconds]
+
+
+def run_seconds(epochs: int, images: int, validation: float, of_an_image: float) -> float:
+    """The time of a run.  images, validation: numbers of them.  of_an_image: seconds of a training image."""
+    return START_SECONDS + epochs * (images + VALIDATION_COST * validation) * of_an_image

@@ -25,7 +25,7 @@ from efficientnet.training.distributed import Process
 from efficientnet.training.learner import default_precision
 
 FIG8, STEP1, TABLE3 = "fig8", "step1", "table3"
-BASELINES = {FIG8: (B0,), STEP1: (B0,), TABLE3: (MOBILENET_V2, RESNET_50)}
+SCALED_BASELINES = {FIG8: (B0,), STEP1: (B0,), TABLE3: (MOBILENET_V2, RESNET_50)}
 # The same for all networks. Short runs underfit, so there is nothing that prevents overfitting.
 RECIPE = (
     *("--recipe", "modern", "--mixup", "0", "--cutmix", "0", "--auto-augment", "none", "--crop-scale", "0.5", "1"),
@@ -108,7 +108,9 @@ class Design:
         return self.data.first(self.images_per_class)
 
     def baselines(self) -> list[Baseline]:
-        return [small_baseline(full, *size) for full, size in zip(BASELINES[self.study], self.sizes, strict=True)]
+        return [
+            small_baseline(full, *size) for full, size in zip(SCALED_BASELINES[self.study], self.sizes, strict=True)
+        ]
 
     def networks(self) -> list[Network]:
         """Each baseline, followed by its scaled networks."""

@@ -17,7 +17,7 @@ from efficientnet.analysis.plot import row_name
 from efficientnet.common.extras import require
 from efficientnet.common.text import counted
 from efficientnet.metrics.paired import holm, paired_difference
-from efficientnet.studies.design import BASELINES, STEP1, Design
+from efficientnet.studies.design import SCALED_BASELINES, STEP1, Design
 from efficientnet.studies.networks import BASELINE, COMPOUND, WAYS, Network
 from efficientnet.training.curves import png_of
 
@@ -176,7 +176,7 @@ def plot_png(design: Design, trained: Iterable[Trained]) -> bytes:
         groups = [list(group) for _, group in itertools.groupby(rows, lambda row: row.network.baseline.name)]
         figure = figures.Figure(figsize=(11, 4.5 * len(groups)), dpi=100, layout="constrained")
         axes = figure.subplots(len(groups), 2, squeeze=False)
-        for (ours, papers), full, group in zip(axes, BASELINES[design.study], groups, strict=True):
+        for (ours, papers), full, group in zip(axes, SCALED_BASELINES[design.study], groups, strict=True):
             draw_ours(ours, group)
             draw_papers(papers, full)
     return png_of(figure)

@@ -29,7 +29,7 @@ from efficientnet.common.text import counted
 from efficientnet.complexity import complexity
 from efficientnet.imagefolder.run_data import TRAIN, find_parts
 from efficientnet.scaling import B0, Baseline, Coefficients, mnasnet_objective
-from efficientnet.studies.budget import FEWEST_IMAGES, START_SECONDS, VALIDATION_COST, loader_flags
+from efficientnet.studies.budget import FEWEST_IMAGES, START_SECONDS, VALIDATION_COST, loader_flags, run_seconds
 from efficientnet.studies.design import RECIPE, Data, recipe_flags, usual_precision
 from efficientnet.studies.evolution import Member, propose_at_random, propose_by_evolution, ready
 from efficientnet.studies.networks import SIZES, Network, small_baseline
@@ -168,10 +168,11 @@ class Search:
     def seconds(self, of_an_image: float) -> tuple[float, float]:
         """Of a short and of a long training.  of_an_image: seconds of a training image."""
         data, settings = self.settings.data, self.settings
-        short = settings.epochs * (data.first(settings.images_per_class) + VALIDATION_COST * data.train / self.folds)
-        images = data.first(settings.final_images_per_class)
-        long = settings.final_epochs * (images + VALIDATION_COST * data.validation)
-        return START_SECONDS + short * self.mean_cost * of_an_image, START_SECONDS + long * of_an_image
+        few, many = data.first(settings.images_per_class), data.first(settings.final_images_per_class)
+        return (
+            run_seconds(settings.epochs, few, data.train / self.folds, self.mean_cost * of_an_image),
+            run_seconds(settings.final_epochs, many, data.validation, of_an_image),
+        )
 
     def hours(self, machine: Machine, of_an_image: float) -> float:
         """Of the whole search, of which the random one shares the first networks with the evolution."""

@@ -5,7 +5,6 @@ Needs matplotlib, the `report` extra.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from efficientnet.metrics import (
     tally,
     validated,
 )
-from efficientnet.training.curves import draw_panel, panels
+from efficientnet.training.curves import draw_panel, panels, png_of
 
 PURPOSE = "a report"
 SIZE, DPI = (3.5, 3.3), 220  # inches, and twice as many pixels as in the page, for dense screens
@@ -120,9 +119,7 @@ def rendered(draw: Draw, theme: Theme) -> bytes:
     if len(names) > 1:  # below the axes, where it covers no line
         legend = {"frameon": False, "fontsize": 7.5, "labelcolor": theme.ink, "ncols": 2}
         figure.legend(handles, names, loc="outside lower center", **legend)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    return png_of(figure)
 
 
 def draw_roc(data: ReportData, positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> Draw:
