@@ -34,6 +34,7 @@ from efficientnet.common.errors import UserError
 from efficientnet.common.files import write_bytes
 from efficientnet.common.options import group_of
 from efficientnet.common.text import counted
+from efficientnet.inference.engines import ENGINES, OF_ONNX, check_engine
 from efficientnet.tasks import task_of_evaluation
 from efficientnet.training.ensemble import (
     Member,
@@ -53,7 +54,8 @@ OUTPUTS = ("output", "json", "submission", "heatmap", "report")
 CLASHES = {
     "compare": ("soup", "submission", "threshold", "report"),
     "weights": ("soup",),
-    "image": ("soup", "submission", "threshold", "report", "data", "split", "columns", "flip", "strict"),
+    "no_optimize": ("engine",),
+    "image": ("engine", "soup", "submission", "threshold", "report", "data", "split", "columns", "flip", "strict"),
 }
 METRICS = Path("metrics.json")  # in --output
 
@@ -109,6 +111,11 @@ def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Na
         "--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="autocast type (default: fp32)"
     )
     scoring.add_argument(
+        "--engine",
+        choices=ENGINES,
+        help="what runs the fast path (default: torch); onnxruntime and openvino keep an ONNX file beside a checkpoint",
+    )
+    scoring.add_argument(
         "--no-optimize", action="store_true", help="score with the network as it was trained, without the fast path"
     )
     scoring.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
@@ -120,11 +127,10 @@ def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Na
     if set(named) & {path.resolve() for path in inputs if path is not None}:
         parser.error("an output has the name of an input; choose another")
     for mode, others in CLASHES.items():
-        given = [f"--{name}" for name in others if getattr(arguments, name, None)]
+        given = ", ".join(f"--{name}" for name in others if getattr(arguments, name, None))
         if getattr(arguments, mode, None) and given:
-            parser.error(
-                f"--{mode} cannot be combined with {', '.join(given)}; omit {'it' if len(given) == 1 else 'them'}"
-            )
+            omitted = "them" if "," in given else "it"
+            parser.error(f"--{mode.replace('_', '-')} cannot be combined with {given}; omit {omitted}")
     if getattr(arguments, "heatmap", None) and not arguments.image:
         parser.error("--heatmap needs --image")
     if getattr(arguments, "image", None) and arguments.compare:
@@ -133,11 +139,17 @@ def parse_arguments(argv: Sequence[str] | None, task: type[Task]) -> argparse.Na
         parser.error("--source needs --weights")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch finds no CUDA device; omit the flag")
+    if arguments.engine:
+        try:
+            check_engine(arguments.engine, arguments.precision, device_of(arguments).type)
+        except ValueError as error:
+            parser.error(f"--engine {error}")
     return arguments
 
 
 def device_of(arguments: argparse.Namespace) -> torch.device:
-    return torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    usable = torch.cuda.is_available() and arguments.engine not in OF_ONNX
+    return torch.device(arguments.device or ("cuda" if usable else "cpu"))
 
 
 class Scored(NamedTuple):
@@ -154,22 +166,23 @@ def score(paths: Sequence[Path], arguments: argparse.Namespace, task: type[Task]
 
     paths: of --checkpoint or --compare; none for --weights.
     """
-    device, optimize, found = device_of(arguments), not arguments.no_optimize, find_checkpoints(paths)
+    device, found = device_of(arguments), find_checkpoints(paths)
+    engine = None if arguments.no_optimize else arguments.engine or "torch"
     if arguments.weights:
-        members = [load_published(arguments.weights, arguments.source, task, device, arguments.precision, optimize)]
+        members = [load_published(arguments.weights, arguments.source, task, device, arguments.precision, engine)]
         contents = {member.path: member.content for member in members}
     elif arguments.soup:
         contents = {path: load_content(path, task, summary) for path, summary in found.items()}
-        members = [load_soup(contents, device, arguments.precision, optimize)]
+        members = [load_soup(contents, device, arguments.precision, engine)]
     else:
         members = [
-            load_member(path, task, device, arguments.precision, optimize, summary) for path, summary in found.items()
+            load_member(path, task, device, arguments.precision, engine, summary) for path, summary in found.items()
         ]
         contents = {member.path: member.content for member in members}
     if device.type == "cpu":
         keep_freed_memory()
     evaluation = task.evaluation(contents, arguments)
-    way = "fast path (--no-optimize turns it off)" if optimize else "network as trained"
+    way = f"fast path by {engine} (--no-optimize turns it off)" if engine else "network as trained"
     count = f"{len(found)} checkpoint{'' if len(found) == 1 else 's'}" if found else f"{members[0].name} of --weights"
     count += " averaged into one" if arguments.soup else ""
     say(f"{evaluation.description}; {count}, {device.type}, {arguments.precision}, {way}")
@@ -210,12 +223,12 @@ def evaluate(arguments: argparse.Namespace, task: type[Task], say: Callable[[str
 def score_image(arguments: argparse.Namespace, task: type[Task], say: Callable[[str], None]) -> Report:
     """Score --image."""
     if arguments.weights:
-        member = load_published(arguments.weights, arguments.source, task, device_of(arguments), optimize=False)
+        member = load_published(arguments.weights, arguments.source, task, device_of(arguments), engine=None)
     else:
         path, *others = find_checkpoints(arguments.checkpoint)
         if others:
             raise UserError(f"--image takes one checkpoint, not {1 + len(others)}; name one of them, such as {path}")
-        member = load_member(path, task, device_of(arguments), optimize=False)
+        member = load_member(path, task, device_of(arguments), engine=None)
     report = task.score_one_image(member.path, member.content, member.model, arguments)
     say(report.text)
     return report

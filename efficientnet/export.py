@@ -20,12 +20,12 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from efficientnet.common.command_line import Parser, command, leave, output_file, program_name
 from efficientnet.common.errors import UserError
-from efficientnet.common.extras import require
 from efficientnet.common.files import atomic_file, write_bytes
+from efficientnet.inference.exported import INPUT, exported, to_onnx
 from efficientnet.inference.fast_path import optimize_for_inference
 from efficientnet.model import JointViews
 from efficientnet.tasks import task_of_checkpoint
@@ -33,19 +33,7 @@ from efficientnet.training.ensemble import find_checkpoints, load_member
 from efficientnet.training.task import Exported
 
 PROGRAM = program_name("python -m efficientnet.export")
-INPUT, LOGITS, FEATURES = "images", "logits", "features"
-
-
-def exported(network: nn.Module, channels: int) -> ExportedProgram:
-    """Export a network that takes images (N, channels, H, W), for any N, and any H and W from 33.
-
-    The example has a size that every padding changes. It has two images, since the exporter treats a size of 1
-    as a constant. The strides reduce 32 pixels to 1, so a program's guards refuse 32 as well. ONNX has no guards.
-    """
-    example = torch.zeros(2, channels, 97, 66)
-    sizes = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
-    with torch.no_grad():
-        return torch.export.export(network.eval(), (example,), dynamic_shapes=(sizes,))
+LOGITS, FEATURES = "logits", "features"
 
 
 def metadata(name: str, content: Exported, output: str) -> dict[str, str]:
@@ -56,12 +44,7 @@ def metadata(name: str, content: Exported, output: str) -> dict[str, str]:
 
 def write_onnx(program: ExportedProgram, path: Path, properties: dict[str, str], output: str) -> None:
     """Write an ONNX file. Raises MissingExtra without the packages onnx and onnxscript."""
-    require("onnx", "export", "writing ONNX")
-    require("onnxscript", "export", "writing ONNX")
-    onnx_program = torch.onnx.export(
-        program, dynamo=True, input_names=[INPUT], output_names=[output], verbose=False, optimize=True
-    )
-    model = onnx_program.model_proto
+    model = to_onnx(program, output)
     for name, value in properties.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, value
@@ -96,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if folds:
         raise UserError(f"{arguments.checkpoint}: has a checkpoint for each fold; name one, such as {path}")
     task = task_of_checkpoint(path)
-    member = load_member(path, task, torch.device("cpu"), optimize=False)
+    member = load_member(path, task, torch.device("cpu"), engine=None)
     if isinstance(member.model, JointViews):
         raise UserError(
             f"{member.path}: scores all views of a breast together, which cannot be exported; "

@@ -186,7 +186,7 @@ def test_the_fast_path_in_bf16_and_compiled(way):
     few = (*SMALL[:2], replace(SMALL[-1], in_channels=SMALL[1].out_channels))
     torch.manual_seed(0)
     model = learned(create_model(few, 3, 1, joint_views=True, pooling="gem").eval())
-    options, tolerance = ({"precision": "bf16"}, 0.05) if way == "bf16" else ({"compile": True}, 1e-4)
+    options, tolerance = ({"precision": "bf16"}, 0.05) if way == "bf16" else ({"engine": "compile"}, 1e-4)
     fast = optimize_for_inference(model, **options)
     with torch.no_grad():
         for images in (breasts("xx", "x-"), breasts("xx", "xx", "x-")):

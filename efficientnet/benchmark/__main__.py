@@ -2,7 +2,7 @@
 
     python -m efficientnet.benchmark                                    B0, 16 images of 224 pixels, prediction
     python -m efficientnet.benchmark --variant b3 --batch-size 8 --train
-    python -m efficientnet.benchmark --batch-size 1 --peers torchvision --compile
+    python -m efficientnet.benchmark --batch-size 1 --peers torchvision --engines onnxruntime
     python -m efficientnet.benchmark --train --image-size 128 --data PHOTOS     and how fast train.py reads the folder
     python -m efficientnet.benchmark --scaling                          where time does not follow multiply-adds
     python -m efficientnet.benchmark --checkpoint runs/b3-1/best.pt     the effect of a lower precision on the metrics
@@ -23,8 +23,10 @@ from efficientnet.baselines.stages import BASELINES, get_architecture
 from efficientnet.benchmark.compare import (
     OURS,
     ceilings,
+    check_engines,
     check_peers,
     compare,
+    installed_engines,
     installed_peers,
     machine_text,
     processor,
@@ -34,14 +36,15 @@ from efficientnet.benchmark.worker import PEERS, Task
 from efficientnet.common.command_line import Parser, command, leave, number, output_file, program_name
 from efficientnet.common.errors import UserError
 from efficientnet.common.files import write_json
+from efficientnet.inference.engines import ENGINES
 from efficientnet.scaling import SMALLEST_IMAGE, VARIANTS
 
 PROGRAM = program_name("python -m efficientnet.benchmark")
 ROUNDS, SECONDS = 5, 3.0
 # Flags that --scaling and --checkpoint exclude, because they decide these values themselves.
 DECIDED_BY = {
-    "--scaling": ("variant", "image_size", "peers", "compile"),
-    "--checkpoint": ("variant", "batch_size", "image_size", "peers", "compile", "rounds", "seconds", "threads"),
+    "--scaling": ("variant", "image_size", "peers", "engines"),
+    "--checkpoint": ("variant", "batch_size", "image_size", "peers", "engines", "rounds", "seconds", "threads"),
 }
 
 
@@ -60,9 +63,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="pixels a side (default: the variant's own)",
     )
     what.add_argument("--train", action="store_true", help="a training step instead of a prediction")
-    what.add_argument("--compile", action="store_true", help="also with torch.compile, which adds minutes")
     what.add_argument(
         "--peers", metavar="NAME,...", help=f"some of {', '.join(PEERS)}; '': none (default: those installed)"
+    )
+    what.add_argument(
+        "--engines",
+        metavar="NAME,...",
+        help=f"some of {', '.join(ENGINES[1:])}, which adds minutes; '': none (default: onnxruntime and openvino, if "
+        "installed)",
     )
     what.add_argument("--scaling", action="store_true", help="B0 to B7 and ResNet-50: time beside multiply-adds")
     what.add_argument("--checkpoint", type=Path, metavar="FILE", help="metrics of a checkpoint in each precision")
@@ -86,6 +94,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     try:
         arguments.peers = check_peers(arguments.peers, arguments.variant or "b0")
+        arguments.engines = check_engines(arguments.engines, arguments.train)
     except ValueError as error:
         parser.error(str(error))
     chosen = [f"--{name}" for name in ("train", "scaling", "checkpoint") if getattr(arguments, name)]
@@ -93,8 +102,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"{' and '.join(chosen)} cannot be combined")
     if arguments.data is not None and not (arguments.checkpoint or arguments.train):
         parser.error("--data needs --checkpoint or --train")
-    if arguments.compile and arguments.train:
-        parser.error("--compile is for predictions only: torch.compile does not speed up training of these networks")
     for mode in chosen:
         given = [name for name in DECIDED_BY.get(mode, ()) if getattr(arguments, name) not in (None, False)]
         if given:
@@ -126,13 +133,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             threads=arguments.threads,
         )
         peers = [] if arguments.scaling else installed_peers(arguments.peers, variant)
+        engines = [] if arguments.train or arguments.scaling else installed_engines(arguments.engines, device)
         rounds = arguments.rounds or ROUNDS
         machine = ceilings(task)
         print(machine_text(machine, device, arguments.threads or torch.get_num_threads()), flush=True)
         if arguments.scaling:
             text, result = compare_costs(task, rounds, machine)
         else:
-            text, result = compare(task, peers, arguments.compile, rounds, machine)
+            text, result = compare(task, peers, engines, rounds, machine)
         if arguments.data is not None:
             from efficientnet.benchmark.reading import measure_reading
 

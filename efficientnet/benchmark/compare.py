@@ -11,6 +11,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +21,12 @@ import torch
 from tqdm import tqdm
 
 from efficientnet.baselines.stages import get_architecture
-from efficientnet.benchmark.worker import COMPILED, FAST, PEERS, Task
+from efficientnet.benchmark.worker import FAST, PEERS, Task
 from efficientnet.common.errors import UserError
 from efficientnet.common.text import last_line
 from efficientnet.complexity import Complexity, complexity
+from efficientnet.inference.engines import ENGINES, OF_ONNX, check_engine, has_bf16, installed
+from efficientnet.inference.exported import WRITERS
 
 OURS = "efficientnet"
 # Seconds that a process may take beyond its measurement, for imports, compilation and warm-up.
@@ -38,13 +41,13 @@ class Contestant:
     task: Task
 
 
-def contestants(task: Task, peers: Sequence[str], precisions: Sequence[str], compiled: bool) -> list[Contestant]:
-    """Ours on the fast path in each precision, ours as written, then the peers."""
-    paths = [FAST, COMPILED] if compiled and not task.train else [FAST]
+def contestants(task: Task, peers: Sequence[str], engines: Sequence[str], lower: str) -> list[Contestant]:
+    """Ours on the fast path in fp32 and a lower precision, on each engine, and as written; then the peers."""
     ours = [
         Contestant(f"ours, {path}, {precision}", replace(task, library=OURS, path=path, precision=precision))
-        for path in paths
-        for precision in precisions
+        for path in [FAST, *engines]
+        for precision in ("fp32", lower)
+        if path not in OF_ONNX or precision == "fp32" or (path == "openvino" and has_bf16(installed(path)))
     ]
     ours.append(Contestant("ours, as written, fp32", replace(task, library=OURS)))
     return ours + [
@@ -184,13 +187,39 @@ def installed_peers(chosen: list[str] | None, variant: str) -> list[str]:
     return chosen
 
 
+def check_engines(wanted: str | None, train: bool) -> list[str] | None:
+    """Split a list of engines, "compile,openvino"; None stays None. ValueError if one is unknown or if training."""
+    chosen = [name for name in (wanted or "").split(",") if name]
+    for name in chosen:
+        if name not in ENGINES[1:]:
+            raise ValueError(f"--engines {name}: unknown; choose from {', '.join(ENGINES[1:])}")
+    if chosen and train:
+        raise ValueError("--engines is for predictions: it cannot be combined with --train")
+    return None if wanted is None else chosen
+
+
+def installed_engines(chosen: list[str] | None, device: str) -> list[str]:
+    """The chosen engines, or all installed ones that read ONNX. UserError if a chosen one cannot be used."""
+    if chosen is None:
+        return [name for name in OF_ONNX if device == "cpu" and all(map(importlib.util.find_spec, (name, *WRITERS)))]
+    for name in chosen:
+        try:
+            check_engine(name, "fp32", device)
+        except ValueError as error:
+            raise UserError(f"--engines: {error}") from None
+        if name in OF_ONNX:
+            installed(name)
+    return chosen
+
+
 def compare(
-    task: Task, peers: Sequence[str], compiled: bool, rounds: int, machine: dict[str, float]
+    task: Task, peers: Sequence[str], engines: Sequence[str], rounds: int, machine: dict[str, float]
 ) -> tuple[str, dict[str, Any]]:
     """Compare ours with the peers; return the text and its values for --json."""
-    lower = "fp16" if task.device == "cuda" else "bf16"
-    entries = contestants(task, peers, ("fp32", lower), compiled)
-    measured, failures = measured_rows(entries, rounds, machine)
+    with tempfile.TemporaryDirectory() as folder:
+        task = replace(task, file=str(Path(folder, "network.onnx")))
+        entries = contestants(task, peers, engines, "fp16" if task.device == "cuda" else "bf16")
+        measured, failures = measured_rows(entries, rounds, machine)
     rows = [entry for entry in measured if entry]
     if not rows:
         raise UserError(failures[0])

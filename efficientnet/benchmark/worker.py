@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,8 +33,8 @@ PEERS = {
     | {"resnet50": "resnet50", "mobilenet_v2": "mobilenetv2_100"},
     "efficientnet_pytorch": {name: f"efficientnet-{name}" for name in [*B0_TO_B7, "b8", "l2"]},
 }
-# Our paths: the model of `create_model`, the fast path, and the compiled fast path.
-PLAIN, FAST, COMPILED = "as written", "fast path", "compiled"
+# Our paths: the model of `create_model`, and the fast path; others are the fast path on the engine of that name.
+PLAIN, FAST = "as written", "fast path"
 WARM_UP, FEWEST = 2, 3  # number of uncounted calls, minimum number of counted ones
 
 
@@ -51,6 +52,7 @@ class Task:
     device: str = "cpu"
     seconds: float = 3.0
     threads: int | None = None
+    file: str | None = None  # where engines keep the exported network
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -72,7 +74,8 @@ def prediction(task: Task) -> Callable[[Tensor], Any]:
     """A function that returns the logits of a batch."""
     model = build(task).to(task.device).eval()
     if task.path != PLAIN:
-        return optimize_for_inference(model, task.precision, compile=task.path == COMPILED)
+        engine = "torch" if task.path == FAST else task.path
+        return optimize_for_inference(model, task.precision, engine=engine, file=task.file and Path(task.file))
 
     def predict(images: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(torch.device(task.device), task.precision):

@@ -24,13 +24,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from efficientnet.baselines.layers import Bottleneck, DepthwiseSeparable, MaxPool, PlainConvolution
 from efficientnet.inference.as_built import changed_layers, check_network
+from efficientnet.inference.engines import OF_ONNX, check_engine, features_of
 from efficientnet.inference.folded import (
     AsItIs,
     FoldedBottleneck,
@@ -48,7 +51,12 @@ from efficientnet.model import EfficientNet, JointViews, check_input, last_of_ea
 
 
 def optimize_for_inference(
-    model: EfficientNet, precision: str = "fp32", *, fused: bool | None = None, compile: bool = False
+    model: EfficientNet,
+    precision: str = "fp32",
+    *,
+    engine: str = "torch",
+    fused: bool | None = None,
+    file: Path | None = None,
 ) -> InferenceModel:
     """A copy of the model for prediction. It computes what the model does in evaluation, with its weights and device.
 
@@ -62,29 +70,35 @@ def optimize_for_inference(
 
     precision: "fp32", "bf16" or "fp16". On a CPU, weights and activations before the classifier have that type; on
         CUDA it is autocast's. Logits are always float32.
-    fused: fuse activations into convolutions with oneDNN. None: on a CPU without `compile`, if this PyTorch can. False
-        uses only PyTorch's public operators, as an export needs.
-    compile: also use `torch.compile`, which takes half a minute for each new kind of input.
+    engine: what runs the convolutions: "torch", "compile", "onnxruntime" or "openvino" (see engines.py). The last two
+        are for the CPU, and onnxruntime for fp32. Only "torch" has `state_dict` and copies.
+    fused: fuse activations into convolutions with oneDNN. None: for the engine "torch" on a CPU, if this PyTorch can.
+        False uses only PyTorch's public operators, as an export needs.
+    file: where onnxruntime and openvino keep the exported network for the next time, such as runs/b3/best.onnx. A hash
+        of the weights is added to the name.
 
-    Raises ValueError for an unknown precision, for `fused` if this PyTorch cannot fuse, and for `fused` with `compile`.
-    Raises TypeError, which names the module and its class, for a model of another class (a wrapper, a subclass), hooks
-    of the whole model, a method that is patched on an instance, a module in training mode in a model in evaluation
-    mode, and a changed layer that cannot be copied.
+    Raises ValueError for an unknown precision or engine, for a precision or device that the engine lacks, for `fused`
+    if this PyTorch cannot fuse, and for `fused` with another engine. Raises UserError for bf16 on a processor for which
+    OpenVINO has none, and MissingExtra for an engine that is not installed. Raises TypeError, which names the module
+    and its class, for a model of another class (a wrapper, a subclass), hooks of the whole model, a method that is
+    patched on an instance, a module in training mode in a model in evaluation mode, and a changed layer that cannot be
+    copied.
     """
     check_network(model)
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     device = next(model.parameters()).device
+    check_engine(engine, precision, device.type)
     can_fuse = device.type == "cpu" and onednn_fuses(PRECISIONS[precision])
     if fused and not can_fuse:
         raise ValueError(f"this PyTorch cannot fuse {precision} convolutions on {device.type}: omit fused")
-    if fused and compile:
-        raise ValueError("fused and compile cannot be combined: choose one")
+    if fused and engine != "torch":
+        raise ValueError("fused is for the engine torch: omit one of the two")
     if fused is None:
-        fused = can_fuse and not compile
-    result = InferenceModel(model, precision, fused)
-    if compile:
-        result.compile_network()
+        fused = can_fuse and engine == "torch"
+    result = InferenceModel(model, "fp32" if engine in OF_ONNX else precision, fused)
+    if engine != "torch":
+        result.by_engine = features_of(result, engine, precision, file)
     return result
 
 
@@ -128,7 +142,7 @@ class InferenceModel(nn.Module):
         self.pooling = copy_of(model.pooling, "pooling")
         self.attention = copy_of(model.attention, "attention") if isinstance(model, JointViews) else None
         self.dropout, self.classifier = copy_of(model.dropout, "dropout"), copy_of(model.classifier, "classifier")
-        self.compiled: Callable[[Tensor], Tensor] | None = None
+        self.by_engine: Callable[[Tensor], Tensor] | None = None
         self.eval()
 
     @torch.no_grad()
@@ -143,7 +157,7 @@ class InferenceModel(nn.Module):
     def pooled_features(self, x: Tensor) -> Tensor:
         """See `EfficientNet.pooled_features`; in fp32."""
         check_input(x, self.in_channels)
-        return self.compiled(x) if self.compiled else self.pooled_unchecked(x)
+        return self.by_engine(x) if self.by_engine else self.pooled_unchecked(x)
 
     def pooled_unchecked(self, x: Tensor) -> Tensor:
         with self.autocast():
@@ -183,6 +197,12 @@ class InferenceModel(nn.Module):
     def autocast(self) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext() if self.on_cpu else autocast(torch.device("cuda"), self.precision)
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
+        """As for any module. Raises TypeError for an engine other than torch, which has weights of its own."""
+        if self.by_engine:
+            raise TypeError("the engine keeps the weights that it was made with: make a new one from the model")
+        return super().load_state_dict(state_dict, *arguments, **options)
+
     def train(self, mode: bool = True) -> InferenceModel:
         return super().train(False)
 
@@ -198,18 +218,6 @@ class InferenceModel(nn.Module):
         return super()._apply(fn, recurse)
 
     __prepare_scriptable__ = EfficientNet.__prepare_scriptable__
-
-    def compile_network(self) -> None:
-        """Compile all but the classifier, with the weights as constants that are laid out once for the kernels."""
-        import torch._inductor.config as inductor
-
-        compiled = torch.compile(self.pooled_unchecked)
-
-        def frozen(x: Tensor) -> Tensor:
-            with inductor.patch(freezing=True), torch.no_grad():
-                return compiled(x)
-
-        self.compiled = frozen
 
 
 def rewritten(

@@ -105,11 +105,15 @@ def load_member(
     task: type[Task],
     device: torch.device,
     precision: str = "fp32",
-    optimize: bool = True,
+    engine: str | None = "torch",
     summary: Mapping[str, Any] | None = None,
 ) -> Member:
-    """Load a checkpoint, with the fast path in `precision`. Raises CheckpointError, also if the task differs."""
-    return of_content(path, load_content(path, task, summary), device, precision, optimize)
+    """Load a checkpoint, with the fast path in `precision` on an engine, or none.
+
+    Raises CheckpointError, also if the task differs. See `optimize_for_inference`; the file is beside the checkpoint.
+    """
+    content = load_content(path, task, summary)
+    return of_content(path, content, device, precision, engine, path.with_suffix(".onnx"))
 
 
 def load_published(
@@ -118,16 +122,16 @@ def load_published(
     task: type[Task],
     device: torch.device,
     precision: str = "fp32",
-    optimize: bool = True,
+    engine: str | None = "torch",
 ) -> Member:
     """The weights of --weights, with the fast path in `precision`, as a checkpoint of the task.  Raises UserError."""
     model = create_model(weights=name, source=source)
     content = {"task": task.name, "architecture": {"num_classes": model.num_classes}, **task.published(model)}
-    return as_member(Path(name), model.provenance.variant, content, model, device, precision, optimize)
+    return as_member(Path(name), model.provenance.variant, content, model, device, precision, engine)
 
 
 def load_soup(
-    contents: Mapping[Path, dict[str, Any]], device: torch.device, precision: str = "fp32", optimize: bool = True
+    contents: Mapping[Path, dict[str, Any]], device: torch.device, precision: str = "fp32", engine: str | None = "torch"
 ) -> Member:
     """One network whose weights and batch-norm statistics are the means of those of all checkpoints.
 
@@ -149,7 +153,7 @@ def load_soup(
         name: (tensor / len(contents) if tensor.is_floating_point() else tensor).to(dtypes[name])
         for name, tensor in mean.items()
     }
-    return of_content(first, content, device, precision, optimize)
+    return of_content(first, content, device, precision, engine)
 
 
 def network_of(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,15 +165,23 @@ def shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in weights.items()}
 
 
-def of_content(path: Path, content: dict[str, Any], device: torch.device, precision: str, optimize: bool) -> Member:
+def of_content(
+    path: Path,
+    content: dict[str, Any],
+    device: torch.device,
+    precision: str,
+    engine: str | None,
+    file: Path | None = None,
+) -> Member:
     try:
         model = create_model(**content["architecture"])
         model.load_state_dict(content.pop("weights"))
-        return as_member(path, recorded_architecture(content).name, content, model, device, precision, optimize)
+        name = recorded_architecture(content).name
     except torch.OutOfMemoryError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise misfit(path, error) from None
+    return as_member(path, name, content, model, device, precision, engine, file)
 
 
 def as_member(
@@ -179,10 +191,12 @@ def as_member(
     model: EfficientNet,
     device: torch.device,
     precision: str,
-    optimize: bool,
+    engine: str | None,
+    file: Path | None = None,
 ) -> Member:
     model = model.to(device, memory_format=torch.channels_last).eval()
-    return Member(path, name, content, model, optimize_for_inference(model, precision) if optimize else None)
+    fast = engine and optimize_for_inference(model, precision, engine=engine, file=file)
+    return Member(path, name, content, model, fast)
 
 
 def predict_mean(

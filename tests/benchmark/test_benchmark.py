@@ -24,7 +24,7 @@ MACHINE = {"fp32": 50.0, "bf16": 100.0, "memory": 10.0}
 
 
 def test_without_peers_the_network_as_written_is_the_reference(tmp_path):
-    process = run(*QUICK, "--peers", "", "--json", tmp_path / "speed.json")
+    process = run(*QUICK, "--peers", "", "--engines", "", "--json", tmp_path / "speed.json")
     assert process.returncode == 0, process.stderr
     assert re.search(r"torch \S+; ceilings: matrix product fp32 \d+, bf16 \d+ billion multiply-adds", process.stdout)
     result = json.loads((tmp_path / "speed.json").read_text())
@@ -59,7 +59,7 @@ def test_a_peer_that_is_installed_is_the_reference_instead(monkeypatch, tmp_path
         )
 
     monkeypatch.setattr(benchmark, "run_task", result_of)
-    process = run(*QUICK, "--json", tmp_path / "speed.json")
+    process = run(*QUICK, "--engines", "", "--json", tmp_path / "speed.json")
     assert process.returncode == 0, process.stderr
     assert json.loads((tmp_path / "speed.json").read_text())["reference"] == "timm 1.2, fp32"
     assert len(re.findall(r"^ours, .* 2\.00 ", process.stdout, re.MULTILINE)) == 3
@@ -85,12 +85,13 @@ def test_the_first_of_the_installed_peers_is_the_reference(tmp_path):
         (("--peers", "keras"), 2, ("--peers keras", "torchvision, timm, efficientnet_pytorch")),
         (("--variant", "mobilenet_v1", "--peers", "timm"), 2, ("--peers timm", "does not have mobilenet_v1")),
         (("--train", "--scaling"), 2, ("--train and --scaling cannot be combined",)),
-        (("--train", "--compile"), 2, ("--compile is for predictions",)),
+        (("--train", "--engines", "compile"), 2, ("--engines is for predictions",)),
+        (("--engines", "tflite"), 2, ("--engines tflite", "compile, onnxruntime, openvino")),
         (("--scaling", "--variant", "b1"), 2, ("--variant cannot be combined with --scaling",)),
         (
-            ("--checkpoint", "best.pt", "--rounds", 2, "--compile"),
+            ("--checkpoint", "best.pt", "--rounds", 2, "--engines", "compile"),
             2,
-            ("--compile, --rounds cannot be combined with --checkpoint",),
+            ("--engines, --rounds cannot be combined with --checkpoint",),
         ),
         (("--variant", "b8", "--peers", "torchvision"), 2, ("--peers torchvision", "does not have b8")),
         (("--data", "somewhere"), 2, ("--data needs --checkpoint or --train",)),
@@ -129,7 +130,7 @@ def test_one_that_fails_does_not_take_the_others_figures_with_it(monkeypatch, tm
         return {"seconds": [0.1], "peak": 100.0}
 
     monkeypatch.setattr(benchmark, "run_task", result_of)
-    arguments = ("--peers", "", "--device", "cpu", "--rounds", 2, "--json", tmp_path / "all.json")
+    arguments = ("--peers", "", "--engines", "", "--device", "cpu", "--rounds", 2, "--json", tmp_path / "all.json")
     process = run("efficientnet.benchmark", *arguments)
     assert_one_line_error(process, 1, "bf16: RuntimeError: no")
     rows = json.loads((tmp_path / "all.json").read_text())["rows"]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from networks import assert_as_exact, difference, randomised
 from torch import nn
 
 from efficientnet import (
@@ -38,34 +39,6 @@ WITH_PLAIN = tuple(
     for place, stage in enumerate(SMALL)
 )
 SIZES = [(64, 64), (97, 66), (75, 100), (33, 129)]
-
-
-def randomised(model: nn.Module) -> nn.Module:
-    """The model in evaluation, with random factors and summands of batch norm and the statistics of some images.
-
-    Without the statistics, values grow too large in a deep network to be compared.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.8, 1.2)
-            nn.init.uniform_(module.bias, -0.2, 0.2)
-            module.momentum = 1.0
-    with torch.no_grad():
-        model.train()(torch.randn(4, model.in_channels, 64, 96))
-    return model.eval()
-
-
-def assert_as_exact(fast: nn.Module, model: nn.Module, images: torch.Tensor) -> None:
-    """Logits are within 1e-5 of float64's, or within ten times the network's own error if that is larger."""
-    with torch.no_grad():
-        exact = copy.deepcopy(model).double()(images.double()).float()
-        assert difference(fast(images), exact) < max(1e-5, 10 * difference(model(images), exact))
-
-
-def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest difference, relative to the largest value."""
-    assert found.shape == expected.shape and found.dtype == expected.dtype
-    return float((found - expected).abs().max() / expected.abs().max())
 
 
 @pytest.mark.parametrize("fused", [None, False], ids=["fused", "plain operators"])
@@ -154,9 +127,9 @@ def test_weights_in_blocks_give_the_same_whatever_shapes_follow_one_another(padd
 
 
 @needs_fusion
-def test_fused_and_compile_together_are_refused():
-    with pytest.raises(ValueError, match="fused and compile cannot be combined"):
-        optimize_for_inference(create_model("b0", num_classes=2), fused=True, compile=True)
+def test_fused_with_another_engine_is_refused():
+    with pytest.raises(ValueError, match="fused is for the engine torch"):
+        optimize_for_inference(create_model("b0", num_classes=2), fused=True, engine="compile")
 
 
 @needs_fusion
@@ -272,6 +245,6 @@ def test_compiled_it_is_the_same_function(name, pooling):
     pytest.importorskip("torch._inductor")
     few = (*B0.stages[:2], replace(B0.stages[-1], in_channels=16, out_channels=64))
     model = randomised(create_model(few if name == "first stages" else name, num_classes=2, pooling=pooling))
-    compiled = optimize_for_inference(model, compile=True)
+    compiled = optimize_for_inference(model, engine="compile")
     for size in ((64, 64), (97, 66)):
         assert_as_exact(compiled, model, torch.randn(2, 3, *size))

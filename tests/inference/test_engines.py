@@ -1,0 +1,119 @@
+"""Every engine computes the network's own function, and an exported file is used again only if it fits."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from networks import assert_as_exact, difference, randomised
+from torch import nn
+
+from efficientnet import B0, Coefficients, create_model, scale
+from efficientnet.common.errors import UserError
+from efficientnet.inference import optimize_for_inference
+from efficientnet.inference.engines import ENGINES, OF_ONNX, has_bf16
+from efficientnet.scaling import LITE0
+
+# Even at every stage, odd at some, odd at all; not square; and the smallest.
+SHAPES = [(2, 64, 64), (1, 97, 66), (3, 75, 100), (2, 33, 129), (1, 32, 32)]
+SMALL = scale(B0, Coefficients(depth=0.3, width=0.25))
+FEW = (*B0.stages[:3], replace(B0.stages[-1], in_channels=24, out_channels=64))
+
+
+@pytest.fixture(params=OF_ONNX)
+def engine(request):
+    for package in ("onnx", "onnxscript", request.param):
+        pytest.importorskip(package)
+    return request.param
+
+
+def network(stages=SMALL, **options):
+    torch.manual_seed(0)
+    return randomised(create_model(stages, num_classes=5, in_channels=1, **options))
+
+
+@pytest.mark.parametrize(
+    ("stages", "options"),
+    [
+        pytest.param(SMALL, {}, id="b0"),
+        pytest.param(scale(LITE0, Coefficients(depth=0.5, width=0.25)), {"padding": "symmetric"}, id="lite0"),
+        pytest.param(SMALL, {"pooling": "gem"}, id="gem", marks=pytest.mark.nightly),
+    ],
+)
+def test_logits_are_the_networks_own_for_any_batch_and_size(engine, stages, options):
+    model = network(stages, **options)
+    fast = optimize_for_inference(model, engine=engine)
+    for shape in SHAPES:
+        assert_as_exact(fast, model, torch.randn(shape[0], 1, *shape[1:]))
+
+
+def test_views_of_a_breast_and_changed_layers(engine):
+    model = network(FEW, joint_views=True)
+    model.body[1][0].expand.act = nn.ELU()
+    model.eval()
+    fast = optimize_for_inference(model, engine=engine)
+    assert fast.kept == ("body.1.0",)
+    with pytest.raises(TypeError, match="make a new one"):
+        fast.load_state_dict(fast.state_dict())
+    views = torch.randn(3, 2, 1, 64, 65)
+    views[0, 1] = torch.nan
+    with torch.no_grad():
+        torch.testing.assert_close(fast(views), model(views), atol=1e-4, rtol=1e-4)
+
+
+def test_a_file_is_used_again_if_it_fits(engine, tmp_path, monkeypatch, capfd):
+    file, images = tmp_path / "best.onnx", torch.randn(2, 1, 64, 64)
+    for name in ("best.onnx", "best.pt", "last.0123456789abcdef.onnx"):
+        (tmp_path / name).write_bytes(b"mine")
+    model = network(FEW)
+    first = optimize_for_inference(model, engine=engine, file=file)(images)
+    (written,) = tmp_path.glob("best.????????????????.onnx")
+    with monkeypatch.context() as patch:
+        patch.setattr("efficientnet.inference.engines.to_onnx", None)
+        again = optimize_for_inference(model, engine=engine, file=file)(images)
+    assert torch.equal(again, first)
+    written.write_bytes(written.read_bytes()[:-1000])
+    assert torch.equal(optimize_for_inference(model, engine=engine, file=file)(images), first)
+    with torch.no_grad():
+        model.body[0][0].project.conv.weight.mul_(2)
+    other = optimize_for_inference(model, engine=engine, file=file)
+    assert_as_exact(other, model, images)
+    (new,) = tmp_path.glob("best.????????????????.onnx")
+    assert new != written and len([*tmp_path.iterdir()]) == 4
+    assert capfd.readouterr().err == ""
+    unwritable = tmp_path / "best.pt" / "best.onnx"
+    assert_as_exact(optimize_for_inference(model, engine=engine, file=unwritable), model, images)
+    assert "warning" in capfd.readouterr().err
+
+
+def test_a_missing_package_is_named_at_once(engine, monkeypatch):
+    monkeypatch.setitem(sys.modules, engine, None)
+    monkeypatch.setattr("efficientnet.inference.engines.to_onnx", None)
+    with pytest.raises(UserError, match=f"the engine {engine} needs the package {engine}: pip install"):
+        optimize_for_inference(network(FEW), engine=engine)
+
+
+def test_what_an_engine_lacks_is_refused():
+    for options, message in (
+        ({"engine": "tflite"}, f"engine must be one of {', '.join(ENGINES)}"),
+        ({"engine": "onnxruntime", "precision": "bf16"}, "onnxruntime has no bf16: choose fp32"),
+        ({"engine": "openvino", "precision": "fp16"}, "openvino has no fp16: choose fp32 or bf16"),
+        ({"engine": "onnxruntime", "fused": True}, "fused is for the engine torch"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            optimize_for_inference(network(FEW), **options)
+
+
+def test_openvino_in_bf16_where_the_processor_has_it():
+    openvino, model = pytest.importorskip("openvino"), network()
+    if not has_bf16(openvino):
+        with pytest.raises(UserError, match="no bf16 units"):
+            optimize_for_inference(model, "bf16", engine="openvino")
+        return
+    images = torch.randn(2, 1, 64, 96)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        by_autocast = model(images).float()
+    with torch.no_grad():
+        expected = model(images)
+    fast = optimize_for_inference(model, "bf16", engine="openvino")
+    assert difference(fast(images), expected) < 0.05 + 2 * difference(by_autocast, expected)
