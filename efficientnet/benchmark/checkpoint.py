@@ -23,11 +23,11 @@ def compare_precisions(path: Path, data: Path | None, device: torch.device) -> t
     """
     if device.type == "cpu":
         keep_freed_memory()
-    ways = [("as trained, fp32", "fp32", False)]
-    ways += [(f"fast path, {name}", name, True) for name in ("fp32", "fp16" if device.type == "cuda" else "bf16")]
+    ways = [("as trained, fp32", "fp32", None)]
+    ways += [(f"fast path, {name}", name, "torch") for name in ("fp32", "fp16" if device.type == "cuda" else "bf16")]
     rows: list[dict[str, Any]] = []
     task, reference = task_of_checkpoint(path), None
-    members = [load_member(path, task, device, precision, optimize) for _, precision, optimize in ways]
+    members = [load_member(path, task, device, precision, engine) for _, precision, engine in ways]
     evaluation = task.evaluation({path: members[0].content}, default_arguments(task, data))
     for (label, precision, _), member in zip(ways, members, strict=True):
         probabilities, _ = predict_mean([member], evaluation, device, precision=precision)

@@ -75,7 +75,7 @@ def prediction(task: Task) -> Callable[[Tensor], Any]:
     model = build(task).to(task.device).eval()
     if task.path != PLAIN:
         engine = "torch" if task.path == FAST else task.path
-        return optimize_for_inference(model, task.precision, engine=engine, file=task.file and Path(task.file))
+        return optimize_for_inference(model, task.precision, engine=engine, checkpoint=task.file and Path(task.file))
 
     def predict(images: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(torch.device(task.device), task.precision):

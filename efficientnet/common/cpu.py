@@ -22,22 +22,26 @@ def keep_freed_memory() -> None:
     """
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return
-    m_trim_threshold, m_mmap_threshold, largest = -1, -3, 2**31 - 1
+    m_trim_threshold, m_mmap_threshold = -1, -3
     libc = ctypes.CDLL(None)
     libc.malloc_trim(0)
-    if not libc.mallopt(m_mmap_threshold, largest):
+    if not libc.mallopt(m_mmap_threshold, 2**31 - 1):
         libc.mallopt(m_mmap_threshold, 2**25)  # the maximum before glibc 2.35
-    libc.mallopt(m_trim_threshold, largest)
+    libc.mallopt(m_trim_threshold, -1)  # never
 
 
 def has_bf16_units() -> bool:
     """Whether the processor multiplies bf16 in hardware, with AMX tiles or AVX-512 dot products.
 
-    Reads the CPU flags that Linux lists; returns False on other systems.
+    False on other systems than Linux.
     """
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(cpu_flags())
+
+
+def cpu_flags() -> list[str]:
+    """The instruction sets of the processor that Linux lists; none on other systems."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return False
-    flags = next((line.partition(":")[2].split() for line in text.splitlines() if line.startswith("flags")), [])
-    return "amx_bf16" in flags or "avx512_bf16" in flags
+        return []
+    return next((line.partition(":")[2].split() for line in text.splitlines() if line.startswith("flags")), [])

@@ -1,32 +1,36 @@
 """Engines: what runs the convolutions of the fast path.
 
 torch         PyTorch's operators, one after the other
-compile       torch.compile, which generates code for this machine; it needs a C++ compiler, and half a minute
+compile       AOTInductor, PyTorch's compiler ahead of time; it needs a C++ compiler, and a minute or two
 onnxruntime   ONNX Runtime, which reads the network's export to ONNX
 openvino      OpenVINO, which does as well
 
-An engine computes the pooled features. Classifier and attention stay with PyTorch.
+An engine computes the pooled features. Classifier and attention stay with PyTorch. What is made for an engine is kept
+in a file for the next time; its name has a hash of all that it depends on.
 """
 
 from __future__ import annotations
 
-import functools
 import glob
 import hashlib
+import platform
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
+import torch._inductor
 from torch import Tensor, nn
 
 import efficientnet
+from efficientnet.common.cpu import cpu_flags
 from efficientnet.common.errors import UserError
 from efficientnet.common.extras import require
 from efficientnet.common.files import write_bytes
-from efficientnet.inference.exported import INPUT, exported, to_onnx
+from efficientnet.inference.exported import INPUT, SMALLEST, exported, to_onnx
 
 if TYPE_CHECKING:
     from efficientnet.inference.fast_path import InferenceModel
@@ -59,20 +63,23 @@ def has_bf16(openvino: ModuleType) -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def compiled(features: Features) -> Features:
-    """Compile, with the weights as constants that are laid out once for the kernels."""
-    import torch._inductor.config as inductor
+def compiled_features(read: Callable[[], bytes], network: InferenceModel, precision: str) -> Features:
+    """A package of `compile_network`."""
+    with tempfile.TemporaryDirectory() as folder:  # the loader takes a path with this suffix, and copies the file
+        package = Path(folder, "network.pt2")
+        package.write_bytes(read())
+        call = torch._inductor.aoti_load_package(str(package))
+    device = next(network.parameters()).device
 
-    call = torch.compile(features)
+    def features(images: Tensor) -> Tensor:
+        if min(images.shape[2:]) < SMALLEST:
+            return network.pooled_unchecked(images)
+        return call(images.to(device, torch.float32).contiguous())  # the code checks neither type nor layout
 
-    def frozen(images: Tensor) -> Tensor:
-        with inductor.patch(freezing=True), torch.no_grad():
-            return call(images)
-
-    return frozen
+    return features
 
 
-def onnxruntime_features(read: Callable[[], bytes], precision: str) -> Features:
+def onnxruntime_features(read: Callable[[], bytes], network: InferenceModel, precision: str) -> Features:
     """ONNX Runtime with PyTorch's number of threads. Raises MissingExtra."""
     onnxruntime = installed("onnxruntime")
     options = onnxruntime.SessionOptions()
@@ -81,7 +88,7 @@ def onnxruntime_features(read: Callable[[], bytes], precision: str) -> Features:
     return lambda images: torch.from_numpy(session.run(None, {INPUT: images.float().numpy(force=True)})[0])
 
 
-def openvino_features(read: Callable[[], bytes], precision: str) -> Features:
+def openvino_features(read: Callable[[], bytes], network: InferenceModel, precision: str) -> Features:
     """OpenVINO with PyTorch's number of threads. Raises MissingExtra, and UserError if the processor has no bf16."""
     openvino = installed("openvino")
     if precision == "bf16" and not has_bf16(openvino):
@@ -96,21 +103,53 @@ def openvino_features(read: Callable[[], bytes], precision: str) -> Features:
     return lambda images: torch.from_numpy(model(images.float().numpy(force=True))[0].copy())
 
 
-def features_of(network: InferenceModel, engine: str, precision: str, file: Path | None) -> Features:
+def features_of(network: InferenceModel, engine: str, precision: str, checkpoint: Path | None) -> Features:
     """A function that computes the network's pooled features on the engine. See `optimize_for_inference`."""
-    if engine == "compile":
-        return compiled(network.pooled_unchecked)
-    load = {"onnxruntime": onnxruntime_features, "openvino": openvino_features}[engine]
-    path = None
-    if file is not None and not network.kept:  # a hash does not tell what the code of a changed layer does
-        path = file.with_suffix(f".{fingerprint(network)}{file.suffix}")
+    load, make = {
+        "compile": (compiled_features, compile_network),
+        "onnxruntime": (onnxruntime_features, onnx_of),
+        "openvino": (openvino_features, onnx_of),
+    }[engine]
+    # A hash does not tell what the code of a changed layer does.
+    path = None if network.kept else kept_file(network, engine, checkpoint)
+    if path is not None:
         try:
-            return load(path.read_bytes, precision)
+            return load(path.read_bytes, network, precision)
         except UserError:
             raise
         except Exception:  # missing or damaged, for which each engine has errors of its own
             pass
-    return load(functools.partial(onnx_of, network, path), precision)
+
+    def written() -> bytes:
+        print(f"making the network for the engine {engine}{f', kept as {path}' if path else ''}", file=sys.stderr)
+        data = make(network)
+        if path is not None:
+            keep(data, path)
+        return data
+
+    return load(written, network, precision)
+
+
+def kept_file(network: InferenceModel, engine: str, checkpoint: Path | None) -> Path | None:
+    """Where to keep what was made for the engine: ONNX beside the checkpoint, machine code in PyTorch's cache.
+
+    The code is not beside the checkpoint, since a run folder from somebody else must not contain code that we run.
+    """
+    name = fingerprint(network, engine)
+    if engine == "compile":
+        return Path(torch.hub.get_dir(), "compiled", f"{name}.pt2")
+    return None if checkpoint is None else checkpoint.with_suffix(f".{name}.onnx")
+
+
+def keep(data: bytes, path: Path) -> None:
+    """Write the file. If it is CHECKPOINT.HASH.onnx, delete those with other hashes."""
+    try:
+        write_bytes(path, data)
+        for other in path.parent.glob(f"{glob.escape(path.with_suffix('').stem)}.{16 * '[0-9a-f]'}.onnx"):
+            if other != path:
+                other.unlink()
+    except OSError as error:
+        print(f"warning: {path}: {error.strerror}; every start makes it again", file=sys.stderr)
 
 
 class PooledFeatures(nn.Module):
@@ -124,26 +163,34 @@ class PooledFeatures(nn.Module):
         return self.network.pooled_unchecked(images)
 
 
-def onnx_of(network: InferenceModel, path: Path | None) -> bytes:
-    """Export the pooled features, and write them to the path, NAME.HASH.onnx, instead of those of other hashes."""
-    data = to_onnx(exported(PooledFeatures(network), network.in_channels), OUTPUT).SerializeToString()
-    if path is not None:
-        name = path.with_suffix("").stem
+def onnx_of(network: InferenceModel) -> bytes:
+    return to_onnx(exported(PooledFeatures(network), network.in_channels), OUTPUT).SerializeToString()
+
+
+def compile_network(network: InferenceModel) -> bytes:
+    """Compile for this machine, with the weights laid out for the kernels. Raises UserError, as without a compiler."""
+    program = exported(PooledFeatures(network), network.in_channels)
+    with tempfile.TemporaryDirectory() as folder:
+        package = str(Path(folder, "network.pt2"))
         try:
-            write_bytes(path, data)
-            for other in path.parent.glob(f"{glob.escape(name)}.{16 * '[0-9a-f]'}{path.suffix}"):
-                if other != path:
-                    other.unlink()
-        except OSError as error:
-            print(f"warning: {path}: {error.strerror}; every start exports the network again", file=sys.stderr)
-    return data
+            torch._inductor.aoti_compile_and_package(program, package_path=package, inductor_configs={"freezing": True})
+        except Exception as error:  # of the compiler, of the system, or of an older PyTorch
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(
+                f"the engine compile failed; it needs PyTorch 2.6 or newer and a C++ compiler, such as g++: {reason}"
+            ) from error
+        return Path(package).read_bytes()
 
 
-def fingerprint(network: InferenceModel) -> str:
-    """16 hex digits of a hash of what decides the export: the architecture, the weights, and the versions."""
-    versions = (efficientnet.__version__, torch.__version__)
-    digest = hashlib.sha256(repr((versions, network.stages, network.mirrored, network)).encode())
+def fingerprint(network: InferenceModel, engine: str) -> str:
+    """16 hex digits of a hash of what decides the file: architecture, weights, versions, and for code the machine."""
+    depends_on = [efficientnet.__version__, torch.__version__, network.stages, network.mirrored, network]
+    if engine == "compile":
+        device = next(network.parameters()).device
+        card = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+        depends_on += [network.precision, card, platform.machine(), cpu_flags(), torch.get_num_threads()]
+    digest = hashlib.sha256(repr(depends_on).encode())
     for name, tensor in network.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy(force=True))
+        digest.update(tensor.contiguous().view(torch.uint8).numpy(force=True))
     return digest.hexdigest()[:16]

@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 INPUT = "images"
+SMALLEST = 33  # height and width that the guards of a program allow
 WRITERS = ("onnx", "onnxscript")  # packages that write ONNX
 
 
 def exported(network: nn.Module, channels: int) -> ExportedProgram:
-    """Export a network that takes images (N, channels, H, W), for any N, and any H and W from 33.
+    """Export a network that takes images (N, channels, H, W), for any N, and any H and W from SMALLEST.
 
     The example has a size that every padding changes. It has two images, since the exporter treats a size of 1
     as a constant. The strides reduce 32 pixels to 1, so a program's guards refuse 32 as well. ONNX has no guards.
     """
-    example = torch.zeros(2, channels, 97, 66)
+    example = torch.zeros(2, channels, 97, 66, device=next(network.parameters()).device)
     sizes = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
     with torch.no_grad():
         return torch.export.export(network.eval(), (example,), dynamic_shapes=(sizes,))

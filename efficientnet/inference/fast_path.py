@@ -56,7 +56,7 @@ def optimize_for_inference(
     *,
     engine: str = "torch",
     fused: bool | None = None,
-    file: Path | None = None,
+    checkpoint: Path | None = None,
 ) -> InferenceModel:
     """A copy of the model for prediction. It computes what the model does in evaluation, with its weights and device.
 
@@ -71,18 +71,19 @@ def optimize_for_inference(
     precision: "fp32", "bf16" or "fp16". On a CPU, weights and activations before the classifier have that type; on
         CUDA it is autocast's. Logits are always float32.
     engine: what runs the convolutions: "torch", "compile", "onnxruntime" or "openvino" (see engines.py). The last two
-        are for the CPU, and onnxruntime for fp32. Only "torch" has `state_dict` and copies.
+        are for the CPU, and onnxruntime for fp32. Only with "torch" can the result be copied or load a `state_dict`.
     fused: fuse activations into convolutions with oneDNN. None: for the engine "torch" on a CPU, if this PyTorch can.
         False uses only PyTorch's public operators, as an export needs.
-    file: where onnxruntime and openvino keep the exported network for the next time, such as runs/b3/best.onnx. A hash
-        of the weights is added to the name.
+    checkpoint: where the weights are from, such as runs/b3/best.pt. Beside it, onnxruntime and openvino keep their
+        file for the next time, best.HASH.onnx, and delete those with an old hash. compile needs no checkpoint: it keeps
+        its files in PyTorch's cache (`torch.hub.get_dir`).
 
     Raises ValueError for an unknown precision or engine, for a precision or device that the engine lacks, for `fused`
-    if this PyTorch cannot fuse, and for `fused` with another engine. Raises UserError for bf16 on a processor for which
-    OpenVINO has none, and MissingExtra for an engine that is not installed. Raises TypeError, which names the module
-    and its class, for a model of another class (a wrapper, a subclass), hooks of the whole model, a method that is
-    patched on an instance, a module in training mode in a model in evaluation mode, and a changed layer that cannot be
-    copied.
+    if this PyTorch cannot fuse, and for `fused` with another engine. Raises UserError if the processor has no bf16 for
+    OpenVINO and if compiling fails, and MissingExtra for an engine that is not installed. Raises TypeError, which names
+    the module and its class, for a model of another class (a wrapper, a subclass), hooks of the whole model, a method
+    that is patched on an instance, a module in training mode in a model in evaluation mode, and a changed layer that
+    cannot be copied.
     """
     check_network(model)
     if precision not in PRECISIONS:
@@ -98,7 +99,7 @@ def optimize_for_inference(
         fused = can_fuse and engine == "torch"
     result = InferenceModel(model, "fp32" if engine in OF_ONNX else precision, fused)
     if engine != "torch":
-        result.by_engine = features_of(result, engine, precision, file)
+        result.by_engine = features_of(result, engine, precision, checkpoint)
     return result
 
 

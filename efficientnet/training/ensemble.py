@@ -110,10 +110,9 @@ def load_member(
 ) -> Member:
     """Load a checkpoint, with the fast path in `precision` on an engine, or none.
 
-    Raises CheckpointError, also if the task differs. See `optimize_for_inference`; the file is beside the checkpoint.
+    Raises CheckpointError, also if the task differs. The engine's file is kept beside the checkpoint.
     """
-    content = load_content(path, task, summary)
-    return of_content(path, content, device, precision, engine, path.with_suffix(".onnx"))
+    return of_content(path, load_content(path, task, summary), device, precision, engine, keep=True)
 
 
 def load_published(
@@ -171,7 +170,7 @@ def of_content(
     device: torch.device,
     precision: str,
     engine: str | None,
-    file: Path | None = None,
+    keep: bool = False,
 ) -> Member:
     try:
         model = create_model(**content["architecture"])
@@ -181,7 +180,7 @@ def of_content(
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise misfit(path, error) from None
-    return as_member(path, name, content, model, device, precision, engine, file)
+    return as_member(path, name, content, model, device, precision, engine, keep)
 
 
 def as_member(
@@ -192,10 +191,10 @@ def as_member(
     device: torch.device,
     precision: str,
     engine: str | None,
-    file: Path | None = None,
+    keep: bool = False,
 ) -> Member:
     model = model.to(device, memory_format=torch.channels_last).eval()
-    fast = engine and optimize_for_inference(model, precision, engine=engine, file=file)
+    fast = engine and optimize_for_inference(model, precision, engine=engine, checkpoint=path if keep else None)
     return Member(path, name, content, model, fast)
 
 

@@ -1,5 +1,6 @@
 """Every engine computes the network's own function, and an exported file is used again only if it fits."""
 
+import shutil
 import sys
 from dataclasses import replace
 
@@ -14,10 +15,12 @@ from efficientnet.inference import optimize_for_inference
 from efficientnet.inference.engines import ENGINES, OF_ONNX, has_bf16
 from efficientnet.scaling import LITE0
 
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 # Even at every stage, odd at some, odd at all; not square; and the smallest.
 SHAPES = [(2, 64, 64), (1, 97, 66), (3, 75, 100), (2, 33, 129), (1, 32, 32)]
 SMALL = scale(B0, Coefficients(depth=0.3, width=0.25))
 FEW = (*B0.stages[:3], replace(B0.stages[-1], in_channels=24, out_channels=64))
+ONE_BLOCK = (*B0.stages[:2], replace(B0.stages[-1], in_channels=16, out_channels=64))
 
 
 @pytest.fixture(params=OF_ONNX)
@@ -62,28 +65,68 @@ def test_views_of_a_breast_and_changed_layers(engine):
 
 
 def test_a_file_is_used_again_if_it_fits(engine, tmp_path, monkeypatch, capfd):
-    file, images = tmp_path / "best.onnx", torch.randn(2, 1, 64, 64)
+    checkpoint, images = tmp_path / "best.pt", torch.randn(2, 1, 64, 64)
     for name in ("best.onnx", "best.pt", "last.0123456789abcdef.onnx"):
         (tmp_path / name).write_bytes(b"mine")
     model = network(FEW)
-    first = optimize_for_inference(model, engine=engine, file=file)(images)
+    first = optimize_for_inference(model, engine=engine, checkpoint=checkpoint)(images)
     (written,) = tmp_path.glob("best.????????????????.onnx")
     with monkeypatch.context() as patch:
         patch.setattr("efficientnet.inference.engines.to_onnx", None)
-        again = optimize_for_inference(model, engine=engine, file=file)(images)
+        again = optimize_for_inference(model, engine=engine, checkpoint=checkpoint)(images)
     assert torch.equal(again, first)
     written.write_bytes(written.read_bytes()[:-1000])
-    assert torch.equal(optimize_for_inference(model, engine=engine, file=file)(images), first)
+    assert torch.equal(optimize_for_inference(model, engine=engine, checkpoint=checkpoint)(images), first)
     with torch.no_grad():
         model.body[0][0].project.conv.weight.mul_(2)
-    other = optimize_for_inference(model, engine=engine, file=file)
+    other = optimize_for_inference(model, engine=engine, checkpoint=checkpoint)
     assert_as_exact(other, model, images)
     (new,) = tmp_path.glob("best.????????????????.onnx")
     assert new != written and len([*tmp_path.iterdir()]) == 4
-    assert capfd.readouterr().err == ""
-    unwritable = tmp_path / "best.pt" / "best.onnx"
-    assert_as_exact(optimize_for_inference(model, engine=engine, file=unwritable), model, images)
+    assert capfd.readouterr().err.count(f"making the network for the engine {engine}, kept as {tmp_path}") == 3
+    unwritable = tmp_path / "best.pt" / "best.pt"
+    assert_as_exact(optimize_for_inference(model, engine=engine, checkpoint=unwritable), model, images)
     assert "warning" in capfd.readouterr().err
+
+
+@needs_compiler
+def test_compiled_code_is_kept_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    model = network(ONE_BLOCK)
+    fast = optimize_for_inference(model, engine="compile")
+    for shape in SHAPES:
+        assert_as_exact(fast, model, torch.randn(shape[0], 1, *shape[1:]).to(memory_format=torch.channels_last))
+    monkeypatch.setattr("efficientnet.inference.engines.compile_network", None)
+    images = torch.randn(2, 1, 64, 65)
+    assert torch.equal(optimize_for_inference(model, engine="compile")(images), fast(images))
+    (kept,) = tmp_path.rglob("*.pt2")
+    kept.write_bytes(b"damaged")
+    with pytest.raises(TypeError):  # it compiles again
+        optimize_for_inference(model, engine="compile")
+
+
+@needs_compiler
+@pytest.mark.nightly
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_logits_are_the_networks_own(precision, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    model = network()
+    fast = optimize_for_inference(model, precision, engine="compile")
+    for shape in SHAPES:
+        images = torch.randn(shape[0], 1, *shape[1:])
+        if precision == "fp32":
+            assert_as_exact(fast, model, images)
+        else:
+            assert difference(fast(images), optimize_for_inference(model, precision)(images)) < 0.05
+
+
+def test_without_a_compiler(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiler"))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    with pytest.raises(UserError, match=r"the engine compile failed; it needs .* a C\+\+ compiler"):
+        optimize_for_inference(network(ONE_BLOCK), engine="compile")
+    assert not [*tmp_path.rglob("*.pt2")]
 
 
 def test_a_missing_package_is_named_at_once(engine, monkeypatch):
