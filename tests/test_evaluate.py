@@ -15,6 +15,7 @@ from tiny_data import write_tiny_data
 from tiny_runs import SMALL
 
 from efficientnet.common.files import write_bytes
+from efficientnet.inference.exported import exported
 from efficientnet.mammography.calibration import Calibration, cross_fitted
 from efficientnet.metrics import probabilistic_f1
 
@@ -59,6 +60,36 @@ def test_it_repeats_what_training_measured(trained, tmp_path):
     for row in rows(tmp_path / "predictions.csv"):
         expected = float(trained_scores[row["prediction_id"]]["cancer_probability"])
         assert float(row["cancer_probability"]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_engine_scores_alike_and_keeps_its_file_beside_the_checkpoint(trained, tmp_path, monkeypatch):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    run_folder = shutil.copytree(trained[2][0].parent, tmp_path / "run")
+    for name in ("torch", "onnxruntime", "onnxruntime"):
+        process = evaluate(
+            *("--checkpoint", run_folder, "--data", trained[1], "--engine", name, "--output", tmp_path / name)
+        )
+        assert f"fast path by {name}" in process.stdout
+        monkeypatch.setattr("efficientnet.inference.engines.exported", exported if name == "torch" else None)
+    (kept,) = run_folder.glob("best.*.onnx")
+    assert f"to be kept as {kept}" not in process.stderr
+    found, expected = (rows(tmp_path / name / "predictions.csv") for name in ("onnxruntime", "torch"))
+    assert [row["prediction_id"] for row in found] == [row["prediction_id"] for row in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert float(one["cancer_probability"]) == pytest.approx(float(other["cancer_probability"]), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--engine", "onnxruntime", "--precision", "bf16"), "onnxruntime has no bf16: choose fp32"),
+        (("--engine", "openvino", "--no-optimize"), "--no-optimize cannot be combined with --engine"),
+        (("--engine", "tflite"), "invalid choice: 'tflite'"),
+    ],
+)
+def test_an_engine_that_cannot_be_used(trained, arguments, message):
+    assert_one_line_error(run("evaluate.py", "--checkpoint", trained[2][0], *arguments), 2, message)
 
 
 def test_a_breast_is_the_mean_or_the_maximum_of_its_images(trained, tmp_path):

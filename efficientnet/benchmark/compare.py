@@ -72,7 +72,7 @@ def run_task(task: Task) -> dict[str, Any]:
     if process.returncode < 0:
         raise UserError(f"{what}: the process was killed (signal {-process.returncode}); try a smaller --batch-size")
     if process.returncode:
-        # torch.compile prints advice after the error.
+        # PyTorch's compiler prints advice after the error.
         reasons = [line for line in process.stderr.splitlines() if re.match(r"\S*(Error|Exception): ", line)]
         raise UserError(f"{what}: {reasons[-1] if reasons else last_line(process.stderr)}")
     return json.loads(process.stdout.splitlines()[-1])
@@ -217,7 +217,7 @@ def compare(
 ) -> tuple[str, dict[str, Any]]:
     """Compare ours with the peers; return the text and its values for --json."""
     with tempfile.TemporaryDirectory() as folder:
-        task = replace(task, file=str(Path(folder, "network.onnx")))
+        task = replace(task, folder=folder)
         entries = contestants(task, peers, engines, "fp16" if task.device == "cuda" else "bf16")
         measured, failures = measured_rows(entries, rounds, machine)
     rows = [entry for entry in measured if entry]

@@ -52,7 +52,7 @@ class Task:
     device: str = "cpu"
     seconds: float = 3.0
     threads: int | None = None
-    file: str | None = None  # where engines keep the exported network
+    folder: str | None = None  # where engines keep their files
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -75,7 +75,11 @@ def prediction(task: Task) -> Callable[[Tensor], Any]:
     model = build(task).to(task.device).eval()
     if task.path != PLAIN:
         engine = "torch" if task.path == FAST else task.path
-        return optimize_for_inference(model, task.precision, engine=engine, checkpoint=task.file and Path(task.file))
+        checkpoint = None
+        if task.folder is not None:
+            torch.hub.set_dir(task.folder)
+            checkpoint = Path(task.folder, "network.pt")
+        return optimize_for_inference(model, task.precision, engine=engine, checkpoint=checkpoint)
 
     def predict(images: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(torch.device(task.device), task.precision):

@@ -121,7 +121,7 @@ def features_of(network: InferenceModel, engine: str, precision: str, checkpoint
             pass
 
     def written() -> bytes:
-        print(f"making the network for the engine {engine}{f', kept as {path}' if path else ''}", file=sys.stderr)
+        print(f"making the network for the engine {engine}{f', to be kept as {path}' if path else ''}", file=sys.stderr)
         data = make(network)
         if path is not None:
             keep(data, path)
@@ -192,5 +192,5 @@ def fingerprint(network: InferenceModel, engine: str) -> str:
     digest = hashlib.sha256(repr(depends_on).encode())
     for name, tensor in network.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy(force=True))
+        digest.update(tensor.float().numpy(force=True).tobytes())
     return digest.hexdigest()[:16]

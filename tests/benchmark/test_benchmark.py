@@ -4,6 +4,8 @@ import importlib.util
 import itertools
 import json
 import re
+import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -63,6 +65,29 @@ def test_a_peer_that_is_installed_is_the_reference_instead(monkeypatch, tmp_path
     assert process.returncode == 0, process.stderr
     assert json.loads((tmp_path / "speed.json").read_text())["reference"] == "timm 1.2, fp32"
     assert len(re.findall(r"^ours, .* 2\.00 ", process.stdout, re.MULTILINE)) == 3
+
+
+def test_engines_are_beside_the_fast_path(monkeypatch, tmp_path):
+    tasks = []
+
+    def result_of(task):
+        if task.library == "machine":
+            return MACHINE
+        tasks.append(task)
+        return {"seconds": [0.1], "peak": 100.0}
+
+    monkeypatch.setattr(benchmark, "run_task", result_of)
+    monkeypatch.setattr(benchmark, "has_bf16", lambda openvino: True)
+    for package in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, package, ModuleType(package))
+    process = run(*QUICK, "--engines", "compile,onnxruntime,openvino", "--peers", "")
+    assert process.returncode == 0, process.stderr
+    labels = re.findall(r"^ours, (.*?) +1", process.stdout, re.MULTILINE)
+    assert labels == [
+        *("fast path, fp32", "fast path, bf16", "compile, fp32", "compile, bf16"),
+        *("onnxruntime, fp32", "openvino, fp32", "openvino, bf16", "as written, fp32"),
+    ]
+    assert len({task.folder for task in tasks}) == 1 and tasks[0].folder is not None
 
 
 @pytest.mark.nightly

@@ -83,7 +83,7 @@ def test_a_file_is_used_again_if_it_fits(engine, tmp_path, monkeypatch, capfd):
     assert_as_exact(other, model, images)
     (new,) = tmp_path.glob("best.????????????????.onnx")
     assert new != written and len([*tmp_path.iterdir()]) == 4
-    assert capfd.readouterr().err.count(f"making the network for the engine {engine}, kept as {tmp_path}") == 3
+    assert capfd.readouterr().err.count(f"making the network for the engine {engine}, to be kept as {tmp_path}") == 3
     unwritable = tmp_path / "best.pt" / "best.pt"
     assert_as_exact(optimize_for_inference(model, engine=engine, checkpoint=unwritable), model, images)
     assert "warning" in capfd.readouterr().err
