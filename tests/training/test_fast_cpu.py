@@ -15,6 +15,7 @@ from efficientnet.training.fast_cpu import (
     Depthwise,
     DepthwiseConvolution,
     LinearSqueezeExcitation,
+    NormSwish,
     accelerate_training,
     gradient_of_5x5,
     gradient_of_kernel,
@@ -34,6 +35,38 @@ def test_its_gradients_pass_a_numerical_check(kernel, stride, size, padded):
     weight = torch.randn(2, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
     padding = kernel // 2 if padded else 0
     assert torch.autograd.gradcheck(lambda x, w: Depthwise.apply(x, w, stride, padding), (images, weight))
+
+
+def test_the_gradients_of_norm_and_swish_pass_a_numerical_check():
+    torch.manual_seed(0)
+    images = torch.randn(3, 2, 4, 3, dtype=torch.float64, requires_grad=True)
+    weight, bias = (torch.randn(2, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    statistics = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64), 0.01, 1e-3
+    assert torch.autograd.gradcheck(lambda *tensors: NormSwish.apply(*tensors, *statistics), (images, weight, bias))
+
+
+def test_less_is_kept_for_the_backward_pass_and_statistics_are_the_same():
+    torch.manual_seed(0)
+    plain = create_model(SMALL, num_classes=10).train()
+    fast, images = copy.deepcopy(plain), torch.randn(4, 3, 64, 64)
+    accelerate_training(fast, "fp32")
+
+    def kept(model: nn.Module) -> int:
+        """Bytes of the different tensors that a forward pass keeps."""
+        storages: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storages[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            logits = model(images)  # noqa: F841, it holds the tensors, so that none has another's address
+        return sum(storages.values())
+
+    assert kept(fast) < 0.8 * kept(plain)
+    for found, expected in zip(fast.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
