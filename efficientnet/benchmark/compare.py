@@ -41,18 +41,27 @@ class Contestant:
     task: Task
 
 
-def contestants(task: Task, peers: Sequence[str], engines: Sequence[str], lower: str) -> list[Contestant]:
-    """Ours on the fast path in fp32 and a lower precision, on each engine, and as written; then the peers."""
+def contestants(
+    task: Task, peers: Sequence[str], engines: Sequence[str], precisions: Sequence[str]
+) -> list[Contestant]:
+    """Ours on the fast path and on each engine in each precision, and as written; then the peers."""
     ours = [
         Contestant(f"ours, {path}, {precision}", replace(task, library=OURS, path=path, precision=precision))
         for path in [FAST, *engines]
-        for precision in ("fp32", lower)
+        for precision in precisions
         if path not in OF_ONNX or precision == "fp32" or (path == "openvino" and has_bf16(installed(path)))
     ]
     ours.append(Contestant("ours, as written, fp32", replace(task, library=OURS)))
     return ours + [
         Contestant(f"{peer} {importlib.metadata.version(peer)}, fp32", replace(task, library=peer)) for peer in peers
     ]
+
+
+def worth_measuring(device: str, machine: dict[str, float]) -> tuple[str, ...]:
+    """fp32 and the lower precision, unless this is a CPU that multiplies bf16 slower than fp32."""
+    if device == "cuda":
+        return "fp32", "fp16"
+    return ("fp32", "bf16") if machine["bf16"] > machine["fp32"] else ("fp32",)
 
 
 def run_task(task: Task) -> dict[str, Any]:
@@ -218,7 +227,7 @@ def compare(
     """Compare ours with the peers; return the text and its values for --json."""
     with tempfile.TemporaryDirectory() as folder:
         task = replace(task, folder=folder)
-        entries = contestants(task, peers, engines, "fp16" if task.device == "cuda" else "bf16")
+        entries = contestants(task, peers, engines, worth_measuring(task.device, machine))
         measured, failures = measured_rows(entries, rounds, machine)
     rows = [entry for entry in measured if entry]
     if not rows:

@@ -16,7 +16,7 @@ from tiny_runs import SMALL
 from efficientnet.benchmark import compare as benchmark
 from efficientnet.benchmark import scaling as benchmark_scaling
 from efficientnet.benchmark import worker as benchmark_worker
-from efficientnet.benchmark.compare import Contestant, counts_of, installed_peers, row, run_task, table
+from efficientnet.benchmark.compare import Contestant, counts_of, installed_peers, row, run_task, table, worth_measuring
 from efficientnet.benchmark.reading import measure_reading
 from efficientnet.benchmark.worker import FAST, PEERS, PLAIN, Task, measure, seconds_of, training_step
 from efficientnet.common.errors import UserError
@@ -31,8 +31,8 @@ def test_without_peers_the_network_as_written_is_the_reference(tmp_path):
     assert re.search(r"torch \S+; ceilings: matrix product fp32 \d+, bf16 \d+ billion multiply-adds", process.stdout)
     result = json.loads((tmp_path / "speed.json").read_text())
     labels = [entry["label"] for entry in result["rows"]]
-    lower = "fp16" if result["task"]["device"] == "cuda" else "bf16"
-    assert labels == ["ours, fast path, fp32", f"ours, fast path, {lower}", "ours, as written, fp32"]
+    precisions = worth_measuring(result["task"]["device"], result["machine"])
+    assert labels == [*(f"ours, fast path, {precision}" for precision in precisions), "ours, as written, fp32"]
     assert result["reference"] == labels[-1]
     for entry in result["rows"]:
         assert entry["seconds"] > 0 and entry["peak_memory_mebibytes"] > 50
@@ -88,6 +88,12 @@ def test_engines_are_beside_the_fast_path(monkeypatch, tmp_path):
         *("onnxruntime, fp32", "openvino, fp32", "openvino, bf16", "as written, fp32"),
     ]
     assert len({task.folder for task in tasks}) == 1 and tasks[0].folder is not None
+
+
+def test_bf16_is_measured_where_the_processor_is_fast_at_it():
+    assert worth_measuring("cpu", MACHINE) == ("fp32", "bf16")
+    assert worth_measuring("cpu", MACHINE | {"bf16": 0.3}) == ("fp32",)
+    assert worth_measuring("cuda", MACHINE) == ("fp32", "fp16")
 
 
 @pytest.mark.nightly
