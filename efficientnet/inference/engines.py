@@ -19,10 +19,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import torch
-import torch._inductor
 from torch import Tensor, nn
 
 import efficientnet
@@ -31,9 +29,6 @@ from efficientnet.common.errors import UserError
 from efficientnet.common.extras import require
 from efficientnet.common.files import write_bytes
 from efficientnet.inference.exported import INPUT, SMALLEST, exported, to_onnx
-
-if TYPE_CHECKING:
-    from efficientnet.inference.fast_path import InferenceModel
 
 ENGINES = ("torch", "compile", "onnxruntime", "openvino")
 # Engines that read ONNX, on the CPU, and the precisions that they compute in.
@@ -55,7 +50,9 @@ def check_engine(engine: str, precision: str, device: str) -> None:
 
 def installed(engine: str) -> ModuleType:
     """The package of an engine that reads ONNX. Raises MissingExtra."""
-    return require(engine, "engines", f"the engine {engine}")
+    if engine == "onnxruntime":
+        return require("onnxruntime", "engines", "the engine onnxruntime")
+    return require("openvino", "engines", "the engine openvino")
 
 
 def has_bf16(openvino: ModuleType) -> bool:
@@ -63,12 +60,14 @@ def has_bf16(openvino: ModuleType) -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def compiled_features(read: Callable[[], bytes], network: InferenceModel, precision: str) -> Features:
+def compiled_features(read: Callable[[], bytes], network: nn.Module, precision: str) -> Features:
     """A package of `compile_network`."""
+    import torch._inductor as inductor  # takes more than a second
+
     with tempfile.TemporaryDirectory() as folder:  # the loader takes a path with this suffix, and copies the file
         package = Path(folder, "network.pt2")
         package.write_bytes(read())
-        call = torch._inductor.aoti_load_package(str(package))
+        call = inductor.aoti_load_package(str(package))
     device = next(network.parameters()).device
 
     def features(images: Tensor) -> Tensor:
@@ -79,7 +78,7 @@ def compiled_features(read: Callable[[], bytes], network: InferenceModel, precis
     return features
 
 
-def onnxruntime_features(read: Callable[[], bytes], network: InferenceModel, precision: str) -> Features:
+def onnxruntime_features(read: Callable[[], bytes], network: nn.Module, precision: str) -> Features:
     """ONNX Runtime with PyTorch's number of threads. Raises MissingExtra."""
     onnxruntime = installed("onnxruntime")
     options = onnxruntime.SessionOptions()
@@ -88,7 +87,7 @@ def onnxruntime_features(read: Callable[[], bytes], network: InferenceModel, pre
     return lambda images: torch.from_numpy(session.run(None, {INPUT: images.float().numpy(force=True)})[0])
 
 
-def openvino_features(read: Callable[[], bytes], network: InferenceModel, precision: str) -> Features:
+def openvino_features(read: Callable[[], bytes], network: nn.Module, precision: str) -> Features:
     """OpenVINO with PyTorch's number of threads. Raises MissingExtra, and UserError if the processor has no bf16."""
     openvino = installed("openvino")
     if precision == "bf16" and not has_bf16(openvino):
@@ -103,8 +102,11 @@ def openvino_features(read: Callable[[], bytes], network: InferenceModel, precis
     return lambda images: torch.from_numpy(model(images.float().numpy(force=True))[0].copy())
 
 
-def features_of(network: InferenceModel, engine: str, precision: str, checkpoint: Path | None) -> Features:
-    """A function that computes the network's pooled features on the engine. See `optimize_for_inference`."""
+def features_of(network: nn.Module, engine: str, precision: str, checkpoint: Path | None) -> Features:
+    """A function that computes the pooled features of an `InferenceModel` on the engine.
+
+    See `optimize_for_inference`.
+    """
     load, make = {
         "compile": (compiled_features, compile_network),
         "onnxruntime": (onnxruntime_features, onnx_of),
@@ -130,7 +132,7 @@ def features_of(network: InferenceModel, engine: str, precision: str, checkpoint
     return load(written, network, precision)
 
 
-def kept_file(network: InferenceModel, engine: str, checkpoint: Path | None) -> Path | None:
+def kept_file(network: nn.Module, engine: str, checkpoint: Path | None) -> Path | None:
     """Where to keep what was made for the engine: ONNX beside the checkpoint, machine code in PyTorch's cache.
 
     The code is not beside the checkpoint, since a run folder from somebody else must not contain code that we run.
@@ -155,7 +157,7 @@ def keep(data: bytes, path: Path) -> None:
 class PooledFeatures(nn.Module):
     """The part of an `InferenceModel` that an engine runs: (N, C, H, W) -> (N, F)."""
 
-    def __init__(self, network: InferenceModel) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
@@ -163,17 +165,19 @@ class PooledFeatures(nn.Module):
         return self.network.pooled_unchecked(images)
 
 
-def onnx_of(network: InferenceModel) -> bytes:
+def onnx_of(network: nn.Module) -> bytes:
     return to_onnx(exported(PooledFeatures(network), network.in_channels), OUTPUT).SerializeToString()
 
 
-def compile_network(network: InferenceModel) -> bytes:
+def compile_network(network: nn.Module) -> bytes:
     """Compile for this machine, with the weights laid out for the kernels. Raises UserError, as without a compiler."""
+    import torch._inductor as inductor
+
     program = exported(PooledFeatures(network), network.in_channels)
     with tempfile.TemporaryDirectory() as folder:
         package = str(Path(folder, "network.pt2"))
         try:
-            torch._inductor.aoti_compile_and_package(program, package_path=package, inductor_configs={"freezing": True})
+            inductor.aoti_compile_and_package(program, package_path=package, inductor_configs={"freezing": True})
         except Exception as error:  # of the compiler, of the system, or of an older PyTorch
             reason = str(error).strip().partition("\n")[0]
             raise UserError(
@@ -182,7 +186,7 @@ def compile_network(network: InferenceModel) -> bytes:
         return Path(package).read_bytes()
 
 
-def fingerprint(network: InferenceModel, engine: str) -> str:
+def fingerprint(network: nn.Module, engine: str) -> str:
     """16 hex digits of a hash of what decides the file: architecture, weights, versions, and for code the machine."""
     depends_on = [efficientnet.__version__, torch.__version__, network.stages, network.mirrored, network]
     if engine == "compile":

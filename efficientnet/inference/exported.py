@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from efficientnet.common.extras import require
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 INPUT = "images"
 SMALLEST = 33  # height and width that the guards of a program allow
@@ -30,10 +27,10 @@ def exported(network: nn.Module, channels: int) -> ExportedProgram:
         return torch.export.export(network.eval(), (example,), dynamic_shapes=(sizes,))
 
 
-def to_onnx(program: ExportedProgram, output: str) -> ModelProto:
-    """The program as ONNX; its output has this name. Raises MissingExtra without the packages onnx and onnxscript."""
-    for package in WRITERS:
-        require(package, "export", "writing ONNX")
+def to_onnx(program: ExportedProgram, output: str) -> Any:
+    """The program as an `onnx.ModelProto`; its output has this name. Raises MissingExtra without `WRITERS`."""
+    require("onnx", "export", "writing ONNX")
+    require("onnxscript", "export", "writing ONNX")
     return torch.onnx.export(
         program, dynamo=True, input_names=[INPUT], output_names=[output], verbose=False, optimize=True
     ).model_proto
