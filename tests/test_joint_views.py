@@ -182,7 +182,8 @@ def test_the_fast_path_takes_the_same_input(padding, pooling, fused):
 
 
 @pytest.mark.parametrize("way", ["bf16", pytest.param("compiled", marks=pytest.mark.nightly)])
-def test_the_fast_path_in_bf16_and_compiled(way):
+def test_the_fast_path_in_bf16_and_compiled(way, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     few = (*SMALL[:2], replace(SMALL[-1], in_channels=SMALL[1].out_channels))
     torch.manual_seed(0)
     model = learned(create_model(few, 3, 1, joint_views=True, pooling="gem").eval())
