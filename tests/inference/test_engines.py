@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch._inductor
 from networks import assert_as_exact, difference, randomised
 from torch import nn
 
@@ -28,6 +29,14 @@ def engine(request):
     for package in ("onnx", "onnxscript", request.param):
         pytest.importorskip(package)
     return request.param
+
+
+@pytest.fixture
+def compiler(tmp_path, monkeypatch):
+    """PyTorch's compiler, with a cache of its own, and without child processes that would outlive the test."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with torch._inductor.config.patch(compile_threads=1):
+        yield
 
 
 def network(stages=SMALL, **options):
@@ -90,8 +99,7 @@ def test_a_file_is_used_again_if_it_fits(engine, tmp_path, monkeypatch, capfd):
 
 
 @needs_compiler
-def test_compiled_code_is_kept_in_the_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+def test_compiled_code_is_kept_in_the_cache(compiler, tmp_path, monkeypatch):
     model = network(ONE_BLOCK)
     fast = optimize_for_inference(model, engine="compile")
     for shape in SHAPES:
@@ -108,8 +116,7 @@ def test_compiled_code_is_kept_in_the_cache(tmp_path, monkeypatch):
 @needs_compiler
 @pytest.mark.nightly
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_compiled_logits_are_the_networks_own(precision, tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+def test_compiled_logits_are_the_networks_own(precision, compiler):
     model = network()
     fast = optimize_for_inference(model, precision, engine="compile")
     for shape in SHAPES:
@@ -120,8 +127,7 @@ def test_compiled_logits_are_the_networks_own(precision, tmp_path, monkeypatch):
             assert difference(fast(images), optimize_for_inference(model, precision)(images)) < 0.05
 
 
-def test_without_a_compiler(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+def test_without_a_compiler(compiler, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiler"))
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     with pytest.raises(UserError, match=r"the engine compile failed; it needs .* a C\+\+ compiler"):
