@@ -115,9 +115,9 @@ def test_compiled_code_is_kept_in_the_cache(compiler, tmp_path, monkeypatch):
 
 @needs_compiler
 @pytest.mark.nightly
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_compiled_logits_are_the_networks_own(precision, compiler):
-    model = network()
+@pytest.mark.parametrize(("precision", "pooling"), [("fp32", "gem"), ("fp32", "max"), ("bf16", "mean")])
+def test_compiled_logits_are_the_networks_own(precision, pooling, compiler):
+    model = network(pooling=pooling)
     fast = optimize_for_inference(model, precision, engine="compile")
     for shape in SHAPES:
         images = torch.randn(shape[0], 1, *shape[1:])
@@ -129,8 +129,8 @@ def test_compiled_logits_are_the_networks_own(precision, compiler):
 
 def test_without_a_compiler(compiler, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiler"))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    with pytest.raises(UserError, match=r"the engine compile failed; it needs .* a C\+\+ compiler"):
+    missing = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
+    with missing, pytest.raises(UserError, match=r"the engine compile failed; it needs .* a C\+\+ compiler"):
         optimize_for_inference(network(ONE_BLOCK), engine="compile")
     assert not [*tmp_path.rglob("*.pt2")]
 

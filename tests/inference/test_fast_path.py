@@ -231,20 +231,3 @@ def test_on_cuda_it_is_near_the_network(precision, tolerance):
     images = torch.randn(3, 3, 64, 96, device="cuda")
     with torch.no_grad():
         assert difference(fast(images), model(images)) < tolerance
-
-
-@pytest.mark.parametrize(
-    ("name", "pooling"),
-    [
-        ("first stages", "mean"),
-        *(pytest.param("first stages", pooling, marks=pytest.mark.nightly) for pooling in ("gem", "max")),
-        pytest.param("b0", "mean", marks=pytest.mark.nightly),
-    ],
-)
-def test_compiled_it_is_the_same_function(name, pooling):
-    pytest.importorskip("torch._inductor")
-    few = (*B0.stages[:2], replace(B0.stages[-1], in_channels=16, out_channels=64))
-    model = randomised(create_model(few if name == "first stages" else name, num_classes=2, pooling=pooling))
-    compiled = optimize_for_inference(model, engine="compile")
-    for size in ((64, 64), (97, 66)):
-        assert_as_exact(compiled, model, torch.randn(2, 3, *size))
