@@ -6,7 +6,6 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
@@ -264,21 +263,29 @@ def test_broken_images_are_replaced_by_the_same_others_and_listed_in_full(tiny_d
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
-def test_a_connection_that_breaks_with_a_killed_loader_is_reported_as_the_killed_loader(monkeypatch):
-    def as_pytorch_does(number, frame):
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+# In a process of its own, since it changes the signal handlers and `time.sleep` of all that runs in the process.
+BROKEN_CONNECTION = """
+import signal, subprocess, time
+import pytest
+from efficientnet.training.failures import killed_loaders_told_once
 
-    def end_a_process(*_):
-        assert subprocess.run("true").returncode == 0
+def as_pytorch_does(number, frame):
+    raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
-    monkeypatch.setattr(time, "sleep", end_a_process)
-    before = signal.signal(signal.SIGCHLD, as_pytorch_does)
-    try:
-        with pytest.raises(RuntimeError, match="is killed by signal"), killed_loaders_told_once():
-            raise ConnectionResetError
-        signal.signal(signal.SIGCHLD, as_pytorch_does)
-        with pytest.raises(RuntimeError, match="another mistake"), killed_loaders_told_once():
-            raise RuntimeError("another mistake")
-        end_a_process()  # it raises nothing any more
-    finally:
-        signal.signal(signal.SIGCHLD, before)
+def end_a_process(*_):
+    assert subprocess.run("true").returncode == 0
+
+time.sleep = end_a_process
+signal.signal(signal.SIGCHLD, as_pytorch_does)
+with pytest.raises(RuntimeError, match="is killed by signal"), killed_loaders_told_once():
+    raise ConnectionResetError
+signal.signal(signal.SIGCHLD, as_pytorch_does)
+with pytest.raises(RuntimeError, match="another mistake"), killed_loaders_told_once():
+    raise RuntimeError("another mistake")
+end_a_process()  # it raises nothing any more
+"""
+
+
+def test_a_connection_that_breaks_with_a_killed_loader_is_reported_as_the_killed_loader():
+    process = python("-c", BROKEN_CONNECTION)
+    assert process.returncode == 0, process.stderr
